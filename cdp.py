@@ -1,0 +1,187 @@
+"""The command line: parses and dispatches, nothing else."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+USAGE = """\
+cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
+
+  cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets}
+  cdp eval RUN_DIR                        test a trained run again
+  cdp data make DIR                       write the embedded synthetic people as JPEG files
+  cdp data preview DIR --out FILE.png     picture of originals and their counterparts
+
+`cdp train --help` shows every field with its default; so does --help after any other command.
+Exit status: 0 fine, 2 wrong use or bad input, 1 anything else.
+"""
+
+
+def main() -> None:
+    """Runs the command of `sys.argv`; exits with 0, 1 or 2 as the usage says."""
+    try:
+        run(sys.argv[1:])
+    except KeyboardInterrupt:
+        fail("interrupted", 1)
+
+
+def run(args: list[str]) -> None:
+    """Finds the command's words at the front of `args` and hands it the rest."""
+    for name, command in COMMANDS.items():
+        words = name.split()
+        if args[: len(words)] == words:
+            return guarded(command, args[len(words) :])
+    usage = USAGE.format(presets=", ".join(preset_names()))
+    if args and args[0] not in ("-h", "--help", "data"):
+        fail(f"unknown command {args[0]!r}; see cdp --help", 2)
+    print(usage, end="", file=sys.stdout if args else sys.stderr)
+    sys.exit(0 if args and args[-1] in ("-h", "--help") else 2)
+
+
+def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
+    """Turns the errors that a user can mend into one line."""
+    from model.options import OptionError
+    from pipeline.errors import InputError
+
+    try:
+        command(args)
+    except (InputError, OptionError) as error:
+        fail(str(error), 2)
+
+
+def fail(message: str, status: int) -> None:
+    """One line on stderr, then exit."""
+    print(f"cdp: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def preset_names() -> list[str]:
+    from train.presets import PRESETS
+
+    return list(PRESETS)
+
+
+def train(args: list[str]) -> None:
+    import time
+
+    import tyro
+
+    from pipeline.errors import InputError
+    from train.config import Config
+    from train.data import locate
+    from train.loop import NotFiniteError
+    from train.loop import train as run_training
+    from train.presets import PRESETS
+    from train.reporting.display import Display
+
+    @dataclass(frozen=True)
+    class Arguments:
+        config: Annotated[Config, tyro.conf.arg(name="")]
+        run_dir: Path | None = None
+        """Folder for configuration, metrics, checkpoints and result; default runs/PRESET-TIME."""
+        overwrite: bool = False
+        """Replace the run that --run-dir holds."""
+
+    named = bool(args) and not args[0].startswith("-")
+    if not named and not {"-h", "--help"} & set(args):
+        raise InputError(f"train: which preset? one of {', '.join(PRESETS)}")
+    name = args[0] if named else "sysu"
+    if name not in PRESETS:
+        raise InputError(f"train: no preset {name!r}; there are {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    about = preset.about if named else f"Presets: {', '.join(PRESETS)}. Defaults here: {name}.\n"
+    arguments = tyro.cli(
+        Arguments,
+        prog=f"cdp train {name if named else 'PRESET'}",
+        description=about,
+        default=Arguments(preset.config),
+        args=args[1:] if named else args,
+    )
+    run_dir = arguments.run_dir or Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    display = Display()
+    root = locate(arguments.config.data.root, display)
+    try:
+        run_training(arguments.config, root, run_dir, display, arguments.overwrite)
+    except NotFiniteError as error:
+        fail(str(error), 1)
+
+
+def evaluate(args: list[str]) -> None:
+    import tyro
+
+    from train.evaluation.run import evaluate_run
+    from train.reporting.display import Display
+
+    def parse(
+        run_dir: tyro.conf.Positional[Path],
+        data_root: Path | None = None,
+        device: Literal["auto", "cuda", "cpu"] = "auto",
+    ) -> None:
+        """Tests the last checkpoint of a run by its data set's protocol, as table and result.json.
+
+        Args:
+            run_dir: Folder that `cdp train` wrote.
+            data_root: Where the data set is now, if not where it was.
+            device: auto is the GPU if there is one.
+        """
+        evaluate_run(run_dir, data_root, device, Display())
+
+    tyro.cli(parse, prog="cdp eval", args=args)
+
+
+def data_make(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.datasets.synthetic import SyntheticOptions
+    from train.data import make
+    from train.reporting.display import Display
+
+    def parse(
+        root: tyro.conf.Positional[Path],
+        options: Annotated[SyntheticOptions, tyro.conf.arg(name="")],
+    ) -> None:
+        """Writes synthetic RGB-infrared people as JPEG files in SYSU-MM01's layout.
+
+        Args:
+            root: Folder to make; must not exist, or be empty.
+            options: What the set holds.
+        """
+        make(root, options, Display())
+
+    tyro.cli(parse, prog="cdp data make", args=args)
+
+
+def data_preview(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.preview import preview
+
+    def parse(
+        root: tyro.conf.Positional[Path], out: Path, identities: int = 8, seed: int = 0
+    ) -> None:
+        """Draws originals and their counterparts, made by the training graph, as one picture.
+
+        Args:
+            root: Folder of a data set in SYSU-MM01's layout.
+            out: PNG file to write.
+            identities: Rows of the picture.
+            seed: Picks the identities and images.
+        """
+        preview(root, out, identities, seed)
+        print(out)
+
+    tyro.cli(parse, prog="cdp data preview", args=args)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": train,
+    "eval": evaluate,
+    "data make": data_make,
+    "data preview": data_preview,
+}
+
+
+if __name__ == "__main__":
+    main()

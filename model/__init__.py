@@ -1,0 +1,1 @@
+"""From a paired batch to features, logits and losses."""

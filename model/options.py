@@ -1,0 +1,65 @@
+"""The options of the network and its losses."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+class OptionError(ValueError):
+    """An option of the model cannot work; its one line says which, why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """The one-stream network."""
+
+    backbone: str = "resnet50.tv_in1k"
+    """Any timm model name."""
+
+    weights: str = "imagenet"
+    """imagenet: timm's pretrained weights (downloaded once); none: train from scratch; else a file
+    of weights for the backbone (.safetensors, or .pth as torchvision distributes it)."""
+
+    last_stride: Literal[1, 2] = 2
+    """Stride of a ResNet's last stage; 1 doubles the resolution of its feature map."""
+
+    bnneck: bool = False
+    """Batch norm between the pooled feature and the classifier; retrieval then uses its output."""
+
+    dropout: float = 0.5
+    """Dropout between the pooled feature and the classifier."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise OptionError(f"--model.dropout {self.dropout}: must be in 0…1, 1 excluded")
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """Eq. 2-4."""
+
+    classification: bool = True
+    """Use L_cls, cross-entropy over all 2PK images (Eq. 2)."""
+
+    triplet: bool = True
+    """Use L_tri, batch-hard triplet over the PK originals (Eq. 3)."""
+
+    margin: float = 0.3
+    """m of Eq. 3, in units of the feature distance."""
+
+    triplet_weight: float = 1.0
+    """λ of Eq. 4."""
+
+    divide_by_classes: bool = False
+    """Take Eq. 2 literally: divide the mean cross-entropy by the number of identities M."""
+
+    def __post_init__(self) -> None:
+        if not (self.classification or self.triplet):
+            raise OptionError(
+                "--loss.no-classification --loss.no-triplet: nothing is left to learn from; "
+                "keep one of them"
+            )
+        for name in ("margin", "triplet_weight"):
+            if getattr(self, name) < 0:
+                raise OptionError(
+                    f"--loss.{name.replace('_', '-')} {getattr(self, name)}: must be at least 0"
+                )

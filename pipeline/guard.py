@@ -1,0 +1,48 @@
+"""Looks at a file before DALI's decoder does, with the decoder's own header parser.
+
+A header that the parser refuses inside a running batch can crash the process (DALI 2.4: the other
+samples' threads outlive the exception), and a few bytes that claim a huge picture are decoded at
+full size. So each file's header is parsed once, when it is first used (25 µs a file). Damage behind
+the header raises in DALI, and `why_undecodable` finds the file.
+"""
+
+from pathlib import Path
+
+from nvidia import nvimgcodec
+from PIL import Image
+
+FORMATS = ("jpeg", "png", "bmp")
+MAX_PIXELS = 4096 * 4096  # a person crop has some 20,000
+
+
+def why_unusable(path: Path) -> str | None:
+    """The reason why the file's header cannot serve, or None."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    if not content:
+        return "is empty"
+    try:
+        stream = nvimgcodec.CodeStream(content)
+        height, width, codec = stream.height, stream.width, stream.codec_name
+    except RuntimeError:
+        return "is no image, or its header is damaged"
+    if codec not in FORMATS:
+        return f"is a {codec} file; expected {', '.join(FORMATS)}"
+    if height * width > MAX_PIXELS:
+        return f"claims {width} x {height} pixels, more than {MAX_PIXELS}"
+    return None
+
+
+def why_undecodable(path: Path) -> str | None:
+    """The reason why the file's pixels cannot be had, or None; decodes it."""
+    reason = why_unusable(path)
+    if reason:
+        return reason
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"cannot be decoded ({error})"
+    return None

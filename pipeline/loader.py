@@ -1,0 +1,138 @@
+"""Runs a graph, epoch after epoch, and yields its batches as torch tensors without a copy."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int8, Int64, UInt8
+from numpy import ndarray
+from nvidia.dali import Pipeline
+from torch import Tensor
+
+from pipeline.datasets.records import Index
+from pipeline.graph import evaluation_graph, training_graph
+from pipeline.guard import why_undecodable
+from pipeline.options import DataOptions
+from pipeline.source import EvaluationSource, TrainingSource, unusable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairedBatch:
+    """N = P·K originals with their counterparts, on the device; pixels are uint8 in 0…255."""
+
+    images: UInt8[Tensor, "n 2 h w 3"]  # [:, 0] the original, [:, 1] its counterpart
+    pids: Int64[Tensor, " n"]  # class index, 0…M-1
+    modality: UInt8[Tensor, " n"]  # pipeline.datasets.records.Modality
+    spectrum: Int8[Tensor, " n"]  # row of pipeline.spectrum.ROWS; -1: an infrared original
+    rows: Int64[ndarray, " n"]  # on the host: the originals' rows of the index
+
+    def flat(self) -> UInt8[Tensor, "images 3 h w"]:
+        """All images, original and counterpart in turn: a channels_last view, no copy."""
+        return self.images.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+class TrainingLoader:
+    """Yields an epoch of `PairedBatch`es; `epoch()` may be called again as soon as one has ended.
+
+    Raises `InputError` when the images cannot serve the batches asked for, and, while iterating,
+    when a file cannot be decoded, naming it.
+    """
+
+    def __init__(self, index: Index, options: DataOptions, device: torch.device, seed: int) -> None:
+        self.source = TrainingSource(index, options, seed)
+        self.device = device
+        self._pipeline = training_graph(
+            self.source, options, _device_id(device), num_threads(options)
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """M: training identities."""
+        return len(self.source.pids)
+
+    def __len__(self) -> int:
+        """Steps of an epoch."""
+        return self.source.steps
+
+    def epoch(self, epoch: int, probability: Float64[ndarray, " spectra"]) -> Iterator[PairedBatch]:
+        """All batches of `epoch`, the first one already drawn from `probability` (P̂)."""
+        self.source.begin(epoch, probability)
+        for rows, (images, pids, modality, spectrum) in _run(
+            self._pipeline, self.source, self.device
+        ):
+            yield PairedBatch(images, pids, modality, spectrum, rows)
+
+
+class EvaluationLoader:
+    """Yields all images of an index in order, uint8 [n, 3, H, W] channels_last, on the device."""
+
+    def __init__(self, index: Index, options: DataOptions, device: torch.device) -> None:
+        self.source = EvaluationSource(index, options.eval_batch)
+        self.device = device
+        self._pipeline = evaluation_graph(
+            self.source, options, _device_id(device), num_threads(options)
+        )
+
+    def __len__(self) -> int:
+        """Batches of a pass."""
+        return -(-len(self.source.index) // self.source.batch)
+
+    def __iter__(self) -> Iterator[UInt8[Tensor, "n 3 h w"]]:
+        self.source.begin()
+        for _, (images,) in _run(self._pipeline, self.source, self.device):
+            yield images.permute(0, 3, 1, 2)
+
+
+def num_threads(options: DataOptions) -> int:
+    """DALI's CPU threads: as asked for, else one a core that this process may run on."""
+    return options.threads or len(os.sched_getaffinity(0))
+
+
+def _device_id(device: torch.device) -> int | None:
+    return (device.index or 0) if device.type == "cuda" else None
+
+
+def _run(
+    pipeline: Pipeline, source: TrainingSource | EvaluationSource, device: torch.device
+) -> Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]]:
+    """Runs the pipeline to the end of its source; also leaves it clean when abandoned half-way."""
+    try:
+        while True:
+            # On the caller's stream, so that neither side waits on the host for the other and a
+            # freed batch is reused only after the kernels that read it.
+            stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+            try:
+                outputs = pipeline.run(stream)
+            except StopIteration:
+                break
+            except RuntimeError as error:
+                raise _blame(source, error) from error
+            rows = source.in_flight.popleft()
+            yield rows, [torch.from_dlpack(output.as_tensor()) for output in outputs]
+    finally:
+        source.stop()
+        _drain(pipeline)
+        pipeline.reset()
+
+
+def _drain(pipeline: Pipeline) -> None:
+    """Takes what is in flight, good or bad, so that the next epoch starts with its own batches."""
+    while True:
+        try:
+            pipeline.run()
+        except StopIteration:
+            return
+        except RuntimeError:
+            continue
+
+
+def _blame(source: TrainingSource | EvaluationSource, error: RuntimeError) -> Exception:
+    """The error to raise for a failed run: names the first file in flight that PIL cannot read."""
+    for rows in source.in_flight:
+        for row in np.unique(rows):
+            reason = why_undecodable(source.index.path(row))
+            if reason:
+                return unusable(source.index, row, reason)
+    return RuntimeError(f"DALI failed, and every image of the batch is readable: {error}")

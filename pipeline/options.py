@@ -1,0 +1,70 @@
+"""The options of the data pipeline."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """Where the images are, how batches are drawn from them, and how DALI runs."""
+
+    root: Path | None = None
+    """Folder of the data set in SYSU-MM01's layout; None: the embedded synthetic set, made once
+    under runs/."""
+
+    split: Literal["train", "train+val"] = "train+val"
+    """Identities to train on; SYSU-MM01's protocol trains on train+val."""
+
+    height_px: int = 256
+    """Height that every image is resized to."""
+
+    width_px: int = 128
+    """Width that every image is resized to."""
+
+    p: int = 16
+    """P: identities a batch."""
+
+    k: int = 4
+    """K: original images of each identity a batch."""
+
+    sampling: Literal["balanced", "random"] = "balanced"
+    """balanced: K/2 RGB and K/2 infrared images of each identity; random: any K."""
+
+    flip: float = 0.5
+    """Probability of the horizontal flip that a pair shares."""
+
+    jitter: float = 0.1
+    """δ: an infrared counterpart's brightness is multiplied by U(1-δ, 1+δ)."""
+
+    threads: int = 0
+    """CPU threads of DALI; 0: one for each core this process may use."""
+
+    prefetch: int = 2
+    """Batches that DALI prepares ahead (prefetch queue depth)."""
+
+    hw_decoder_load: float = 0.9
+    """Share of a batch for the GPU's JPEG hardware decoder, where there is one."""
+
+    eval_batch: int = 128
+    """Images a batch when features are extracted."""
+
+    def __post_init__(self) -> None:
+        at_least = {"height_px": 16, "width_px": 16, "p": 2, "k": 2, "threads": 0, "prefetch": 1}
+        for name, low in {**at_least, "eval_batch": 1}.items():
+            if getattr(self, name) < low:
+                raise InputError(
+                    f"--data.{name.replace('_', '-')} {getattr(self, name)}: must be at least {low}"
+                )
+        for name in ("flip", "jitter", "hw_decoder_load"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"--data.{name.replace('_', '-')} {getattr(self, name)}: must be in 0…1"
+                )
+        if self.sampling == "balanced" and self.k % 2:
+            raise InputError(
+                f"--data.k {self.k}: must be even, half RGB and half infrared; "
+                "or pass --data.sampling random"
+            )

@@ -1,0 +1,69 @@
+"""A contact sheet of originals and counterparts, like the paper's Fig. 4, from the real graph."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from pipeline import spectrum
+from pipeline.datasets import sysu
+from pipeline.datasets.records import Modality
+from pipeline.errors import InputError
+from pipeline.loader import TrainingLoader
+from pipeline.options import DataOptions
+from pipeline.sampler import check
+
+GAP_PX = 6
+HEADER_PX = 22
+COLUMNS = ("RGB", *spectrum.NAMES, "infrared", "jittered")
+
+
+def preview(root: Path, out: Path, identities: int, seed: int) -> None:
+    """Writes a PNG, one row an identity: RGB original, its counterpart in each spectrum, an
+    infrared original and its jittered counterpart.
+
+    Raises `InputError` if the folder holds no such data set or the file cannot be written.
+    """
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: must end in .png")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: no folder {out.parent}")
+    index = sysu.read_training(root, "train+val")
+    options = DataOptions(root=root, p=identities, k=2)
+    check(index, options.p, options.k, options.sampling)
+    loader = TrainingLoader(index, options, torch.device("cpu"), seed)
+    columns: list[np.ndarray] = []
+    for one_hot in np.eye(len(spectrum.NAMES)):
+        # The draws are a function of (seed, epoch, step): each pass sees the same batch, in the
+        # spectrum that its P̂ forces.
+        batches = loader.epoch(0, one_hot)
+        batch = next(batches)
+        batches.close()  # type: ignore[attr-defined]
+        pixels = batch.images.numpy()
+        rgb = (batch.modality == Modality.RGB).numpy()
+        columns.append(pixels[rgb, 1])
+    originals = pixels[rgb, 0]
+    infrared, jittered = pixels[~rgb, 0], pixels[~rgb, 1]
+    sheet = _sheet([originals, *columns, infrared, jittered], batch.pids.numpy()[rgb], loader)
+    sheet.save(out)
+
+
+def _sheet(columns: list[np.ndarray], labels: np.ndarray, loader: TrainingLoader) -> Image.Image:
+    """Columns of uint8 [rows, H, W, 3] side by side, with headings and pids."""
+    rows, height, width, _ = columns[0].shape
+    size = (
+        HEADER_PX * 2 + len(columns) * (width + GAP_PX),
+        HEADER_PX + rows * (height + GAP_PX),
+    )
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for c, (title, images) in enumerate(zip(COLUMNS, columns, strict=True)):
+        left = HEADER_PX * 2 + c * (width + GAP_PX)
+        draw.text((left, 5), title, fill="black")
+        for r, image in enumerate(images):
+            sheet.paste(Image.fromarray(image), (left, HEADER_PX + r * (height + GAP_PX)))
+    for r, label in enumerate(labels):
+        pid = loader.source.pids[label]
+        draw.text((4, HEADER_PX + r * (height + GAP_PX)), f"{pid:04d}", fill="black")
+    return sheet

@@ -1,0 +1,132 @@
+"""The external source: hands DALI one planned batch after another, on demand, from its thread.
+
+DALI asks ahead of the consumer (prefetch). At the end of the plan the source raises StopIteration,
+DALI drains, and only then is the next epoch begun: its first batch already sees the new P̂.
+"""
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from pipeline.datasets.records import Index, Modality
+from pipeline.draws import draw
+from pipeline.errors import InputError
+from pipeline.guard import why_unusable
+from pipeline.options import DataOptions
+from pipeline.sampler import check, num_steps, plan_epoch
+
+
+def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> list[ndarray]:
+    """Each row's full path as uint8 characters, which is how DALI's file reader takes it."""
+    prefix = os.fsencode(index.root) + b"/"
+    return [np.frombuffer(prefix + bytes(path), np.uint8) for path in index.paths[rows]]
+
+
+def unusable(index: Index, row: SupportsIndex, reason: str) -> InputError:
+    """The error that names the file of `row`, why it cannot serve, and the mend."""
+    return InputError(f"{index.path(row)}: {reason}; restore it or take it out of the data set")
+
+
+class FirstLook:
+    """Checks the header of each file once, before DALI meets it."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._seen = np.zeros(len(index), bool)
+        self._threads = ThreadPoolExecutor(16)  # they wait for the disk, not for a core
+
+    def __call__(self, rows: Int64[ndarray, " n"]) -> None:
+        """Raises `InputError` naming the first of `rows` whose file cannot serve."""
+        new = np.unique(rows[~self._seen[rows]])
+        paths = [self._index.path(row) for row in new]
+        for row, reason in zip(new, self._threads.map(why_unusable, paths), strict=True):
+            if reason:
+                raise unusable(self._index, row, reason)
+        self._seen[new] = True
+
+
+class TrainingSource:
+    """Turns an epoch's plan and P̂ into the inputs of the training graph, one batch a call.
+
+    `in_flight` holds the rows of the batches that DALI took and the consumer has not received.
+    """
+
+    def __init__(self, index: Index, options: DataOptions, seed: int) -> None:
+        check(index, options.p, options.k, options.sampling)
+        self.index = index
+        self.options = options
+        self.seed = seed
+        self.steps = num_steps(index, options.p, options.k)
+        self.pids, self.labels = np.unique(index.pids, return_inverse=True)
+        self.in_flight: deque[Int64[ndarray, " n"]] = deque()
+        self._look = FirstLook(index)
+        self._plan = np.empty((0, options.p * options.k), np.int64)
+        self._epoch = self._step = 0
+        self._probability = np.empty(0, np.float32)
+
+    def begin(self, epoch: int, probability: Float64[ndarray, " spectra"]) -> None:
+        """Plans `epoch`; its RGB counterparts follow `probability` (P̂)."""
+        o = self.options
+        self._plan = plan_epoch(self.index, o.p, o.k, o.sampling, self.seed, epoch)
+        self._epoch, self._step = epoch, 0
+        self._probability = np.ascontiguousarray(probability, np.float32)
+        self.in_flight.clear()
+
+    def stop(self) -> None:
+        """Ends the epoch after the batches already in flight."""
+        self._step = self.steps
+
+    def __call__(self) -> tuple[list[ndarray] | ndarray, ...]:
+        """The next batch's (paths, P̂, uniform, flip, brightness, infrared, label)."""
+        if self._step >= len(self._plan):
+            raise StopIteration
+        rows = self._plan[self._step]
+        o = self.options
+        draws = draw(self.seed, self._epoch, self._step, len(rows), o.flip, o.jitter)
+        self._look(rows)
+        self._step += 1
+        self.in_flight.append(rows)
+        return (
+            encode_paths(self.index, rows),
+            np.tile(self._probability, (len(rows), 1)),  # DALI refuses a broadcast view
+            draws.spectrum,
+            draws.flip,
+            draws.brightness,
+            (self.index.modality[rows] == Modality.IR).astype(np.uint8),
+            self.labels[rows],
+        )
+
+
+class EvaluationSource:
+    """Hands out the paths of rows in order, `batch` at a time; the last batch may be smaller."""
+
+    def __init__(self, index: Index, batch: int) -> None:
+        self.index = index
+        self.batch = batch
+        self._look = FirstLook(index)
+        self.in_flight: deque[Int64[ndarray, " n"]] = deque()
+        self._next = 0
+
+    def begin(self) -> None:
+        """Starts again with the first row."""
+        self._next = 0
+        self.in_flight.clear()
+
+    def stop(self) -> None:
+        """Ends the pass after the batches already in flight."""
+        self._next = len(self.index)
+
+    def __call__(self) -> tuple[list[ndarray]]:
+        """The next batch's paths."""
+        if self._next >= len(self.index):
+            raise StopIteration
+        rows = np.arange(self._next, min(self._next + self.batch, len(self.index)))
+        self._look(rows)
+        self._next += len(rows)
+        self.in_flight.append(rows)
+        return (encode_paths(self.index, rows),)

@@ -1,0 +1,39 @@
+"""What several tests share: small data sets on disk, and the reason why GPU tests are skipped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.datasets import synthetic
+from pipeline.datasets.records import Index
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none"))
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set; tests must not change it."""
+    root = tmp_path_factory.mktemp("data") / "people"
+    options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=3)
+    synthetic.make(root, options, workers=2)
+    return root
+
+
+def make_index(counts: list[tuple[int, int]], root: Path = Path("/none")) -> Index:
+    """An index without files: identity i has counts[i] = (RGB images, infrared images)."""
+    pids, modality = [], []
+    for pid, (num_rgb, num_ir) in enumerate(counts):
+        pids += [10 * pid + 3] * (num_rgb + num_ir)
+        modality += [0] * num_rgb + [1] * num_ir
+    n = len(pids)
+    paths = np.array([f"{i}.jpg".encode() for i in range(n)], np.bytes_)
+    codes = np.array(modality, np.uint8)
+    return Index(root, paths, np.array(pids, np.int64), np.where(codes == 1, 3, 1), codes)

@@ -1,0 +1,132 @@
+"""The one-stream network: normalisation, shapes, options, weights from a file."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from model.network import Network
+from model.options import ModelOptions, OptionError
+
+SMALL = ModelOptions(backbone="resnet10t", weights="none")
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def pixels(n: int = 2, height: int = 64, width: int = 32) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(0)
+    return torch.randint(256, (n, 3, height, width), dtype=torch.uint8, generator=rng)
+
+
+def test_it_is_normalise_backbone_pool_dropout_linear():
+    network = Network(SMALL, num_classes=7).eval()
+    images = pixels()
+    normalised = (images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]
+    maps = network.backbone.forward_features(normalised)
+    expected = maps.mean(dim=(2, 3))
+    features, logits = network(images)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        logits,
+        expected @ network.classifier.weight.T + network.classifier.bias,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    torch.testing.assert_close(network.embed(images), features)
+
+
+def test_dropout_is_between_feature_and_classifier_in_training_only():
+    network = Network(SMALL, num_classes=7).train()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        _, first = network(pixels())
+        _, second = network(pixels())
+        assert not torch.equal(first, second)
+        network.eval()
+        assert torch.equal(network(pixels())[1], network(pixels())[1])
+
+
+def test_bnneck_is_before_the_classifier_and_the_triplet_loss_sees_the_feature_before_it():
+    network = Network(ModelOptions(backbone="resnet10t", weights="none", bnneck=True), 7).eval()
+    torch.nn.init.constant_(network.neck.running_mean, 0.5)
+    features, logits = network(pixels())
+    necked = network.neck(features)
+    assert not torch.allclose(features, necked)
+    torch.testing.assert_close(logits, network.classifier(necked))
+    torch.testing.assert_close(network.embed(pixels()), necked)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet10t", "resnet50.tv_in1k"])
+def test_last_stride_1_doubles_the_last_map_and_keeps_the_weights(backbone):
+    options = [ModelOptions(backbone, "none", last_stride=stride) for stride in (2, 1)]
+    strided, dense = (Network(o, 3).eval() for o in options)
+    dense.load_state_dict(strided.state_dict())
+    maps = [n.backbone.forward_features(torch.zeros(1, 3, 64, 32)) for n in (strided, dense)]
+    assert maps[0].shape[2:] == (2, 1)
+    assert maps[1].shape[2:] == (4, 2)
+
+
+def test_weights_from_a_file(tmp_path):
+    torch.manual_seed(1)
+    trained = timm.create_model("resnet10t", num_classes=5)
+    save_file(trained.state_dict(), tmp_path / "weights.safetensors")
+    torch.save(trained.state_dict(), tmp_path / "weights.pth")
+    for name in ("weights.safetensors", "weights.pth"):
+        network = Network(ModelOptions("resnet10t", str(tmp_path / name)), num_classes=7)
+        for key, value in network.backbone.state_dict().items():
+            assert torch.equal(value, trained.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish" * 100])
+def test_a_file_without_weights_is_refused(tmp_path, content):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(OptionError, match=r"load weights for resnet10t .*--model.weights"):
+        Network(ModelOptions("resnet10t", str(path)), 7)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("resnet18", num_classes=5).state_dict(), path)
+    with pytest.raises(OptionError, match="could not load weights for resnet10t"):
+        Network(ModelOptions("resnet10t", str(path)), 7)
+
+
+def test_pickled_code_in_a_weights_file_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    torch.save({"conv1.weight": Bomb()}, tmp_path / "weights.pth")
+    with pytest.raises(OptionError, match="could not load weights"):
+        Network(ModelOptions("resnet10t", str(tmp_path / "weights.pth")), 7)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_unreachable_pretrained_weights_say_what_to_do(monkeypatch, tmp_path):
+    # Read when a download starts, so no earlier import can have fixed it.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OptionError, match=r"--model.weights FILE .* --model.weights none") as error:
+        Network(ModelOptions("resnet10t", "imagenet"), 7)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ModelOptions(backbone="resnet51"), r"timm has no such model; close: .*resnet51q"),
+        (ModelOptions(weights="/nowhere.pth"), r"--model.weights /nowhere.pth: no such file"),
+        (
+            ModelOptions("convnext_atto", "none", last_stride=1),
+            r"--model.last-stride 1: convnext_atto is no ResNet",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        Network(options, 7)
+
+
+def test_dropout_of_1_is_refused():
+    with pytest.raises(OptionError, match=r"--model.dropout 1.0"):
+        ModelOptions(dropout=1.0)

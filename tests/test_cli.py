@@ -1,0 +1,265 @@
+"""The program from its front door: train, eval, make, preview, and every way of using it wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import cdp
+
+REPOSITORY = Path(cdp.__file__).parent
+SMALL = [
+    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "6", "--epochs", "2"),
+    *("--checkpoint-every", "1", "--eval-every", "1", "--device", "cpu"),
+]
+EPOCH_FIELDS = {
+    *("event", "epoch", "step", "loss", "loss_cls", "loss_tri", "lr", "images_per_second"),
+    *("data_wait", "confidence", "probability"),
+}
+RESULT_FIELDS = {
+    *("rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance_rank1"),
+    *("num_query", "num_gallery", "protocol"),
+}
+
+
+def call(*args: str | Path) -> int:
+    """Runs the command line in this process; returns its exit status."""
+    argv, sys.argv = sys.argv, ["cdp", *map(str, args)]
+    try:
+        cdp.main()
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    finally:
+        sys.argv = argv
+    return 0
+
+
+def refused(capsys, *args: str | Path) -> str:
+    """The one line on stderr of a call that must end with status 2."""
+    capsys.readouterr()
+    assert call(*args) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def events(run: Path, kind: str) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def curve(run: Path) -> list[tuple]:
+    """All that an epoch's line holds of the mathematics."""
+    fields = ("loss", "loss_cls", "loss_tri", "confidence", "probability")
+    return [tuple(str(line[f]) for f in fields) for line in events(run, "epoch")]
+
+
+@pytest.fixture(scope="module")
+def run(people, tmp_path_factory) -> Path:
+    """A finished run of two epochs; tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert call("train", "demo", "--data.root", people, "--run-dir", folder, *SMALL) == 0
+    return folder
+
+
+def test_a_run_leaves_what_the_contract_says(run, people):
+    config = json.loads((run / "config.json").read_text())
+    assert config["data"]["root"] == str(people)
+    assert (config["device"], config["precision"]) == ("cpu", "off")
+    epochs = events(run, "epoch")
+    assert [line["epoch"] for line in epochs] == [1, 2]
+    assert set(epochs[0]) >= EPOCH_FIELDS
+    for line in epochs:
+        assert 0 <= line["data_wait"] < 1
+        assert line["images_per_second"] > 0
+        assert sum(line["probability"].values()) == pytest.approx(1)
+        assert set(line["confidence"]) == set("RGBX")
+        assert line["loss"] == pytest.approx(line["loss_cls"] + line["loss_tri"], rel=1e-5)
+    assert set(epochs[0]["probability"].values()) == {0.25}
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        "epoch-0001.safetensors",
+        "epoch-0002.safetensors",
+    ]
+    result = json.loads((run / "result.json").read_text())
+    assert set(result) >= RESULT_FIELDS
+    evaluations = events(run, "eval")
+    assert [line["epoch"] for line in evaluations] == [1, 2]
+    assert evaluations[-1] == {"event": "eval", "epoch": 2} | result
+
+
+def test_the_second_epoch_follows_eq_6_and_7(run):
+    first, second = events(run, "epoch")
+    missing = {name: 1 - r for name, r in first["confidence"].items()}
+    for name, probability in second["probability"].items():
+        expected = 0.1 * 0.25 + 0.9 * missing[name] / sum(missing.values())
+        assert probability == pytest.approx(expected, abs=1e-12)
+
+
+def test_without_dhsm_the_probabilities_stay(people, tmp_path):
+    folder = tmp_path / "run"
+    args = ["--data.root", people, "--run-dir", folder, *SMALL, "--dhsm.no-enabled"]
+    assert call("train", "demo", *args) == 0
+    assert all(set(e["probability"].values()) == {0.25} for e in events(folder, "epoch"))
+
+
+def test_eval_repeats_the_result_exactly_and_shows_the_table(run, tmp_path, capsys):
+    before = (run / "result.json").read_bytes()
+    (run / "result.json").unlink()
+    assert call("eval", run, "--device", "cpu") == 0
+    assert (run / "result.json").read_bytes() == before
+    printed = capsys.readouterr().out
+    assert "rank1" in printed
+    assert f"{json.loads(before)['mAP']:.1f}" in printed
+
+
+def test_one_seed_gives_the_same_losses_to_the_bit_and_another_differs(run, people, tmp_path):
+    args = ("train", "demo", "--data.root", people, *SMALL)
+    # Neither threads nor prefetch depth may change a loss.
+    repeat, other = tmp_path / "repeat", tmp_path / "other"
+    assert call(*args, "--run-dir", repeat, "--data.threads", "1", "--data.prefetch", "4") == 0
+    assert call(*args, "--run-dir", other, "--seed", "1") == 0
+    assert curve(repeat) == curve(run)
+    assert all(a != b for a, b in zip(curve(other), curve(run), strict=True))
+    weights = [r / "checkpoints" / "epoch-0002.safetensors" for r in (run, repeat)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_an_existing_run_is_never_touched_unless_told_to(run, people, tmp_path, capsys):
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    args = ("train", "demo", "--data.root", people, *SMALL)
+    assert "holds a run" in refused(capsys, *args, "--run-dir", run)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    keepsake = tmp_path / "holiday.txt"
+    keepsake.write_text("not a run")
+    assert "is no run folder" in refused(capsys, *args, "--run-dir", tmp_path, "--overwrite")
+    assert keepsake.read_text() == "not a run"
+
+
+def test_overwrite_replaces_a_run(run, people, tmp_path):
+    folder = tmp_path / "run"
+    args = ("train", "demo", "--data.root", people, "--run-dir", folder, *SMALL)
+    assert call(*args) == 0
+    (folder / "old").touch()
+    assert call(*args, "--overwrite", "--epochs", "1") == 0
+    assert not (folder / "old").exists()
+    assert len(events(folder, "epoch")) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
+        (["train"], "which preset? one of demo, sysu"),
+        (["train", "demo", "--data.root", "/nowhere"], "/nowhere: no such folder; `cdp data make"),
+        (["train", "demo", "--data.root", "PEOPLE", "--data.p", "99"], "has only 12 training"),
+        (
+            ["train", "demo", "--data.root", "PEOPLE", "--model.weights", "/nowhere.pth"],
+            "--model.weights /nowhere.pth: no such file",
+        ),
+        (["eval", "/nowhere"], "/nowhere: no run folder"),
+        (["data", "make", "PEOPLE"], "exists and is not empty"),
+        (["data", "preview", "PEOPLE", "--out", "x.jpg"], "--out x.jpg: must end in .png"),
+        (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(args, message, people, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = [str(people) if arg == "PEOPLE" else arg for arg in args]
+    assert message in refused(capsys, *args)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("args", [["train", "demo", "--data.k", "3"], ["train", "demo", "--nope"]])
+def test_wrong_options_end_with_status_2(args, capsys):
+    assert call(*args) == 2
+    assert "--data.k 3: must be even" in capsys.readouterr().err or "--nope" in args
+
+
+def test_an_unreadable_image_is_named(people, tmp_path, capsys):
+    import shutil
+
+    root = tmp_path / "people"
+    shutil.copytree(people, root)
+    victim = next(root.glob("cam4/*/0001.jpg"))
+    victim.write_bytes(victim.read_bytes()[:200])
+    line = refused(
+        capsys, "train", "demo", "--data.root", root, "--run-dir", tmp_path / "r", *SMALL
+    )
+    assert str(victim) in line
+
+
+def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
+    args = ("--data.root", people, "--run-dir", tmp_path / "r", *SMALL)
+    assert call("train", "demo", *args, "--optimizer.lr", "1e30") == 1
+    error = capsys.readouterr().err
+    assert "loss is nan at epoch 1, step 2" in error or "loss is inf at epoch 1, step 2" in error
+    assert "--optimizer.lr" in error
+    assert "Traceback" not in error
+
+
+def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(run, tmp_path, capsys):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    weights = folder / "checkpoints" / "epoch-0002.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "epoch-0002.safetensors: cannot be loaded" in refused(capsys, "eval", folder)
+    shutil.rmtree(folder / "checkpoints")
+    assert "has no checkpoint yet" in refused(capsys, "eval", folder)
+
+
+def test_preview_is_a_picture_of_every_spectrum(people, tmp_path):
+    out = tmp_path / "sheet.png"
+    assert call("data", "preview", people, "--out", out, "--identities", "3") == 0
+    with Image.open(out) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width > 7 * 128
+        assert sheet.height > 3 * 256
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["train", "demo", "--help"],
+        ["eval", "--help"],
+        ["data", "make", "--help"],
+        ["data", "preview", "--help"],
+        ["data", "--help"],
+    ],
+)
+def test_help_is_there(args, capsys):
+    assert call(*args) == 0
+    printed = capsys.readouterr().out
+    assert "cdp" in printed
+    if args[0] == "train":
+        for option in ("--data.root", "--dhsm.alpha", "--optimizer.lr", "--run-dir", "default"):
+            assert option in printed
+
+
+def test_the_installed_command_trains_on_new_people(tmp_path):
+    """In its own process, from an empty folder, making its data: what a newcomer types."""
+
+    def command(*args: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, REPOSITORY / "cdp.py", *args],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=110,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        )
+
+    sizes = ("--num-train", "8", "--num-val", "1", "--num-test", "4", "--images-per-camera", "2")
+    made = command("data", "make", "set", *sizes)
+    assert made.returncode == 0, made.stderr
+    done = command("train", "demo", "--data.root", "set", "--run-dir", "r", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "rank1" in done.stdout
+    assert "epoch   2" in done.stdout
+    assert json.loads((tmp_path / "r" / "result.json").read_text())["num_query"] > 0

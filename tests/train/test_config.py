@@ -1,0 +1,67 @@
+"""The configuration: to disk and back, presets as the paper says, bad values refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from train import config
+from train.config import Config, OptimizerOptions, from_json, to_json
+from train.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_config_survives_its_json(name):
+    cfg = PRESETS[name].config
+    assert from_json(to_json(cfg), "here") == cfg
+    resolved = config.resolve(cfg, Path("runs/x"), torch.device("cpu"), "off")
+    assert from_json(to_json(resolved), "here") == resolved
+    assert resolved.data.root.is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nonsense": 1}, r"here: not a configuration of this version .*'nonsense'"),
+        ({"data": {"nonsense": 1}}, r"unknown field 'nonsense'"),
+        ({"epochs": 0}, r"--epochs 0: must be at least 1"),
+    ],
+)
+def test_a_config_of_another_version_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        from_json(json.dumps(change), "here")
+
+
+def test_a_config_that_is_no_json_is_refused():
+    with pytest.raises(InputError, match="here: not a configuration"):
+        from_json("{", "here")
+
+
+def test_the_sysu_preset_is_the_paper_s():
+    cfg = PRESETS["sysu"].config
+    assert (cfg.data.p, cfg.data.k, cfg.data.height_px, cfg.data.width_px) == (16, 4, 256, 128)
+    assert (cfg.epochs, cfg.optimizer.lr, cfg.optimizer.weight_decay) == (200, 1e-3, 0)
+    assert (cfg.optimizer.milestones, cfg.optimizer.gamma) == ((0.4, 0.7), 0.1)
+    assert (cfg.data.jitter, cfg.dhsm.alpha, cfg.loss.margin, cfg.model.dropout) == (
+        0.1,
+        0.1,
+        0.3,
+        0.5,
+    )
+    assert (cfg.model.backbone, cfg.model.weights) == ("resnet50.tv_in1k", "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Config(epochs=0), r"--epochs 0: must be at least 1"),
+        (lambda: Config(log_every=0), r"--log-every 0"),
+        (lambda: OptimizerOptions(lr=0.0), r"--optimizer.lr 0.0: must be greater than 0"),
+        (lambda: OptimizerOptions(milestones=(40.0,)), r"must be a share of the epochs"),
+    ],
+)
+def test_bad_values_are_refused(build, message):
+    with pytest.raises(InputError, match=message):
+        build()

@@ -1,0 +1,97 @@
+"""Eq. 5-7 by hand, every degenerate case, and what `Confidence` sums."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline.errors import InputError
+from train.dhsm import Confidence, DhsmOptions, confidence, hardness, next_probability
+
+unit = st.floats(0, 1)
+four = arrays(np.float64, 4, elements=unit)
+
+
+def test_eq_5_by_hand():
+    logits = torch.log(
+        torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25]])
+    )
+    pids = torch.tensor([0, 0, 2, 1])
+    codes = torch.tensor([1, 1, 3, -1], dtype=torch.int8)  # the last is an infrared counterpart
+    sums = Confidence(4, torch.device("cpu"))
+    sums.add(logits, pids, codes)
+    sums.add(logits[:1], pids[:1], torch.tensor([0], dtype=torch.int8))
+    total, count = sums.take()
+    np.testing.assert_allclose(total, [0.8, 1.0, 0.0, 0.6], rtol=1e-6)
+    np.testing.assert_array_equal(count, [1, 2, 0, 1])
+    r = confidence(total, count, previous=np.array([0.9, 0.9, 0.37, 0.9]))
+    np.testing.assert_allclose(r, [0.8, 0.5, 0.37, 0.6], rtol=1e-6)
+
+
+def test_take_starts_the_next_epoch_at_zero():
+    sums = Confidence(4, torch.device("cpu"))
+    sums.add(torch.zeros(3, 2), torch.zeros(3).long(), torch.zeros(3, dtype=torch.int8))
+    first = sums.take()
+    second = sums.take()
+    np.testing.assert_allclose(first[0], [1.5, 0, 0, 0])
+    assert not second[0].any()
+    assert not second[1].any()
+    assert first[1][0] == 3
+
+
+def test_eq_6_by_hand():
+    np.testing.assert_allclose(
+        hardness(np.array([0.9, 0.8, 0.7, 0.6])), [0.1, 0.2, 0.3, 0.4], rtol=1e-12
+    )
+
+
+def test_eq_7_by_hand():
+    old = np.array([0.25, 0.25, 0.25, 0.25])
+    new = next_probability(old, np.array([0.9, 0.8, 0.7, 0.6]), alpha=0.1)
+    np.testing.assert_allclose(new, [0.115, 0.205, 0.295, 0.385], rtol=1e-12)
+
+
+def test_all_spectra_mastered_is_uniform():
+    np.testing.assert_array_equal(hardness(np.ones(4)), [0.25] * 4)
+
+
+def test_no_sample_at_all_keeps_r():
+    previous = np.array([0.1, 0.2, 0.3, 0.4])
+    np.testing.assert_array_equal(confidence(np.zeros(4), np.zeros(4), previous), previous)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_alpha_of_0_and_1(alpha):
+    old, r = np.array([0.7, 0.1, 0.1, 0.1]), np.array([0.0, 0.5, 0.5, 1.0])
+    expected = old if alpha else hardness(r)
+    np.testing.assert_allclose(next_probability(old, r, alpha), expected, rtol=1e-12)
+
+
+@given(four, four, unit)
+def test_probabilities_always_sum_to_1_and_stay_in_range(weights, r, alpha):
+    old = (weights + 1e-3) / (weights + 1e-3).sum()
+    for probability in (hardness(r), next_probability(old, r, alpha)):
+        assert probability.sum() == pytest.approx(1, abs=1e-12)
+        assert (probability >= 0).all()
+
+
+@given(four)
+def test_a_harder_spectrum_never_gets_less(r):
+    order = np.argsort(r)
+    assert (np.diff(hardness(r)[order]) <= 1e-15).all()
+
+
+def test_confidence_is_taken_in_float32_from_half_precision_logits():
+    logits = torch.tensor([[11.0, 1.0]], dtype=torch.bfloat16)
+    sums = Confidence(1, torch.device("cpu"))
+    for _ in range(1000):
+        sums.add(logits, torch.tensor([0]), torch.tensor([0], dtype=torch.int8))
+    total, count = sums.take()
+    assert total[0] / count[0] == pytest.approx(1 / (1 + np.exp(-10)), rel=1e-6)
+
+
+def test_alpha_out_of_range_is_refused():
+    with pytest.raises(InputError, match=r"--dhsm.alpha 1.5: must be in 0…1"):
+        DhsmOptions(alpha=1.5)

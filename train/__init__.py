@@ -1,0 +1,1 @@
+"""The training itself: configuration, step, loop, DHSM, evaluation, reporting."""

@@ -1,0 +1,88 @@
+"""Dynamic Hard Spectrum Mining (section III-D): harder spectra are drawn more often.
+
+During an epoch `Confidence` sums, on the device and without a host sync, the probability that the
+network gave the true identity of each counterpart. At its end Eq. 5-7 turn the sums into the next
+epoch's P̂, in float64 on the host.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int8, Int64
+from numpy import ndarray
+from torch import Tensor
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class DhsmOptions:
+    """Dynamic Hard Spectrum Mining."""
+
+    enabled: bool = True
+    """Update P̂ after each epoch; off: every spectrum stays equally likely (CDP without DHSM)."""
+
+    alpha: float = 0.1
+    """α of Eq. 7: the share of the old P̂ in the new one."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"--dhsm.alpha {self.alpha}: must be in 0…1")
+
+
+class Confidence:
+    """Eq. 5's sums over an epoch: for each spectrum, Σ p_i and how many counterparts had it."""
+
+    def __init__(self, num_spectra: int, device: torch.device) -> None:
+        self._codes = torch.arange(num_spectra, device=device)
+        self.sums = torch.zeros(num_spectra, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(num_spectra, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def add(
+        self,
+        logits: Float[Tensor, "n m"],
+        pids: Int64[Tensor, " n"],
+        spectrum: Int8[Tensor, " n"],
+    ) -> None:
+        """Adds a step's counterparts, with the logits of its training forward pass.
+
+        Infrared originals' counterparts carry spectrum -1 and are left out.
+        """
+        probability = logits.float().softmax(dim=1).gather(1, pids[:, None]).double()
+        # A matrix product instead of a scatter: its order of summation is fixed.
+        of_spectrum = (spectrum[None, :] == self._codes[:, None]).double()
+        self.sums += (of_spectrum @ probability).squeeze(1)
+        self.counts += of_spectrum.sum(dim=1)
+
+    def take(self) -> tuple[Float64[ndarray, " spectra"], Float64[ndarray, " spectra"]]:
+        """The epoch's (sums, counts) on the host; starts again at zero."""
+        taken = self.sums.cpu().numpy().copy(), self.counts.cpu().numpy().copy()
+        self.sums.zero_()
+        self.counts.zero_()
+        return taken
+
+
+def confidence(
+    sums: Float64[ndarray, " spectra"],
+    counts: Float64[ndarray, " spectra"],
+    previous: Float64[ndarray, " spectra"],
+) -> Float64[ndarray, " spectra"]:
+    """R, Eq. 5: the mean confidence of each spectrum; one without a sample keeps its previous R."""
+    return np.where(counts > 0, sums / np.maximum(counts, 1), previous)
+
+
+def hardness(r: Float64[ndarray, " spectra"]) -> Float64[ndarray, " spectra"]:
+    """P, Eq. 6: each spectrum's share of the missing confidence 1 - R; uniform when none is."""
+    missing = np.clip(1 - r, 0, 1)
+    total = missing.sum()
+    return missing / total if total > 0 else np.full(len(r), 1 / len(r))
+
+
+def next_probability(
+    probability: Float64[ndarray, " spectra"], r: Float64[ndarray, " spectra"], alpha: float
+) -> Float64[ndarray, " spectra"]:
+    """P̂ of the next epoch, Eq. 7: P̂ ← α·P̂ + (1 - α)·P, renormalised against rounding."""
+    mixed = alpha * probability + (1 - alpha) * hardness(r)
+    return mixed / mixed.sum()

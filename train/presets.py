@@ -1,0 +1,38 @@
+"""Named experiments: command, hardware, time and expected result beside each configuration."""
+
+from dataclasses import dataclass
+
+from model.options import ModelOptions
+from pipeline.options import DataOptions
+from train.config import Config, OptimizerOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A configuration and what to expect of it."""
+
+    about: str
+    config: Config
+
+
+PRESETS: dict[str, Preset] = {
+    "demo": Preset(
+        """CDP+DHSM on the embedded synthetic people, small enough for two CPU cores.
+
+Command: cdp train demo. Needs neither a download nor a GPU.""",
+        Config(
+            data=DataOptions(height_px=128, width_px=64, p=8, k=4, split="train+val"),
+            model=ModelOptions(backbone="resnet10t", weights="none"),
+            optimizer=OptimizerOptions(lr=1e-3),
+            epochs=12,
+            checkpoint_every=6,
+        ),
+    ),
+    "sysu": Preset(
+        """CDP+DHSM on SYSU-MM01 as the paper trains it: ResNet-50, 256x128, P 16, K 4, 200 epochs.
+
+Command: cdp train sysu --data.root SYSU-MM01. Hardware: one GPU; time: not measured.
+The paper's result, all-search single-shot: R1 38.0, R10 82.3, R20 91.7, mAP 38.4.""",
+        Config(),
+    ),
+}

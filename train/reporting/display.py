@@ -1,0 +1,163 @@
+"""What people see: a live panel on a terminal, plain lines elsewhere, a table at the end."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.datasets.records import Index, Modality, Protocol
+from train.config import Config
+from train.evaluation.metrics import RANKS
+
+# Names and colours of the spectra as people expect them.
+SPECTRUM_STYLES = {"R": "red", "G": "green", "B": "blue", "X": "white"}
+
+
+class Display:
+    """Shows a run. On a terminal things move in place; elsewhere an epoch is one line."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._bars = Progress(
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._live: Live | None = None
+        self._status: Text | None = None
+        self._last_epoch: dict[str, Any] | None = None
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def begin(
+        self, run_dir: Path, hardware: str, cfg: Config, images: Index, protocol: Protocol
+    ) -> None:
+        """What is about to happen, and on what."""
+        infrared = int((images.modality == Modality.IR).sum())
+        self.say(f"device    {hardware}; mixed precision {cfg.precision}")
+        self.say(
+            f"training  {len(np.unique(images.pids))} identities, {len(images) - infrared} RGB and "
+            f"{infrared} infrared images from {images.root}"
+        )
+        self.say(
+            f"network   {cfg.model.backbone}, weights {cfg.model.weights}, "
+            f"{cfg.data.height_px}x{cfg.data.width_px}, P {cfg.data.p} x K {cfg.data.k} pairs"
+        )
+        self.say(f"test      {protocol.name}, {len(protocol.trials)} trials, unseen identities")
+        self.say(f"run       {run_dir}")
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar for long work; call the result with (parts done, parts in all)."""
+        task = self._bars.add_task(what, total=None)
+        with self._showing():
+            yield lambda done, total: self._bars.update(task, completed=done, total=total)
+        self._bars.remove_task(task)
+
+    @contextmanager
+    def training(self, epochs: int, steps: int) -> Iterator[None]:
+        """The panel around the training loop."""
+        self._epoch_task = self._bars.add_task("epoch", total=epochs)
+        self._step_task = self._bars.add_task("step", total=steps)
+        self._status = Text("           waiting for the first batch")
+        with self._showing():
+            yield
+        for task in (self._epoch_task, self._step_task):
+            self._bars.remove_task(task)
+        self._status = self._last_epoch = None
+
+    def step(
+        self, epoch: int, step: int, losses: list[float], images_per_second: float, wait: float
+    ) -> None:
+        """A look at the running epoch."""
+        loss, cls, tri = losses
+        self._status = Text(
+            f"           loss {loss:.3f} = {cls:.3f} classification + {tri:.3f} triplet   "
+            f"{images_per_second:.0f} images/s   waiting for data {100 * wait:.1f} %"
+        )
+        self._bars.update(self._epoch_task, completed=epoch - 1)
+        self._bars.update(self._step_task, completed=step)
+        self._refresh()
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """A finished epoch, as `metrics.jsonl` has it."""
+        self._last_epoch = record
+        self._bars.update(self._epoch_task, completed=record["epoch"])
+        if self._live:
+            self._refresh()
+            return
+        spectra = " ".join(f"{name} {p:.2f}" for name, p in record["probability"].items())
+        self.say(
+            f"epoch {record['epoch']:3d}  loss {record['loss']:.3f}  "
+            f"{record['images_per_second']:6.0f} images/s  "
+            f"data wait {100 * record['data_wait']:4.1f} %  P̂ {spectra}"
+        )
+
+    def result(self, result: dict[str, Any]) -> None:
+        """The retrieval table."""
+        table = Table(title=f"{result['protocol']}, mean ± std of {result['num_trials']} trials, %")
+        figures = [*(f"rank{k}" for k in RANKS), "mAP", "mINP"]
+        for name in (*figures, "chance"):
+            table.add_column(name, justify="right")
+        cells = [f"{result[name]:.1f} ± {result['std'][name]:.1f}" for name in figures]
+        table.add_row(*cells, f"{result['chance_rank1']:.1f}")
+        table.caption = (
+            f"{result['num_query']} queries, {result['num_gallery']} gallery images a trial; "
+            "chance: rank-1 of a random order"
+        )
+        self.console.print(table)
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        """Keeps the live panel on screen; nested uses share it, and only a terminal has one."""
+        if self._live or not self.console.is_terminal:
+            yield
+            return
+        with Live(self._panel(), console=self.console, refresh_per_second=4) as self._live:
+            try:
+                yield
+            finally:
+                self._live.update(self._panel())
+                self._live = None
+
+    def _refresh(self) -> None:
+        if self._live:
+            self._live.update(self._panel())
+
+    def _panel(self) -> Group:
+        parts: list[Any] = [self._bars]
+        if self._status:
+            parts.append(self._status)
+        if self._last_epoch:
+            parts.append(spectrum_bars(self._last_epoch))
+        return Group(*parts)
+
+
+def spectrum_bars(record: dict[str, Any]) -> Table:
+    """P̂ of each spectrum as a bar, beside the confidence R that the network reached with it."""
+    table = Table.grid(padding=(0, 1))
+    for name, probability in record["probability"].items():
+        table.add_row(
+            Text(f"{name:>10}"),
+            ProgressBar(
+                total=1,
+                completed=probability,
+                width=40,
+                complete_style=SPECTRUM_STYLES.get(name, "cyan"),
+                finished_style=SPECTRUM_STYLES.get(name, "cyan"),
+            ),
+            Text(f"P̂ {probability:.3f}   R {record['confidence'][name]:.3f}"),
+        )
+    return table

@@ -1,0 +1,60 @@
+"""The folder of a run: created once, never overwritten unasked, every file whole or absent."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+CHECKPOINTS = "checkpoints"
+
+
+def check_free(run_dir: Path, overwrite: bool) -> None:
+    """Raises `InputError` if `run_dir` holds something that a run must not touch."""
+    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
+        return
+    if not (run_dir / CONFIG).is_file():
+        raise InputError(f"--run-dir {run_dir}: exists and is no run folder; choose another")
+    if not overwrite:
+        raise InputError(
+            f"--run-dir {run_dir}: holds a run; choose another folder, or pass --overwrite to "
+            "replace that run"
+        )
+
+
+def create(run_dir: Path, config_json: str, overwrite: bool) -> None:
+    """Makes the folder with its configuration; with `overwrite` an old run there is removed."""
+    check_free(run_dir, overwrite)
+    if run_dir.exists():
+        shutil.rmtree(run_dir)
+    (run_dir / CHECKPOINTS).mkdir(parents=True)
+    write(run_dir / CONFIG, config_json.encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replaces the file atomically: after a crash it holds the old content or the new, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Writes the evaluation's figures as JSON."""
+    write(path, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def append_metrics(run_dir: Path, record: dict[str, Any]) -> None:
+    """Adds one line to `metrics.jsonl`."""
+    with (run_dir / METRICS).open("a") as file:
+        file.write(json.dumps(record) + "\n")

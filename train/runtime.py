@@ -1,0 +1,39 @@
+"""What this process runs on: device, precision, versions."""
+
+import os
+import platform
+from importlib.metadata import version
+
+import torch
+
+from pipeline.errors import InputError
+
+PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "timm", "numpy")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device for `auto`, `cuda` or `cpu`; `InputError` if there is no GPU to use."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here; pass --device cpu or auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` as bf16 on a GPU and off without one; other names as they are."""
+    if name == "auto":
+        return "bf16" if device.type == "cuda" else "off"
+    return name
+
+
+def describe(device: torch.device) -> str:
+    """One line for people: the hardware, and where JPEGs are decoded."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, DALI decodes on the GPU (mixed)"
+    return f"CPU ({len(os.sched_getaffinity(0))} cores), DALI decodes on the CPU"
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
