@@ -12,6 +12,7 @@ import cdp
 
 REPOSITORY = Path(cdp.__file__).parent
 SMALL = [
+    *("--precision", "off"),
     *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "6", "--epochs", "2"),
     *("--checkpoint-every", "1", "--eval-every", "1", "--device", "cpu"),
 ]

@@ -67,8 +67,8 @@ class Config:
     """auto: the GPU if there is one, else DALI's and torch's CPU backends."""
 
     precision: Precision = "auto"
-    """Mixed precision (AMP) of the forward pass; fp16 scales the loss. auto: bf16 on a GPU, off
-    without one."""
+    """Mixed precision (AMP) of the forward pass; fp16 scales the loss. auto: bf16 on a GPU and on a
+    CPU that has its instructions (AVX512-BF16), else off."""
 
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """Distance between features at test."""

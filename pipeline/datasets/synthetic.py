@@ -90,16 +90,16 @@ _CARRIED = {"nothing": .42, "backpack": .30, "bag": .20, "suitcase": .08}
 class SyntheticOptions:
     """What the synthetic data set holds."""
 
-    num_train: int = 40
+    num_train: int = 150
     """Identities to train on."""
 
-    num_val: int = 4
+    num_val: int = 10
     """Identities to choose settings by."""
 
-    num_test: int = 20
+    num_test: int = 100
     """Identities to test on."""
 
-    images_per_camera: int = 6
+    images_per_camera: int = 3
     """Mean number of images of an identity in each camera that sees it."""
 
     seed: int = 0
