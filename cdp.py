@@ -70,7 +70,6 @@ def train(args: list[str]) -> None:
 
     from pipeline.errors import InputError
     from train.config import Config
-    from train.data import locate
     from train.loop import NotFiniteError
     from train.loop import train as run_training
     from train.presets import PRESETS
@@ -100,10 +99,8 @@ def train(args: list[str]) -> None:
         args=args[1:] if named else args,
     )
     run_dir = arguments.run_dir or Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    display = Display()
-    root = locate(arguments.config.data.root, display)
     try:
-        run_training(arguments.config, root, run_dir, display, arguments.overwrite)
+        run_training(arguments.config, run_dir, Display(), arguments.overwrite)
     except NotFiniteError as error:
         fail(str(error), 1)
 

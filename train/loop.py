@@ -13,6 +13,7 @@ from pipeline import spectrum
 from pipeline.datasets import sysu
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from train import checkpoint, config, dhsm, run_folder, runtime
+from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
 from train.reporting.clock import Clock
 from train.reporting.display import Display
@@ -24,18 +25,20 @@ class NotFiniteError(ArithmeticError):
 
 
 def train(
-    cfg: config.Config, root: Path, run_dir: Path, display: Display, overwrite: bool = False
+    cfg: config.Config, run_dir: Path, display: Display, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Trains on the data set at `root`, evaluates, and returns what `result.json` holds.
+    """Trains, tests on unseen identities, and returns what `result.json` holds.
 
-    Raises `InputError` or `OptionError` before anything is written if data, options or weights
+    Raises `InputError` or `OptionError` before `run_dir` is touched if data, options or weights
     cannot work, and `NotFiniteError` if the loss is NaN or infinite.
     """
+    run_folder.check_free(run_dir, overwrite)
     device = runtime.resolve_device(cfg.device)
     precision = runtime.resolve_precision(cfg.precision, device)
     torch.manual_seed(cfg.seed)
 
     # Data: which images, how they are tested, and the pipeline that feeds them.
+    root = locate(cfg.data.root, display)
     images = sysu.read_training(root, cfg.data.split)
     protocol = sysu.read_protocol(root)
     loader = TrainingLoader(images, cfg.data, device, cfg.seed)

@@ -28,7 +28,10 @@ def check_free(run_dir: Path, overwrite: bool) -> None:
 
 
 def create(run_dir: Path, config_json: str, overwrite: bool) -> None:
-    """Makes the folder with its configuration; with `overwrite` an old run there is removed."""
+    """Makes the folder with its configuration; with `overwrite` an old run there is removed.
+
+    Raises as `check_free` does.
+    """
     check_free(run_dir, overwrite)
     if run_dir.exists():
         shutil.rmtree(run_dir)

@@ -1,15 +1,11 @@
-"""What this process runs on: device, precision, versions."""
+"""What this process runs on: device and precision."""
 
 import os
-import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from pipeline.errors import InputError
-
-PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "timm", "numpy")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -36,8 +32,3 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, DALI decodes on the GPU (mixed)"
     return f"CPU ({len(os.sched_getaffinity(0))} cores), DALI decodes on the CPU"
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

@@ -107,12 +107,13 @@ class Display:
 
     def result(self, result: dict[str, Any]) -> None:
         """The retrieval table."""
-        table = Table(title=f"{result['protocol']}, mean ± std of {result['num_trials']} trials, %")
+        table = Table(title=f"{result['protocol']}, {result['num_trials']} trials, percent")
         figures = [*(f"rank{k}" for k in RANKS), "mAP", "mINP"]
-        for name in (*figures, "chance"):
+        for name in ("", *figures, "chance"):
             table.add_column(name, justify="right")
-        cells = [f"{result[name]:.1f} ± {result['std'][name]:.1f}" for name in figures]
-        table.add_row(*cells, f"{result['chance_rank1']:.1f}")
+        means = [f"{result[name]:.1f}" for name in figures]
+        table.add_row("mean", *means, f"{result['chance_rank1']:.1f}")
+        table.add_row("std", *(f"{result['std'][name]:.1f}" for name in figures))
         table.caption = (
             f"{result['num_query']} queries, {result['num_gallery']} gallery images a trial; "
             "chance: rank-1 of a random order"
