@@ -31,8 +31,9 @@ class Draws:
 
 def generator(seed: int, purpose: Purpose, epoch: int, step: int = 0) -> np.random.Generator:
     """The random stream of one step; its position-th value is the draw of that position."""
+    key = np.array([seed, purpose], np.uint64)  # a list would become float64 from seed 2**63 on
     # The low counter word counts the values drawn, so two steps never overlap.
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, step, epoch]))
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, epoch]))
 
 
 def draw(seed: int, epoch: int, step: int, num_originals: int, flip: float, jitter: float) -> Draws:

@@ -83,6 +83,8 @@ class Config:
     """Steps between two looks at the losses; the next look finds a NaN and names its step."""
 
     def __post_init__(self) -> None:
+        if self.seed >= 2**63:
+            raise InputError(f"--seed {self.seed}: must be less than 2**63")
         lowest = {"epochs": 1, "seed": 0, "eval_every": 0, "checkpoint_every": 0, "log_every": 1}
         for name, low in lowest.items():
             if getattr(self, name) < low:

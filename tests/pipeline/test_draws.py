@@ -23,6 +23,12 @@ def test_seed_epoch_step_and_purpose_give_different_streams():
     assert len(values) == len(streams)
 
 
+def test_neighbouring_large_seeds_differ():
+    """They met in one float64 when the key was a list."""
+    values = {generator(2**63 + i, Purpose.PLAN, 0).random(4).tobytes() for i in range(4)}
+    assert len(values) == 4
+
+
 def test_ranges_and_means():
     draws = draw(0, 1, 2, 20_000, 0.25, 0.1)
     assert 0 <= draws.spectrum.min() < draws.spectrum.max() < 1

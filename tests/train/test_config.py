@@ -58,6 +58,8 @@ def test_the_sysu_preset_is_the_paper_s():
     [
         (lambda: Config(epochs=0), r"--epochs 0: must be at least 1"),
         (lambda: Config(log_every=0), r"--log-every 0"),
+        (lambda: Config(seed=-1), r"--seed -1: must be at least 0"),
+        (lambda: Config(seed=2**63), r"--seed 9223372036854775808: must be less than"),
         (lambda: OptimizerOptions(lr=0.0), r"--optimizer.lr 0.0: must be greater than 0"),
         (lambda: OptimizerOptions(milestones=(40.0,)), r"must be a share of the epochs"),
     ],

@@ -159,6 +159,6 @@ def spectrum_bars(record: dict[str, Any]) -> Table:
                 complete_style=SPECTRUM_STYLES.get(name, "cyan"),
                 finished_style=SPECTRUM_STYLES.get(name, "cyan"),
             ),
-            Text(f"P̂ {probability:.3f}   R {record['confidence'][name]:.3f}"),
+            Text(f"P̂ {probability:.3f}   confidence {record['confidence'][name]:.3f}"),
         )
     return table
