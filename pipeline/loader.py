@@ -114,18 +114,18 @@ def _run(
     finally:
         source.stop()
         _drain(pipeline)
-        pipeline.reset()
 
 
 def _drain(pipeline: Pipeline) -> None:
     """Takes what is in flight, good or bad, so that the next epoch starts with its own batches."""
-    while True:
+    for _ in range(pipeline.prefetch_queue_depth + 2):  # a broken pipeline raises for ever
         try:
             pipeline.run()
         except StopIteration:
-            return
+            break
         except RuntimeError:
             continue
+    pipeline.reset()
 
 
 def _blame(source: TrainingSource | EvaluationSource, error: RuntimeError) -> Exception:

@@ -52,6 +52,11 @@ class Trial:
     query_place: Int64[ndarray, " q"]
     gallery_place: Int64[ndarray, " g"]
 
+    def has_match(self, index: Index) -> bool:
+        """Whether any query has a gallery image of its pid that it may be matched with."""
+        same_pid = index.pids[self.query][:, None] == index.pids[self.gallery]
+        return bool((same_pid & (self.query_place[:, None] != self.gallery_place)).any())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Protocol:

@@ -63,6 +63,11 @@ def read_protocol(root: Path) -> Protocol:
     for trial in range(NUM_TRIALS):
         gallery = _gallery(index, permutations, trial)
         trials.append(Trial(query, gallery, place[query], place[gallery]))
+    if not all(trial.has_match(index) for trial in trials):
+        raise InputError(
+            f"{root}: no identity of exp/test_id.txt has an RGB image (cam1, 2, 4, 5) that its "
+            "infrared images may be matched with (cam3 ignores cam2); add identities to the list"
+        )
     return Protocol("sysu all-search single-shot", index, tuple(trials), cmc_unique_pids=True)
 
 

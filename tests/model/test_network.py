@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from model.network import Network
@@ -74,6 +75,14 @@ def test_weights_from_a_file(tmp_path):
         network = Network(ModelOptions("resnet10t", str(tmp_path / name)), num_classes=7)
         for key, value in network.backbone.state_dict().items():
             assert torch.equal(value, trained.state_dict()[key]), key
+
+
+def test_weights_as_torchvision_distributes_them(tmp_path):
+    trained = torchvision.models.resnet18(weights=None)
+    torch.save(trained.state_dict(), tmp_path / "weights.pth")
+    network = Network(ModelOptions("resnet18", str(tmp_path / "weights.pth")), num_classes=7)
+    for key, value in network.backbone.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[key]), key
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish" * 100])

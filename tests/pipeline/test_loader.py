@@ -100,16 +100,20 @@ def test_a_file_that_cannot_be_read_is_named(index, how, kind):
         list(run)
 
 
-def test_after_a_bad_file_the_loader_still_works(index):
-    training = loader(index)
+@pytest.mark.parametrize("prefetch", [1, 2, 4])
+@pytest.mark.parametrize("how", ["truncated", "text", "missing"])
+def test_after_a_bad_file_the_loader_still_works(index, how, prefetch):
+    training = loader(index, prefetch)
     bad = index.path(13)
     kept = bad.with_suffix(".kept")
     shutil.copy(bad, kept)
-    corrupt(bad, "truncated")
+    corrupt(bad, how)
     with pytest.raises(InputError):
         list(training.epoch(1, spectrum.uniform()))
     os.replace(kept, bad)
-    assert len(list(training.epoch(2, spectrum.uniform()))) == 6
+    batches = list(training.epoch(2, np.eye(4)[3]))
+    assert len(batches) == 6
+    assert spectra(batches) == [{3}] * 6
 
 
 def test_paths_need_not_be_ascii(tmp_path, index):

@@ -16,6 +16,8 @@ PEOPLE = {
     5: {1: 2, 3: 1},
     7: {2: 3, 3: 2, 5: 1},
     8: {1: 4, 2: 2, 3: 3, 4: 1, 5: 2, 6: 2},
+    9: {3: 2},
+    10: {2: 2, 3: 2},
 }
 SPLITS = {"train": [1, 2], "val": [5], "test": [7, 8]}
 
@@ -24,8 +26,8 @@ def write_tree(root: Path) -> Path:
     rng = np.random.default_rng(0)
     cells = np.empty((6, 1), object)
     for camera in range(1, 7):
-        of_camera = np.empty((8, 1), object)
-        for pid in range(1, 9):
+        of_camera = np.empty((10, 1), object)
+        for pid in range(1, 11):
             n = PEOPLE.get(pid, {}).get(camera, 0)
             of_camera[pid - 1, 0] = np.array(
                 [rng.permutation(n) + 1 for _ in range(10)], np.uint8
@@ -36,8 +38,8 @@ def write_tree(root: Path) -> Path:
             for image in range(1, n + 1):
                 # Numbers with gaps: the protocol speaks of the n-th sorted file, not of its number.
                 (folder / f"{3 * image:04d}.jpg").touch()
-        # Cameras 1, 2 and 6 stop early in the official file.
-        cells[camera - 1, 0] = of_camera[:8]
+        # As in the official file, where cameras 1, 2 and 6 stop early.
+        cells[camera - 1, 0] = of_camera[:8] if camera in (1, 6) else of_camera
     (root / "exp").mkdir()
     for name, pids in SPLITS.items():
         (root / "exp" / f"{name}_id.txt").write_text(",".join(map(str, pids)) + "\n")
@@ -142,7 +144,15 @@ def test_permutations_that_do_not_fit_the_images_are_refused(tree):
         read_protocol(tree)
 
 
+@pytest.mark.parametrize("pids", ["9", "10"])
+def test_a_test_set_in_which_nobody_can_be_found_is_refused(tree, pids):
+    # 9 has no RGB image; 10 has one only where its infrared camera stands.
+    (tree / "exp" / "test_id.txt").write_text(pids)
+    with pytest.raises(InputError, match=r"no identity of exp/test_id.txt has an RGB image"):
+        read_protocol(tree)
+
+
 def test_a_test_set_without_infrared_images_is_refused(tree):
-    (tree / "exp" / "test_id.txt").write_text("9\n")
+    (tree / "exp" / "test_id.txt").write_text("11\n")
     with pytest.raises(InputError, match="no infrared image"):
         read_protocol(tree)
