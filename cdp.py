@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 USAGE = """\
 cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
@@ -108,13 +108,14 @@ def train(args: list[str]) -> None:
 def evaluate(args: list[str]) -> None:
     import tyro
 
+    from train.config import Device
     from train.evaluation.run import evaluate_run
     from train.reporting.display import Display
 
     def parse(
         run_dir: tyro.conf.Positional[Path],
         data_root: Path | None = None,
-        device: Literal["auto", "cuda", "cpu"] = "auto",
+        device: Device = "auto",
     ) -> None:
         """Tests the last checkpoint of a run by its data set's protocol, as table and result.json.
 

@@ -12,7 +12,6 @@ from pipeline.datasets.records import Modality
 from pipeline.errors import InputError
 from pipeline.loader import TrainingLoader
 from pipeline.options import DataOptions
-from pipeline.sampler import check
 
 GAP_PX = 6
 HEADER_PX = 22
@@ -31,7 +30,6 @@ def preview(root: Path, out: Path, identities: int, seed: int) -> None:
         raise InputError(f"--out {out}: no folder {out.parent}")
     index = sysu.read_training(root, "train+val")
     options = DataOptions(root=root, p=identities, k=2)
-    check(index, options.p, options.k, options.sampling)
     loader = TrainingLoader(index, options, torch.device("cpu"), seed)
     columns: list[np.ndarray] = []
     for one_hot in np.eye(len(spectrum.NAMES)):

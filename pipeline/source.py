@@ -1,4 +1,4 @@
-"""The external source: hands DALI one planned batch after another, on demand, from its thread.
+"""The external source: hands DALI one planned batch after another, on demand, in its `run()`.
 
 DALI asks ahead of the consumer (prefetch). At the end of the plan the source raises StopIteration,
 DALI drains, and only then is the next epoch begun: its first batch already sees the new P̂.

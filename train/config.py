@@ -20,6 +20,7 @@ from train.dhsm import DhsmOptions
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
+Distance = Literal["euclidean", "cosine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Config:
     """Mixed precision (AMP) of the forward pass; fp16 scales the loss. auto: bf16 on a GPU and on a
     CPU that has its instructions (AVX512-BF16), else off."""
 
-    distance: Literal["euclidean", "cosine"] = "euclidean"
+    distance: Distance = "euclidean"
     """Distance between features at test."""
 
     eval_every: int = 0

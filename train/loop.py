@@ -32,7 +32,7 @@ def train(
     Raises `InputError` or `OptionError` before `run_dir` is touched if data, options or weights
     cannot work, and `NotFiniteError` if the loss is NaN or infinite.
     """
-    run_folder.check_free(run_dir, overwrite)
+    run_folder.check_free(run_dir, overwrite)  # before anything that takes long
     device = runtime.resolve_device(cfg.device)
     precision = runtime.resolve_precision(cfg.precision, device)
     torch.manual_seed(cfg.seed)

@@ -34,11 +34,6 @@ class Index:
         """Where the image of `row` is."""
         return self.root / os.fsdecode(bytes(self.paths[row]))
 
-    def select(self, keep: Bool[ndarray, " n"]) -> "Index":
-        """The rows where `keep` is true, in order."""
-        columns = (self.paths, self.pids, self.camids, self.modality)
-        return Index(self.root, *(column[keep] for column in columns))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
@@ -52,10 +47,14 @@ class Trial:
     query_place: Int64[ndarray, " q"]
     gallery_place: Int64[ndarray, " g"]
 
+    def ignored(self) -> Bool[ndarray, "q g"]:
+        """The pairs that are taken out before anything is counted: those of one place."""
+        return self.query_place[:, None] == self.gallery_place
+
     def has_match(self, index: Index) -> bool:
         """Whether any query has a gallery image of its pid that it may be matched with."""
         same_pid = index.pids[self.query][:, None] == index.pids[self.gallery]
-        return bool((same_pid & (self.query_place[:, None] != self.gallery_place)).any())
+        return bool((same_pid & ~self.ignored()).any())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """A network's figures under a data set's protocol: features → distances → trials → mean and std."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +12,8 @@ from torch import Tensor
 from model.network import Network
 from pipeline.datasets.records import Protocol, Trial
 from pipeline.loader import EvaluationLoader
+from train.config import Distance
 from train.evaluation.metrics import RANKS, Ranking, rank
-
-Distance = Literal["euclidean", "cosine"]
 
 
 @torch.inference_mode()
@@ -43,24 +42,21 @@ def evaluate(
     """
     rankings = [_rank_trial(features, protocol, trial, distance) for trial in protocol.trials]
 
-    def mean(figure: Callable[[Ranking], float]) -> float:
-        return 100 * float(np.mean([figure(r) for r in rankings]))
+    figures = [
+        {f"rank{k}": float(r.cmc[k - 1]) for k in RANKS} | {"mAP": r.mean_ap, "mINP": r.mean_inp}
+        for r in rankings
+    ]
 
-    def std(figure: Callable[[Ranking], float]) -> float:
-        return 100 * float(np.std([figure(r) for r in rankings]))
+    def percent(statistic: Callable[[list[float]], Any], name: str) -> float:
+        return 100 * float(statistic([of_trial[name] for of_trial in figures]))
 
-    figures: dict[str, Callable[[Ranking], float]] = {
-        **{f"rank{k}": lambda r, k=k: r.cmc[k - 1] for k in RANKS},  # type: ignore[misc]
-        "mAP": lambda r: r.mean_ap,
-        "mINP": lambda r: r.mean_inp,
-    }
     return {
         "protocol": protocol.name,
         "distance": distance,
         "unit": "percent",
-        **{name: mean(figure) for name, figure in figures.items()},
-        "std": {name: std(figure) for name, figure in figures.items()},
-        "chance_rank1": mean(lambda r: r.chance_rank1),
+        **{name: percent(np.mean, name) for name in figures[0]},
+        "std": {name: percent(np.std, name) for name in figures[0]},
+        "chance_rank1": 100 * float(np.mean([r.chance_rank1 for r in rankings])),
         "num_trials": len(rankings),
         "num_query": rankings[0].num_query,
         "num_gallery": len(protocol.trials[0].gallery),
@@ -71,13 +67,11 @@ def _rank_trial(features: Tensor, protocol: Protocol, trial: Trial, distance: Di
     device = features.device
     pids = torch.from_numpy(protocol.index.pids).to(device)
     query, gallery = (torch.from_numpy(rows).to(device) for rows in (trial.query, trial.gallery))
-    query_place = torch.from_numpy(trial.query_place).to(device)
-    gallery_place = torch.from_numpy(trial.gallery_place).to(device)
     return rank(
         pairwise(features[query], features[gallery], distance),
         pids[query],
         pids[gallery],
-        query_place[:, None] == gallery_place[None, :],
+        torch.from_numpy(trial.ignored()).to(device),
         protocol.cmc_unique_pids,
     )
 

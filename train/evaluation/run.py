@@ -7,6 +7,7 @@ from pipeline.datasets import sysu
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
 from train import checkpoint, config, run_folder, runtime
+from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
 from train.reporting.display import Display
 
@@ -25,7 +26,7 @@ def evaluate_run(
     device = runtime.resolve_device(device_name)
     weights = checkpoint.latest(run_dir)
     network = checkpoint.load(weights, cfg.model).to(device)
-    protocol = sysu.read_protocol(data_root or cfg.data.root or Path())
+    protocol = sysu.read_protocol(locate(data_root or cfg.data.root, display))
     loader = EvaluationLoader(protocol.index, cfg.data, device)
     display.say(f"device    {runtime.describe(device)}")
     display.say(f"weights   {weights}")
