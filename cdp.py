@@ -10,8 +10,12 @@ USAGE = """\
 cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
 
   cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets}
+  cdp train --resume RUN_DIR              go on with a run of --trial all
   cdp eval RUN_DIR                        test a trained run again
+  cdp score --query Q.npz --gallery G.npz --protocol P
+                                          official figures for features made elsewhere
   cdp data make DIR                       write the embedded synthetic people as JPEG files
+  cdp data check DIR                      is the data set whole, and every image readable?
   cdp data preview DIR --out FILE.png     picture of originals and their counterparts
 
 `cdp train --help` shows every field with its default; so does --help after any other command.
@@ -64,16 +68,17 @@ def preset_names() -> list[str]:
 
 
 def train(args: list[str]) -> None:
+    import re
     import time
 
     import tyro
 
     from pipeline.errors import InputError
     from train.config import Config
-    from train.loop import NotFiniteError
     from train.loop import train as run_training
     from train.presets import PRESETS
     from train.reporting.display import Display
+    from train.trials import continue_trials, train_trials
 
     @dataclass(frozen=True)
     class Arguments:
@@ -83,6 +88,12 @@ def train(args: list[str]) -> None:
         overwrite: bool = False
         """Replace the run that --run-dir holds."""
 
+    if args[:1] == ["--resume"]:
+        if len(args) != 2:
+            raise InputError("train --resume RUN_DIR: takes the folder and nothing else")
+        stopping_at_nan(lambda: continue_trials(Path(args[1]), Display()))
+        return
+    args = [re.sub("^--trial(?==|$)", "--data.trial", arg) for arg in args]
     named = bool(args) and not args[0].startswith("-")
     if not named and not {"-h", "--help"} & set(args):
         raise InputError(f"train: which preset? one of {', '.join(PRESETS)}")
@@ -99,8 +110,16 @@ def train(args: list[str]) -> None:
         args=args[1:] if named else args,
     )
     run_dir = arguments.run_dir or Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run = train_trials if arguments.config.data.trial == "all" else run_training
+    stopping_at_nan(lambda: run(arguments.config, run_dir, Display(), arguments.overwrite))
+
+
+def stopping_at_nan(run: Callable[[], object]) -> None:
+    """Turns a loss that is NaN into one line and status 1."""
+    from train.loop import NotFiniteError
+
     try:
-        run_training(arguments.config, run_dir, Display(), arguments.overwrite)
+        run()
     except NotFiniteError as error:
         fail(str(error), 1)
 
@@ -108,6 +127,7 @@ def train(args: list[str]) -> None:
 def evaluate(args: list[str]) -> None:
     import tyro
 
+    from pipeline.options import Trial
     from train.config import Device
     from train.evaluation.run import evaluate_run
     from train.reporting.display import Display
@@ -115,18 +135,55 @@ def evaluate(args: list[str]) -> None:
     def parse(
         run_dir: tyro.conf.Positional[Path],
         data_root: Path | None = None,
+        trial: Trial | None = None,
         device: Device = "auto",
     ) -> None:
-        """Tests the last checkpoint of a run by its data set's protocol, as table and result.json.
+        """Tests a run in every mode of its data set's protocol, as table and result.json.
 
         Args:
             run_dir: Folder that `cdp train` wrote.
-            data_root: Where the data set is now, if not where it was.
+            data_root: Where the data set is now, if not where it was; may be another data set.
+            trial: RegDB's trial to test on; refused if the weights saw its identities.
             device: auto is the GPU if there is one.
         """
-        evaluate_run(run_dir, data_root, device, Display())
+        evaluate_run(run_dir, Display(), data_root, trial, device)
 
     tyro.cli(parse, prog="cdp eval", args=args)
+
+
+def score(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.datasets.rules import RULES
+    from train.evaluation.metrics import Distance
+    from train.evaluation.score import score_files
+    from train.reporting.display import Display
+
+    def parse(
+        query: Path,
+        gallery: tuple[Path, ...],
+        protocol: str,
+        distance: Distance = "euclidean",
+        json: Path | None = None,
+    ) -> None:
+        """CMC, mAP and mINP of features that any model made.
+
+        A file holds the arrays features [n, d] float32, pids [n] int64, camids [n] int64, as
+        numpy.savez writes them. In Python: train.evaluation.score.score.
+
+        Args:
+            query: .npz file of the queries.
+            gallery: .npz file of the gallery; several are trials, whose figures are averaged.
+            protocol: PROTOCOLS
+            distance: Between features.
+            json: File to write the figures to as well.
+        """
+        score_files(query, gallery, protocol, distance, json, Display())
+
+    protocols = "; ".join(f"{name}: {rule.about}" for name, rule in RULES.items())
+    assert parse.__doc__
+    parse.__doc__ = parse.__doc__.replace("PROTOCOLS", protocols)
+    tyro.cli(parse, prog="cdp score", args=args)
 
 
 def data_make(args: list[str]) -> None:
@@ -151,6 +208,25 @@ def data_make(args: list[str]) -> None:
     tyro.cli(parse, prog="cdp data make", args=args)
 
 
+def data_check(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.options import KindName
+    from train.data import check
+    from train.reporting.display import Display
+
+    def parse(root: tyro.conf.Positional[Path], kind: KindName = "auto") -> None:
+        """Looks at every file of a data set; exit status 2 if something has to be mended.
+
+        Args:
+            root: Folder of a data set, or the CSV file that lists it.
+            kind: Its layout; auto: told by what the folder holds.
+        """
+        check(root, kind, Display())
+
+    tyro.cli(parse, prog="cdp data check", args=args)
+
+
 def data_preview(args: list[str]) -> None:
     import tyro
 
@@ -162,7 +238,7 @@ def data_preview(args: list[str]) -> None:
         """Draws originals and their counterparts, made by the training graph, as one picture.
 
         Args:
-            root: Folder of a data set in SYSU-MM01's layout.
+            root: Folder of a data set, or the CSV file that lists it.
             out: PNG file to write.
             identities: Rows of the picture.
             seed: Picks the identities and images.
@@ -176,7 +252,9 @@ def data_preview(args: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "eval": evaluate,
+    "score": score,
     "data make": data_make,
+    "data check": data_check,
     "data preview": data_preview,
 }
 

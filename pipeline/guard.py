@@ -7,42 +7,53 @@ the header raises in DALI, and `why_undecodable` finds the file.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 from nvidia import nvimgcodec
 from PIL import Image
 
 FORMATS = ("jpeg", "png", "bmp")
+SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM")
 MAX_PIXELS = 4096 * 4096  # a person crop has some 20,000
 
 
-def why_unusable(path: Path) -> str | None:
+class Flaw(NamedTuple):
+    """Why a file cannot serve: a short name for tables, and the words of an error message."""
+
+    kind: str
+    text: str
+
+
+def why_unusable(path: Path) -> Flaw | None:
     """The reason why the file's header cannot serve, or None."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        return f"cannot be read ({error.strerror})"
+        return Flaw("unreadable", f"cannot be read ({error.strerror})")
     if not content:
-        return "is empty"
+        return Flaw("zero bytes", "is empty")
     try:
         stream = nvimgcodec.CodeStream(content)
         height, width, codec = stream.height, stream.width, stream.codec_name
     except RuntimeError:
-        return "is no image, or its header is damaged"
+        kind = "damaged header" if content.startswith(SIGNATURES) else "not an image"
+        return Flaw(kind, "is no image, or its header is damaged")
     if codec not in FORMATS:
-        return f"is a {codec} file; expected {', '.join(FORMATS)}"
+        return Flaw("other format", f"is a {codec} file; expected {', '.join(FORMATS)}")
     if height * width > MAX_PIXELS:
-        return f"claims {width} x {height} pixels, more than {MAX_PIXELS}"
+        return Flaw("oversized", f"claims {width} x {height} pixels, more than {MAX_PIXELS}")
     return None
 
 
-def why_undecodable(path: Path) -> str | None:
+def why_undecodable(path: Path) -> Flaw | None:
     """The reason why the file's pixels cannot be had, or None; decodes it."""
-    reason = why_unusable(path)
-    if reason:
-        return reason
+    flaw = why_unusable(path)
+    if flaw:
+        return flaw
     try:
         with Image.open(path) as image:
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        return f"cannot be decoded ({error})"
+        kind = "truncated" if "truncated" in str(error) else "damaged pixels"
+        return Flaw(kind, f"cannot be decoded ({error})")
     return None

@@ -134,5 +134,5 @@ def _blame(source: TrainingSource | EvaluationSource, error: RuntimeError) -> Ex
         for row in np.unique(rows):
             reason = why_undecodable(source.index.path(row))
             if reason:
-                return unusable(source.index, row, reason)
+                return unusable(source.index, row, reason.text)
     return RuntimeError(f"DALI failed, and every image of the batch is readable: {error}")

@@ -6,17 +6,32 @@ from typing import Literal
 
 from pipeline.errors import InputError
 
+KindName = Literal["auto", "sysu", "regdb", "llcm", "table"]
+Trial = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, "all"]
+
 
 @dataclass(frozen=True, slots=True)
 class DataOptions:
     """Where the images are, how batches are drawn from them, and how DALI runs."""
 
     root: Path | None = None
-    """Folder of the data set in SYSU-MM01's layout; None: the embedded synthetic set, made once
-    under runs/."""
+    """Folder of the data set, or the CSV file that lists it; None: the embedded synthetic set, made
+    once under runs/."""
+
+    kind: KindName = "auto"
+    """Layout of the data set; auto: told by what the folder holds."""
 
     split: Literal["train", "train+val"] = "train+val"
-    """Identities to train on; SYSU-MM01's protocol trains on train+val."""
+    """Identities to train on, where a data set sets some apart for validation; SYSU-MM01's protocol
+    trains on train+val."""
+
+    trial: Trial = 1
+    """RegDB: which of its ten splits into training and test; all: ten trainings, one after another
+    (also --trial). Other data sets have one split."""
+
+    stand_in_galleries: bool = False
+    """SYSU-MM01 without rand_perm_cam.mat: draw the galleries from a seed; its figures compare with
+    nobody's, and say so."""
 
     height_px: int = 256
     """Height that every image is resized to."""

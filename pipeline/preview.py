@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipeline import spectrum
-from pipeline.datasets import sysu
+from pipeline.datasets.kinds import read_training
 from pipeline.datasets.records import Modality
 from pipeline.errors import InputError
 from pipeline.loader import TrainingLoader
@@ -28,8 +28,8 @@ def preview(root: Path, out: Path, identities: int, seed: int) -> None:
         raise InputError(f"--out {out}: must end in .png")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
-    index = sysu.read_training(root, "train+val")
     options = DataOptions(root=root, p=identities, k=2)
+    index = read_training(options, root)
     loader = TrainingLoader(index, options, torch.device("cpu"), seed)
     columns: list[np.ndarray] = []
     for one_hot in np.eye(len(spectrum.NAMES)):

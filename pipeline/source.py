@@ -46,7 +46,7 @@ class FirstLook:
         paths = [self._index.path(row) for row in new]
         for row, reason in zip(new, self._threads.map(why_unusable, paths), strict=True):
             if reason:
-                raise unusable(self._index, row, reason)
+                raise unusable(self._index, row, reason.text)
         self._seen[new] = True
 
 

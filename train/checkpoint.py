@@ -13,11 +13,12 @@ from train import run_folder
 FORMAT = "cdp-reid weights 1"
 
 
-def save(run_dir: Path, network: Network, epoch: int) -> Path:
-    """Saves the weights after `epoch`; returns the file."""
+def save(run_dir: Path, network: Network, epoch: int, trained_on: str) -> Path:
+    """Saves the weights after `epoch`, with the name of what they saw; returns the file."""
     path = run_dir / run_folder.CHECKPOINTS / f"epoch-{epoch:04d}.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    run_folder.write(path, safetensors.torch.save(tensors, metadata={"format": FORMAT}))
+    metadata = {"format": FORMAT, "trained_on": trained_on}
+    run_folder.write(path, safetensors.torch.save(tensors, metadata=metadata))
     return path
 
 
@@ -32,8 +33,7 @@ def latest(run_dir: Path) -> Path:
 def load(path: Path, options: ModelOptions) -> Network:
     """The network with the file's weights; `InputError` if they are damaged or do not fit."""
     try:
-        with safe_open(path, framework="pt") as file:
-            written_as = (file.metadata() or {}).get("format")
+        written_as = _metadata(path).get("format")
         if written_as != FORMAT:
             raise InputError(f"{path}: is {written_as or 'of no known format'}, not {FORMAT!r}")
         tensors = safetensors.torch.load_file(path)
@@ -45,3 +45,23 @@ def load(path: Path, options: ModelOptions) -> Network:
             "or train again"
         ) from error
     return network
+
+
+def check_leak(path: Path, tested_on: str) -> None:
+    """Raises `InputError` if the weights saw identities of the test: another trial of one data set.
+
+    RegDB's ten trials split the same people, so half of one trial's test identities were trained on
+    in another.
+    """
+    trained_on = _metadata(path).get("trained_on", "")
+    data_set, is_trial, _ = trained_on.partition(" trial ")
+    if is_trial and tested_on.startswith(data_set) and tested_on != trained_on:
+        raise InputError(
+            f"{path}: was trained on {trained_on}; on {tested_on} it would meet identities it was "
+            f"trained on: test it on {trained_on}, or another run's checkpoint here"
+        )
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}

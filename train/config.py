@@ -15,12 +15,12 @@ import torch
 
 from model.options import LossOptions, ModelOptions
 from pipeline.errors import InputError
-from pipeline.options import DataOptions
+from pipeline.options import DataOptions, KindName
 from train.dhsm import DhsmOptions
+from train.evaluation.metrics import Distance
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
-Distance = Literal["euclidean", "cosine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,11 @@ class Config:
                 )
 
 
-def resolve(config: Config, root: Path, device: torch.device, precision: str) -> Config:
+def resolve(
+    config: Config, root: Path, kind: KindName, device: torch.device, precision: str
+) -> Config:
     """The configuration with every `auto` and default place replaced by what it became."""
-    data = dataclasses.replace(config.data, root=root.absolute())
+    data = dataclasses.replace(config.data, root=root.absolute(), kind=kind)
     return dataclasses.replace(
         config,
         data=data,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.network import Network
 from pipeline import spectrum
-from pipeline.datasets import sysu
+from pipeline.datasets.kinds import kind_of, read_protocol, read_training
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from train import checkpoint, config, dhsm, run_folder, runtime
 from train.data import locate
@@ -39,8 +39,8 @@ def train(
 
     # Data: which images, how they are tested, and the pipeline that feeds them.
     root = locate(cfg.data.root, display)
-    images = sysu.read_training(root, cfg.data.split)
-    protocol = sysu.read_protocol(root)
+    images = read_training(cfg.data, root)
+    protocol = read_protocol(cfg.data, root)
     loader = TrainingLoader(images, cfg.data, device, cfg.seed)
     test_loader = EvaluationLoader(protocol.index, cfg.data, device)
 
@@ -61,7 +61,7 @@ def train(
     confidence = dhsm.Confidence(len(spectrum.NAMES), device)
     step = TrainingStep(network, optimizer, confidence, cfg.loss, precision, device)
 
-    resolved = config.resolve(cfg, root, device, precision)
+    resolved = config.resolve(cfg, root, kind_of(root, cfg.data.kind), device, precision)
     run_folder.create(run_dir, config.to_json(resolved), overwrite)
     display.begin(run_dir, runtime.describe(device), resolved, images, protocol)
 
@@ -112,7 +112,7 @@ def train(
                 probability = dhsm.next_probability(probability, r, cfg.dhsm.alpha)
             last = epoch == cfg.epochs
             if last or (cfg.checkpoint_every and epoch % cfg.checkpoint_every == 0):
-                checkpoint.save(run_dir, network, epoch)
+                checkpoint.save(run_dir, network, epoch, trained_on=protocol.name)
             if last or (cfg.eval_every and epoch % cfg.eval_every == 0):
                 with display.progress("evaluating") as progress:
                     features = extract_features(network, test_loader, progress)

@@ -35,6 +35,27 @@ network has a BNNeck, compares by cosine and keeps its learning rate longer.""",
 
 Command: cdp train sysu --data.root SYSU-MM01. Hardware: one GPU; time: not measured.
 The paper's result, all-search single-shot: R1 38.0, R10 82.3, R20 91.7, mAP 38.4.""",
-        Config(),
+        Config(data=DataOptions(kind="sysu")),
+    ),
+    "regdb": Preset(
+        """CDP+DHSM on RegDB as the paper trains it: ResNet-50, 256x128, P 16, K 4, 100 epochs.
+
+Command: cdp train regdb --data.root RegDB --trial all. Hardware: one GPU; time: not measured.
+The paper's result: visible to thermal R1 65.0, mAP 62.7; thermal to visible R1 65.3, mAP 62.1.""",
+        Config(data=DataOptions(kind="regdb"), epochs=100),
+    ),
+    "llcm": Preset(
+        """CDP+DHSM on LLCM, which is younger than the paper: its setting for SYSU-MM01.
+
+Command: cdp train llcm --data.root LLCM. Hardware: one GPU; time: not measured.
+No published result of CDP to compare with.""",
+        Config(data=DataOptions(kind="llcm"), epochs=100),
+    ),
+    "table": Preset(
+        """CDP+DHSM on any images, listed in a CSV of path,pid,camid,modality,split[,role].
+
+Command: cdp train table --data.root people.csv. Hardware: one GPU; time: not measured.
+Tested by Market-1501's rule: images of one pid and camera do not count.""",
+        Config(data=DataOptions(kind="table"), epochs=100),
     ),
 }

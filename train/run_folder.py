@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+from train import config
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -37,6 +38,14 @@ def create(run_dir: Path, config_json: str, overwrite: bool) -> None:
         shutil.rmtree(run_dir)
     (run_dir / CHECKPOINTS).mkdir(parents=True)
     write(run_dir / CONFIG, config_json.encode())
+
+
+def read_config(run_dir: Path) -> config.Config:
+    """The run's configuration; `InputError` if the folder is no run or holds another version's."""
+    path = run_dir / CONFIG
+    if not path.is_file():
+        raise InputError(f"{run_dir}: no run folder ({CONFIG} is missing)")
+    return config.from_json(path.read_text(), str(path))
 
 
 def write(path: Path, content: bytes) -> None:

@@ -6,8 +6,11 @@ from enum import IntEnum
 from pathlib import Path
 from typing import SupportsIndex
 
-from jaxtyping import Bool, Int64, Shaped, UInt8
+import numpy as np
+from jaxtyping import Int64, Shaped, UInt8
 from numpy import ndarray
+
+from pipeline.datasets.rules import Rule
 
 
 class Modality(IntEnum):
@@ -37,31 +40,48 @@ class Index:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """One ranking task: each query row is ranked against all gallery rows of an `Index`.
-
-    A gallery row whose place equals the query's place is ignored for that query, whatever its pid.
-    """
+    """One ranking task: each query row is ranked against all gallery rows of an `Index`."""
 
     query: Int64[ndarray, " q"]
     gallery: Int64[ndarray, " g"]
-    query_place: Int64[ndarray, " q"]
-    gallery_place: Int64[ndarray, " g"]
 
-    def ignored(self) -> Bool[ndarray, "q g"]:
-        """The pairs that are taken out before anything is counted: those of one place."""
-        return self.query_place[:, None] == self.gallery_place
 
-    def has_match(self, index: Index) -> bool:
-        """Whether any query has a gallery image of its pid that it may be matched with."""
-        same_pid = index.pids[self.query][:, None] == index.pids[self.gallery]
-        return bool((same_pid & ~self.ignored()).any())
+@dataclass(frozen=True, slots=True, eq=False)
+class Mode:
+    """One way of searching that a protocol reports: trials whose figures are averaged."""
+
+    name: str
+    trials: tuple[Trial, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Protocol:
-    """A data set's way of testing: the images to embed, and trials over their rows to average."""
+    """A data set's way of testing: the images to embed, and what to rank over their rows."""
 
     name: str
     index: Index
-    trials: tuple[Trial, ...]
-    cmc_unique_pids: bool  # CMC counts each gallery pid once, at its best rank
+    modes: tuple[Mode, ...]  # the first one is the data set's headline
+    rule: Rule
+    remark: str = ""  # what every figure made with it must say
+
+    def num_matches(self, trial: Trial) -> Int64[ndarray, " q"]:
+        """For each query, the gallery images of its pid that it may be matched with."""
+        left_out = self.rule.exclusion(self.index.pids, self.index.camids)
+        _, pid = np.unique(self.index.pids, return_inverse=True)
+        _, code = np.unique(left_out, return_inverse=True)
+        _, pair = np.unique(pid * (code.max() + 1) + code, return_inverse=True)
+        matches = np.bincount(pid[trial.gallery], minlength=len(pid))[pid[trial.query]]
+        excluded = np.bincount(pair[trial.gallery], minlength=len(pair))[pair[trial.query]]
+        return (matches - excluded).astype(np.int64)
+
+
+def make_index(root: Path, rows: list[tuple[str, int, int, Modality]]) -> Index:
+    """An index of (path relative to `root`, pid, camid, modality) rows, in that order."""
+    paths, pids, camids, modality = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Index(
+        root,
+        np.array([os.fsencode(path) for path in paths], np.bytes_),
+        np.array(pids, np.int64),
+        np.array(camids, np.int64),
+        np.array(modality, np.uint8),
+    )

@@ -2,9 +2,9 @@
 
 Protocol (Wu et al., "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017, and the
 evaluation code that its authors published): every infrared image of a test identity is a query; the
-gallery of trial t holds, for each test identity and RGB camera, the image that the t-th row of
-`rand_perm_cam.mat` puts first. Cameras 2 and 3 stand in one place, so a query of camera 3 ignores
-the gallery images of camera 2.
+gallery of trial t holds, for each test identity and RGB camera, the images that the t-th row of
+`rand_perm_cam.mat` puts first: one (single-shot) or ten (multi-shot). All-search has the galleries
+of all RGB cameras, indoor search those of cameras 1 and 2.
 """
 
 import os
@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+from jaxtyping import Int64
+from numpy import ndarray
 
-from pipeline.datasets.records import Index, Modality, Protocol, Trial
+from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial, make_index
+from pipeline.datasets.rules import RULES
 from pipeline.errors import InputError
 
 CAMERAS = {
@@ -24,9 +27,23 @@ CAMERAS = {
     5: Modality.RGB,
     6: Modality.IR,
 }
-GALLERY_CAMERAS = (1, 2, 4, 5)  # all-search
+MODES = {  # name: (gallery cameras, shots); the first one is what papers quote
+    "all-search single-shot": ((1, 2, 4, 5), 1),
+    "all-search multi-shot": ((1, 2, 4, 5), 10),
+    "indoor single-shot": ((1, 2), 1),
+    "indoor multi-shot": ((1, 2), 10),
+}
 NUM_TRIALS = 10
 PERMUTATIONS = Path("exp", "rand_perm_cam.mat")
+WHERE_TO_GET_PERMUTATIONS = (
+    "it is not in the SYSU-MM01 download but in its authors' evaluation code "
+    "(evaluation/data_split/rand_perm_cam.mat of github.com/wuancong/SYSU-MM01): copy it there"
+)
+STAND_IN = (
+    "galleries drawn from a seed, not by SYSU-MM01's rand_perm_cam.mat: not comparable with "
+    "published figures"
+)
+Permutations = list[list[np.ndarray]]
 
 
 def read_training(root: Path, split: str) -> Index:
@@ -36,7 +53,7 @@ def read_training(root: Path, split: str) -> Index:
     list or an identity's images are missing.
     """
     pids = sorted({pid for part in split.split("+") for pid in read_ids(root, part)})
-    index = _read_images(root, pids)
+    index = read_images(root, pids)
     empty = sorted(set(pids) - set(index.pids.tolist()))
     if empty:
         raise InputError(
@@ -46,41 +63,45 @@ def read_training(root: Path, split: str) -> Index:
     return index
 
 
-def read_protocol(root: Path) -> Protocol:
-    """Reads the test images and the ten trials of the all-search single-shot protocol.
+def read_protocol(root: Path, stand_in: bool = False) -> Protocol:
+    """Reads the test images and the ten trials of each of the four modes.
 
-    Raises `InputError` when a file is missing or does not fit the images.
+    With `stand_in` a missing `rand_perm_cam.mat` is replaced by seeded permutations, and the
+    protocol's remark says so. Raises `InputError` when a file is missing or does not fit.
     """
-    index = _read_images(root, read_ids(root, "test"))
+    index = read_images(root, read_ids(root, "test"))
     query = np.flatnonzero(index.modality == Modality.IR)
     if not len(query):
         raise InputError(
             f"{root}: no infrared image (cam3, cam6) of an identity of exp/test_id.txt"
         )
-    permutations = _read_permutations(root)
-    place = np.where(index.camids == 3, 2, index.camids)
-    trials = []
-    for trial in range(NUM_TRIALS):
-        gallery = _gallery(index, permutations, trial)
-        trials.append(Trial(query, gallery, place[query], place[gallery]))
-    if not all(trial.has_match(index) for trial in trials):
-        raise InputError(
-            f"{root}: no identity of exp/test_id.txt has an RGB image (cam1, 2, 4, 5) that its "
-            "infrared images may be matched with (cam3 ignores cam2); add identities to the list"
-        )
-    return Protocol("sysu all-search single-shot", index, tuple(trials), cmc_unique_pids=True)
+    drawn = stand_in and not (root / PERMUTATIONS).exists()
+    permutations = None if drawn else read_permutations(root)
+    modes = tuple(
+        Mode(name, tuple(Trial(query, rows) for rows in _galleries(index, permutations, *what)))
+        for name, what in MODES.items()
+    )
+    protocol = Protocol("sysu", index, modes, RULES["sysu"], STAND_IN if drawn else "")
+    for trial in modes[0].trials:
+        if not protocol.num_matches(trial).any():
+            raise InputError(
+                f"{root}: no identity of exp/test_id.txt has an RGB image (cam1, 2, 4, 5) that its "
+                "infrared images may be matched with (cam3 ignores cam2); add identities to the "
+                "list"
+            )
+    return protocol
 
 
 def read_ids(root: Path, part: str) -> list[int]:
     """The identities of `exp/<part>_id.txt`: one line of comma-separated integers."""
     path = root / "exp" / f"{part}_id.txt"
-    if not root.is_dir():
-        raise InputError(
-            f"--data.root {root}: no such folder; "
-            f"`cdp data make {root}` writes a synthetic set there"
-        )
     if not path.is_file():
         raise InputError(f"{path}: missing; --data.root must be the folder with cam1…cam6 and exp/")
+    return read_id_list(path)
+
+
+def read_id_list(path: Path) -> list[int]:
+    """The comma-separated integers of a file; `InputError` names what is none."""
     fields = [field for field in path.read_text().replace("\n", ",").split(",") if field.strip()]
     if not fields:
         raise InputError(f"{path}: lists no identity; expected comma-separated integers as 1,2,3")
@@ -92,32 +113,27 @@ def read_ids(root: Path, part: str) -> list[int]:
     return [int(field) for field in fields]
 
 
-def _read_images(root: Path, pids: list[int]) -> Index:
+def read_images(root: Path, pids: list[int]) -> Index:
     """All images of `pids`, ordered by camera, identity and file name."""
-    paths: list[bytes] = []
-    keys: list[tuple[int, int]] = []
-    for camid in CAMERAS:
+    rows: list[tuple[str, int, int, Modality]] = []
+    for camid, modality in CAMERAS.items():
         for pid in pids:
             folder = f"cam{camid}/{pid:04d}"
             try:
                 names = sorted(n for n in os.listdir(root / folder) if n.lower().endswith(".jpg"))
             except FileNotFoundError:
                 continue  # this camera never saw this identity
-            paths += [os.fsencode(f"{folder}/{name}") for name in names]
-            keys += [(pid, camid)] * len(names)
-    columns = np.array(keys, np.int64).reshape(-1, 2)
-    camids = np.ascontiguousarray(columns[:, 1])
-    modality = np.array([CAMERAS.get(c, 0) for c in range(7)], np.uint8)[camids]
-    return Index(root, np.array(paths, np.bytes_), columns[:, 0].copy(), camids, modality)
+            rows += [(f"{folder}/{name}", pid, camid, modality) for name in names]
+    return make_index(root, rows)
 
 
-def _read_permutations(root: Path) -> list[list[np.ndarray]]:
+def read_permutations(root: Path) -> Permutations:
     """[camera - 1][pid - 1] -> int [10, images], 1-based; short where a camera saw no later pid."""
     path = root / PERMUTATIONS
     if not path.is_file():
         raise InputError(
-            f"{path}: missing; it is not in the SYSU-MM01 download but in its authors' evaluation "
-            "code (data_split/rand_perm_cam.mat of github.com/wuancong/SYSU-MM01): copy it there"
+            f"{path}: missing; {WHERE_TO_GET_PERMUTATIONS}, or pass --data.stand-in-galleries to "
+            "test on galleries whose figures compare with nobody's"
         )
     try:
         cells = scipy.io.loadmat(path)["rand_perm_cam"]
@@ -128,20 +144,40 @@ def _read_permutations(root: Path) -> list[list[np.ndarray]]:
         ) from error
 
 
-def _gallery(index: Index, permutations: list[list[np.ndarray]], trial: int) -> np.ndarray:
-    """Rows of the single-shot gallery: for each camera and identity the trial's first image."""
-    rows = []
-    for camid in GALLERY_CAMERAS:
-        of_camera = permutations[camid - 1]
+def _galleries(
+    index: Index, permutations: Permutations | None, cameras: tuple[int, ...], shots: int
+) -> list[Int64[ndarray, " g"]]:
+    """Rows of each trial's gallery: of each camera and identity the trial's first images."""
+    picked: list[np.ndarray] = []  # [trial, shot] of a camera and identity
+    for camid in cameras:
         in_camera = np.flatnonzero(index.camids == camid)
         for pid in np.unique(index.pids[in_camera]):
             images = in_camera[index.pids[in_camera] == pid]
-            order = of_camera[pid - 1] if pid <= len(of_camera) else np.empty((0, 0))
-            if order.shape[0] <= trial or sorted(order[trial]) != list(range(1, len(images) + 1)):
-                raise InputError(
-                    f"{index.root / PERMUTATIONS}: trial {trial + 1} does not order the "
-                    f"{len(images)} images of cam{camid}/{pid:04d}; images or permutations are not "
-                    "of one release: restore both from the same source"
-                )
-            rows.append(images[order[trial][0] - 1])
-    return np.array(rows, np.int64)
+            if permutations is None:
+                rng = np.random.default_rng([camid, int(pid)])
+                order = rng.permuted(np.tile(np.arange(len(images)), (NUM_TRIALS, 1)), axis=1)
+            else:
+                order = permutation_of(permutations, camid, int(pid), len(images), index.root) - 1
+            picked.append(images[order[:, :shots]])
+    if not picked:
+        return [np.empty(0, np.int64)] * NUM_TRIALS
+    return list(np.concatenate(picked, axis=1))
+
+
+def permutation_of(
+    permutations: Permutations, camid: int, pid: int, num_images: int, root: Path
+) -> Int64[ndarray, "trials n"]:
+    """The ten orders of the images of one camera and identity, 1-based.
+
+    Raises `InputError` when they do not order exactly `num_images` images.
+    """
+    of_camera = permutations[camid - 1]
+    order = of_camera[pid - 1] if pid <= len(of_camera) else np.empty((0, 0))
+    fits = order.shape == (NUM_TRIALS, num_images)
+    if not fits or (np.sort(order, axis=1) != np.arange(1, num_images + 1)).any():
+        raise InputError(
+            f"{root / PERMUTATIONS}: does not order the {num_images} images of "
+            f"cam{camid}/{pid:04d}; images or permutations are not of one release: restore both "
+            "from the same source"
+        )
+    return order.astype(np.int64)

@@ -1,19 +1,18 @@
-"""A network's figures under a data set's protocol: features → distances → trials → mean and std."""
+"""A network's figures under a data set's protocol: features → rankings → mean over trials."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from model.network import Network
-from pipeline.datasets.records import Protocol, Trial
+from pipeline.datasets.records import Protocol
+from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
-from train.config import Distance
-from train.evaluation.metrics import RANKS, Ranking, rank
+from train.evaluation.metrics import FIGURES, RANKS, Distance, Images, Ranking, rank
 
 
 @torch.inference_mode()
@@ -22,7 +21,10 @@ def extract_features(
     loader: EvaluationLoader,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Float[Tensor, "n d"]:
-    """Features of every image of the loader's index, in order, float32, on the device."""
+    """Features of every image of the loader's index, in order, float32, on the device.
+
+    Raises `InputError` naming an image whose features are NaN or infinite.
+    """
     was_training = network.training
     network.eval()
     features = []
@@ -30,18 +32,71 @@ def extract_features(
         features.append(network.embed(images))
         on_progress(done, len(loader))
     network.train(was_training)
-    return torch.cat(features)
+    joined = torch.cat(features)
+    bad = (~joined.isfinite().all(dim=1)).nonzero()
+    if len(bad):
+        raise InputError(
+            f"{loader.source.index.path(int(bad[0]))}: the network's features of it are NaN or "
+            f"infinite ({len(bad)} such images); evaluate an earlier checkpoint, or train with a "
+            "lower --optimizer.lr"
+        )
+    return joined
 
 
 def evaluate(
     features: Float[Tensor, "n d"], protocol: Protocol, distance: Distance = "euclidean"
 ) -> dict[str, Any]:
-    """Figures in percent, averaged over the protocol's trials, as `result.json` holds them.
+    """Figures in percent, averaged over each mode's trials, as `result.json` holds them.
 
-    `features` are those of the protocol's index, row by row.
+    `features` are those of the protocol's index, row by row. The first mode's figures stand at the
+    top, all modes' under "modes".
     """
-    rankings = [_rank_trial(features, protocol, trial, distance) for trial in protocol.trials]
+    codes = protocol.rule.exclusion(protocol.index.pids, protocol.index.camids)
+    images = Images(
+        features,
+        torch.from_numpy(protocol.index.pids).to(features.device),
+        torch.from_numpy(codes).to(features.device),
+    )
+    rankings = _rank_modes(images, protocol, distance)
+    about: dict[str, Any] = {"distance": distance, "unit": "percent"}
+    if protocol.remark:
+        about["remark"] = protocol.remark
+    modes = [
+        {"protocol": f"{protocol.name} {mode.name}", **about, **summary(rankings[m])}
+        | {"num_gallery": len(mode.trials[0].gallery)}
+        for m, mode in enumerate(protocol.modes)
+    ]
+    return modes[0] | {"modes": modes}
 
+
+def _rank_modes(images: Images, protocol: Protocol, distance: Distance) -> list[list[Ranking]]:
+    """The rankings of each mode's trials; distances are computed once for all trials of a query."""
+    groups: dict[bytes, list[tuple[int, int]]] = {}  # equal queries: (mode, trial)
+    for m, mode in enumerate(protocol.modes):
+        for t, trial in enumerate(mode.trials):
+            groups.setdefault(trial.query.tobytes(), []).append((m, t))
+    rankings: list[list[Any]] = [[None] * len(mode.trials) for mode in protocol.modes]
+    for group in groups.values():
+        trials = [protocol.modes[m].trials[t] for m, t in group]
+        pool = np.unique(np.concatenate([trial.gallery for trial in trials]))
+
+        def rows(numbers: np.ndarray) -> Tensor:
+            return torch.from_numpy(numbers).to(images.pids.device)
+
+        found = rank(
+            images.take(rows(trials[0].query)),
+            images.take(rows(pool)),
+            [rows(np.searchsorted(pool, trial.gallery)) for trial in trials],
+            protocol.rule.cmc_unique_pids,
+            distance,
+        )
+        for (m, t), ranking in zip(group, found, strict=True):
+            rankings[m][t] = ranking
+    return rankings
+
+
+def summary(rankings: Sequence[Ranking]) -> dict[str, Any]:
+    """Mean and standard deviation (of the population) over trials, in percent."""
     figures = [
         {f"rank{k}": float(r.cmc[k - 1]) for k in RANKS} | {"mAP": r.mean_ap, "mINP": r.mean_inp}
         for r in rankings
@@ -51,35 +106,9 @@ def evaluate(
         return 100 * float(statistic([of_trial[name] for of_trial in figures]))
 
     return {
-        "protocol": protocol.name,
-        "distance": distance,
-        "unit": "percent",
-        **{name: percent(np.mean, name) for name in figures[0]},
-        "std": {name: percent(np.std, name) for name in figures[0]},
+        **{name: percent(np.mean, name) for name in FIGURES},
+        "std": {name: percent(np.std, name) for name in FIGURES},
         "chance_rank1": 100 * float(np.mean([r.chance_rank1 for r in rankings])),
         "num_trials": len(rankings),
         "num_query": rankings[0].num_query,
-        "num_gallery": len(protocol.trials[0].gallery),
     }
-
-
-def _rank_trial(features: Tensor, protocol: Protocol, trial: Trial, distance: Distance) -> Ranking:
-    device = features.device
-    pids = torch.from_numpy(protocol.index.pids).to(device)
-    query, gallery = (torch.from_numpy(rows).to(device) for rows in (trial.query, trial.gallery))
-    return rank(
-        pairwise(features[query], features[gallery], distance),
-        pids[query],
-        pids[gallery],
-        torch.from_numpy(trial.ignored()).to(device),
-        protocol.cmc_unique_pids,
-    )
-
-
-def pairwise(
-    query: Float[Tensor, "q d"], gallery: Float[Tensor, "g d"], distance: Distance
-) -> Float[Tensor, "q g"]:
-    """Distances in float32: Euclidean as in the official code, or 1 - cosine."""
-    if distance == "cosine":
-        return 1 - F.normalize(query) @ F.normalize(gallery).T
-    return torch.cdist(query, gallery, compute_mode="donot_use_mm_for_euclid_dist")

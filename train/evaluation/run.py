@@ -1,33 +1,42 @@
 """Tests a trained run again from its folder alone."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets import sysu
-from pipeline.errors import InputError
+from pipeline.datasets.kinds import read_protocol
 from pipeline.loader import EvaluationLoader
-from train import checkpoint, config, run_folder, runtime
+from pipeline.options import Trial
+from train import checkpoint, run_folder, runtime
 from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
 from train.reporting.display import Display
 
 
 def evaluate_run(
-    run_dir: Path, data_root: Path | None, device_name: str, display: Display
+    run_dir: Path,
+    display: Display,
+    data_root: Path | None = None,
+    trial: Trial | None = None,
+    device_name: str = "auto",
 ) -> dict[str, Any]:
-    """Evaluates the last checkpoint, shows the table and writes `result.json`.
+    """Evaluates the last checkpoint in every mode, shows the table and writes `result.json`.
 
-    Raises `InputError` if the folder is no run, has no checkpoint, or its data set is gone.
+    Another `data_root` may hold another data set. Raises `InputError` if the folder is no run, has
+    no checkpoint, its data set is gone, or the weights have seen the identities of the test.
     """
-    path = run_dir / run_folder.CONFIG
-    if not path.is_file():
-        raise InputError(f"{run_dir}: no run folder ({run_folder.CONFIG} is missing)")
-    cfg = config.from_json(path.read_text(), str(path))
+    cfg = run_folder.read_config(run_dir)
+    data = cfg.data
+    if data_root is not None:
+        data = dataclasses.replace(data, root=data_root, kind="auto")
+    if trial is not None:
+        data = dataclasses.replace(data, trial=trial)
     device = runtime.resolve_device(device_name)
     weights = checkpoint.latest(run_dir)
     network = checkpoint.load(weights, cfg.model).to(device)
-    protocol = sysu.read_protocol(locate(data_root or cfg.data.root, display))
-    loader = EvaluationLoader(protocol.index, cfg.data, device)
+    protocol = read_protocol(data, locate(data.root, display))
+    checkpoint.check_leak(weights, protocol.name)
+    loader = EvaluationLoader(protocol.index, data, device)
     display.say(f"device    {runtime.describe(device)}")
     display.say(f"weights   {weights}")
     with display.progress("evaluating") as progress:

@@ -14,8 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.datasets.records import Index, Modality, Protocol
+from pipeline.datasets.survey import Survey, kinds_of
 from train.config import Config
-from train.evaluation.metrics import RANKS
+from train.evaluation.metrics import FIGURES
+
+MAX_FAULTS = 20  # shown, of each kind
 
 # Names and colours of the spectra as people expect them.
 SPECTRUM_STYLES = {"R": "red", "G": "green", "B": "blue", "X": "white"}
@@ -55,7 +58,10 @@ class Display:
             f"network   {cfg.model.backbone}, weights {cfg.model.weights}, "
             f"{cfg.data.height_px}x{cfg.data.width_px}, P {cfg.data.p} x K {cfg.data.k} pairs"
         )
-        self.say(f"test      {protocol.name}, {len(protocol.trials)} trials, unseen identities")
+        modes = ", ".join(mode.name for mode in protocol.modes)
+        self.say(f"test      {protocol.name}: {modes}; unseen identities")
+        if protocol.remark:
+            self.say(f"note      {protocol.remark}")
         self.say(f"run       {run_dir}")
 
     @contextmanager
@@ -105,19 +111,50 @@ class Display:
             f"data wait {100 * record['data_wait']:4.1f} %  P̂ {spectra}"
         )
 
+    def survey(self, survey: Survey) -> None:
+        """What a data set holds beside what was expected, and its faults."""
+        counts = Table("", "found", "expected", title="counts")
+        for what, (found, expected) in survey.counts.items():
+            differs = expected is not None and found != expected
+            counts.add_row(
+                what,
+                str(found),
+                "" if expected is None else str(expected),
+                style="yellow" if differs else None,
+            )
+        self.console.print(counts)
+        if any(expected not in (None, found) for found, expected in survey.counts.values()):
+            self.say("counts that differ from the official ones are no fault in a subset of it")
+        if not survey.faults:
+            return
+        faults = Table("fault", "where", "what to do", title=f"{len(survey.faults)} faults")
+        for kind, of_kind in kinds_of(survey.faults).items():
+            for fault in of_kind[:MAX_FAULTS]:
+                faults.add_row(kind, fault.where, fault.text)
+            if len(of_kind) > MAX_FAULTS:
+                faults.add_row(kind, f"… and {len(of_kind) - MAX_FAULTS} more", "")
+        self.console.print(faults)
+
     def result(self, result: dict[str, Any]) -> None:
-        """The retrieval table."""
-        table = Table(title=f"{result['protocol']}, {result['num_trials']} trials, percent")
-        figures = [*(f"rank{k}" for k in RANKS), "mAP", "mINP"]
-        for name in ("", *figures, "chance"):
-            table.add_column(name, justify="right")
-        means = [f"{result[name]:.1f}" for name in figures]
-        table.add_row("mean", *means, f"{result['chance_rank1']:.1f}")
-        table.add_row("std", *(f"{result['std'][name]:.1f}" for name in figures))
-        table.caption = (
-            f"{result['num_query']} queries, {result['num_gallery']} gallery images a trial; "
-            "chance: rank-1 of a random order"
-        )
+        """The retrieval table: a row a mode of searching, mean ± standard deviation over trials."""
+        modes = result.get("modes", [result])
+        trials = modes[0]["num_trials"]
+        over = f", mean ± std of {trials} trials" if trials > 1 else ""
+        table = Table(title=f"retrieval in percent ({result['distance']}){over}")
+        table.add_column("protocol")
+        for name in (*FIGURES, "chance", "queries", "gallery"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for mode in modes:
+            std = mode["std"] if mode["num_trials"] > 1 else {}
+            table.add_row(
+                mode["protocol"],
+                *(f"{mode[n]:.1f}" + (f" ± {std[n]:.1f}" if std else "") for n in FIGURES),
+                f"{mode['chance_rank1']:.1f}",
+                str(mode["num_query"]),
+                str(mode["num_gallery"]),
+            )
+        notes = ["chance: rank-1 of a random order", *filter(None, [result.get("remark")])]
+        table.caption = "; ".join(notes)
         self.console.print(table)
 
     @contextmanager

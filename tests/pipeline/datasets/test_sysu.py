@@ -66,13 +66,17 @@ def test_training_images(tree):
 def test_every_infrared_test_image_is_a_query(tree):
     protocol = read_protocol(tree)
     index = protocol.index
-    for trial in protocol.trials:
+    for trial in protocol.modes[0].trials:
         assert (index.modality[trial.query] == 1).all()
         assert len(trial.query) == 2 + 3 + 2
-        assert (trial.query_place == np.where(index.camids[trial.query] == 3, 2, 6)).all()
-        assert (trial.gallery_place == index.camids[trial.gallery]).all()
-    assert len(protocol.trials) == 10
-    assert protocol.cmc_unique_pids
+    assert [len(mode.trials) for mode in protocol.modes] == [10] * 4
+    assert protocol.rule.cmc_unique_pids
+    assert protocol.remark == ""
+    # 7 is seen by RGB cameras 2 and 5, 8 by 1, 2, 4 and 5; camera 3 ignores camera 2.
+    counts: dict[tuple[int, int], int] = {}
+    for row, matches in zip(trial.query, protocol.num_matches(trial), strict=True):
+        counts[(int(index.pids[row]), int(index.camids[row]))] = int(matches)
+    assert counts == {(7, 3): 1, (8, 3): 3, (8, 6): 4}
 
 
 def test_the_gallery_is_the_permutations_first_image_of_each_identity_and_camera(tree):
@@ -80,7 +84,7 @@ def test_the_gallery_is_the_permutations_first_image_of_each_identity_and_camera
     index = protocol.index
     cells = scipy.io.loadmat(tree / "exp" / "rand_perm_cam.mat")["rand_perm_cam"]
     expected_pairs = [(1, 8), (2, 7), (2, 8), (4, 8), (5, 7), (5, 8)]
-    for number, trial in enumerate(protocol.trials):
+    for number, trial in enumerate(protocol.modes[0].trials):
         rows = trial.gallery
         pairs = list(zip(index.camids[rows].tolist(), index.pids[rows].tolist(), strict=True))
         assert pairs == expected_pairs
@@ -88,14 +92,12 @@ def test_the_gallery_is_the_permutations_first_image_of_each_identity_and_camera
             first = int(cells[camid - 1][0][pid - 1][0][number, 0])
             files = sorted((tree / f"cam{camid}" / f"{pid:04d}").iterdir())
             assert index.path(row) == files[first - 1]
-    assert len({trial.gallery.tobytes() for trial in protocol.trials}) > 1
+    assert len({trial.gallery.tobytes() for trial in protocol.modes[0].trials}) > 1
 
 
 def break_tree(tree: Path, fault: str) -> None:
     exp = tree / "exp"
-    if fault == "no folder":
-        tree.rename(tree.with_name("elsewhere"))
-    elif fault == "no list":
+    if fault == "no list":
         (exp / "train_id.txt").unlink()
     elif fault == "empty list":
         (exp / "train_id.txt").write_text("\n")
@@ -108,7 +110,6 @@ def break_tree(tree: Path, fault: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("no folder", r"--data.root .*SYSU-MM01: no such folder; `cdp data make"),
         ("no list", r"train_id.txt: missing; --data.root must be the folder with cam1…cam6"),
         ("empty list", r"train_id.txt: lists no identity; expected comma-separated integers"),
         ("no number", r"train_id.txt: 'two' is no identity"),
@@ -142,6 +143,30 @@ def test_permutations_that_do_not_fit_the_images_are_refused(tree):
     (tree / "cam1" / "0008" / "0003.jpg").unlink()
     with pytest.raises(InputError, match=r"does not order the 3 images of cam1/0008"):
         read_protocol(tree)
+
+
+def test_indoor_galleries_are_those_of_cameras_1_and_2(tree):
+    protocol = read_protocol(tree)
+    camids = {
+        mode.name: sorted(set(protocol.index.camids[mode.trials[0].gallery].tolist()))
+        for mode in protocol.modes
+    }
+    assert camids["all-search single-shot"] == camids["all-search multi-shot"] == [1, 2, 4, 5]
+    assert camids["indoor single-shot"] == camids["indoor multi-shot"] == [1, 2]
+
+
+def test_stand_in_galleries_must_be_asked_for_and_say_so(tree):
+    official = read_protocol(tree, stand_in=True)
+    assert official.remark == ""  # the file is there
+    (tree / "exp" / "rand_perm_cam.mat").unlink()
+    with pytest.raises(InputError, match=r"--data.stand-in-galleries"):
+        read_protocol(tree)
+    first, again = (read_protocol(tree, stand_in=True) for _ in range(2))
+    assert "not comparable with published figures" in first.remark
+    for mine, other, official_mode in zip(first.modes, again.modes, official.modes, strict=True):
+        for trial, same, real in zip(mine.trials, other.trials, official_mode.trials, strict=True):
+            assert (trial.gallery == same.gallery).all()
+            assert len(trial.gallery) == len(real.gallery)
 
 
 @pytest.mark.parametrize("pids", ["9", "10"])

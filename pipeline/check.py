@@ -1,0 +1,33 @@
+"""Validates a data set: lists and folders first, then every image, header before pixels."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.datasets.kinds import kind_of
+from pipeline.datasets.survey import SURVEYS, Survey
+from pipeline.guard import why_undecodable
+from pipeline.loader import num_threads
+from pipeline.options import DataOptions, KindName
+
+
+def check(
+    root: Path,
+    kind: KindName = "auto",
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+) -> tuple[KindName, Survey]:
+    """The data set's kind, and what was found; decodes every image, in a thread a core.
+
+    Raises `InputError` if there is no data set of a known kind at `root`.
+    """
+    kind = kind_of(root, kind)
+    survey = SURVEYS[kind](root)
+    files = sorted(survey.files)
+    with ThreadPoolExecutor(num_threads(DataOptions())) as pool:
+        flaws = pool.map(why_undecodable, (survey.root / file for file in files))
+        for done, (file, flaw) in enumerate(zip(files, flaws, strict=True), start=1):
+            if flaw:
+                survey.fault(flaw.kind, file, f"{flaw.text}; restore it")
+            if done % 64 == 0 or done == len(files):
+                on_progress(done, len(files))
+    return kind, survey

@@ -1,0 +1,64 @@
+"""How retrieval is scored: which pairs do not count, and what CMC counts. One row a protocol.
+
+Sources: Wu et al., ICCV 2017, and the MATLAB code its authors published (SYSU-MM01); Ye et al.,
+"Deep Learning for Person Re-identification", TPAMI 2021, and its code (RegDB); Zhang and Wang,
+CVPR 2023, and its code (LLCM); Zheng et al., ICCV 2015 (Market-1501).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+Codes = Int64[ndarray, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Before anything is counted, a query loses the gallery images whose code equals its own."""
+
+    about: str
+    exclusion: Callable[[Codes, Codes], Codes]  # (pids, camids) of all images -> their codes
+    cmc_unique_pids: bool  # CMC counts each gallery pid once, at its best rank
+
+
+def _nothing(pids: Codes, camids: Codes) -> Codes:
+    """A code for each image: it can only leave out itself."""
+    return np.arange(len(pids), dtype=np.int64)
+
+
+def _sysu_place(pids: Codes, camids: Codes) -> Codes:
+    """Cameras 2 and 3 stand in one place, and nobody is searched for where he was seen."""
+    return np.where(camids == 3, 2, camids)
+
+
+def _pid_and_camera(pids: Codes, camids: Codes) -> Codes:
+    """Images of one person by one camera."""
+    _, pid = np.unique(pids, return_inverse=True)
+    _, camera = np.unique(camids, return_inverse=True)
+    return (pid * (camera.max(initial=0) + 1) + camera).astype(np.int64)
+
+
+RULES = {
+    "sysu": Rule(
+        "a query of camera 3 ignores camera 2, and every query its own camera, whatever the pid; "
+        "CMC counts each gallery pid once",
+        _sysu_place,
+        cmc_unique_pids=True,
+    ),
+    "regdb": Rule("nothing is ignored; CMC counts every image", _nothing, cmc_unique_pids=False),
+    "llcm": Rule(
+        "images of the query's pid by its own camera are ignored; CMC counts each gallery pid once",
+        _pid_and_camera,
+        cmc_unique_pids=True,
+    ),
+    "market": Rule(
+        "images of the query's pid by its own camera are ignored; CMC counts every image "
+        "(Market-1501; data sets given as a table)",
+        _pid_and_camera,
+        cmc_unique_pids=False,
+    ),
+    "plain": Rule("nothing is ignored; CMC counts every image", _nothing, cmc_unique_pids=False),
+}

@@ -1,0 +1,274 @@
+"""What a data set should hold and what it does, told from its lists and folders; opens no image."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.datasets import llcm, regdb, sysu, table
+from pipeline.datasets.records import Index, Modality, make_index
+from pipeline.errors import InputError
+from pipeline.options import KindName
+
+# Official counts; the SYSU-MM01 paper's own 19,659 RGB and 12,792 infrared training images are
+# those of no split. A set that differs may be a subset, or synthetic: it is told, not refused.
+SYSU_COUNTS = {
+    "identities, train": 296,
+    "identities, val": 99,
+    "identities, test": 96,
+    "RGB images, train": 20284,
+    "infrared images, train": 9929,
+    "RGB images, train+val": 22258,
+    "infrared images, train+val": 11909,
+    "queries (infrared images, test)": 3803,
+}
+REGDB_COUNTS = {"identities": 412, "visible images": 4120, "thermal images": 4120}
+REGDB_LIST = (206, 2060)  # identities, images
+LLCM_COUNTS = {
+    "identities, train": 713,
+    "identities, test": 351,
+    "visible images, train": 16946,
+    "infrared images, train": 13975,
+    "visible images, test": 8680,
+    "infrared images, test": 7166,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something to mend: a short name of its kind, the file or field, and what to do."""
+
+    kind: str
+    where: str
+    text: str
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was found at a data set's root."""
+
+    root: Path
+    files: set[str] = field(default_factory=set)  # images to look at, relative to root
+    faults: list[Fault] = field(default_factory=list)
+    counts: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # found, expected
+
+    def fault(self, kind: str, where: object, text: str) -> None:
+        """Notes a fault; `where` is shown relative to the root."""
+        name = str(where).removeprefix(f"{self.root}{os.sep}")
+        self.faults.append(Fault(kind, name, text))
+
+    def count(self, found: dict[str, int], expected: dict[str, int]) -> None:
+        """Notes numbers found beside those expected, where something is."""
+        self.counts |= {what: (number, expected.get(what)) for what, number in found.items()}
+
+
+def attempt(survey: Survey, kind: str, read: Callable[[], Index]) -> Index | None:
+    """What `read` gives; its `InputError` becomes a fault."""
+    try:
+        return read()
+    except InputError as error:
+        where, _, text = str(error).partition(": ")
+        survey.fault(kind, where, text)
+        return None
+
+
+def survey_sysu(root: Path) -> Survey:
+    """Lists, cameras and `rand_perm_cam.mat` of a tree in SYSU-MM01's layout."""
+    survey = Survey(root)
+    parts: dict[str, list[int]] = {}
+    for part in ("train", "val", "test"):
+        try:
+            parts[part] = sysu.read_ids(root, part)
+        except InputError as error:
+            kind = "missing list" if "missing" in str(error) else "bad list"
+            survey.fault(kind, f"exp/{part}_id.txt", str(error).partition(": ")[2])
+    find_leaks(survey, parts)
+    try:
+        permutations = sysu.read_permutations(root)
+    except InputError as error:
+        permutations = None
+        survey.fault("no permutations", sysu.PERMUTATIONS, str(error).partition(": ")[2])
+    index = sysu.read_images(root, sorted({pid for pids in parts.values() for pid in pids}))
+    survey.files = {os.fsdecode(path) for path in index.paths.tolist()}
+    for pid in sorted({pid for pids in parts.values() for pid in pids}):
+        find_missing_modality(survey, index, pid, f"cam*/{pid:04d}")
+        for camid in sysu.CAMERAS if permutations else ():
+            _compare_folder(survey, index, permutations or [], camid, pid)
+    official = not (root / "synthetic.json").exists()
+    survey.count(_count_sysu(index, parts), SYSU_COUNTS if official else {})
+    return survey
+
+
+def _compare_folder(
+    survey: Survey, index: Index, permutations: sysu.Permutations, camid: int, pid: int
+) -> None:
+    """Notes images of one camera and identity that `rand_perm_cam.mat` lacks, or has besides."""
+    of_camera = permutations[camid - 1]
+    count = of_camera[pid - 1].shape[1] if pid <= len(of_camera) else 0
+    rows = (index.pids == pid) & (index.camids == camid)
+    found = {os.fsdecode(path) for path in index.paths[rows].tolist()}
+    if len(found) == count:
+        return  # the protocol speaks of the n-th file, whatever its number
+    wanted = {f"cam{camid}/{pid:04d}/{n:04d}.jpg" for n in range(1, count + 1)}
+    orders = f"rand_perm_cam.mat orders {count} images of this folder, not {len(found)}"
+    for path in sorted(wanted - found):
+        survey.fault("missing file", path, f"{orders}; restore it")
+    for path in sorted(found - wanted):
+        survey.fault("extra file", path, f"{orders}; remove it")
+
+
+def _count_sysu(index: Index, parts: dict[str, list[int]]) -> dict[str, int]:
+    found = {f"identities, {part}": len(set(pids)) for part, pids in parts.items()}
+    parts = {**parts, "train+val": parts.get("train", []) + parts.get("val", [])}
+    for part in ("train", "train+val"):
+        for name, modality in (("RGB", Modality.RGB), ("infrared", Modality.IR)):
+            mask = np.isin(index.pids, parts.get(part, [])) & (index.modality == modality)
+            found[f"{name} images, {part}"] = int(mask.sum())
+    query = np.isin(index.pids, parts.get("test", [])) & (index.modality == Modality.IR)
+    return found | {"queries (infrared images, test)": int(query.sum())}
+
+
+def survey_regdb(root: Path) -> Survey:
+    """The forty lists of RegDB, and the images that they name."""
+    survey = Survey(root)
+    pids: dict[str, set[int]] = {"visible": set(), "thermal": set()}
+    for trial in range(1, regdb.NUM_TRIALS + 1):
+        parts: dict[str, list[int]] = {}
+        for part in ("train", "test"):
+            index = attempt(
+                survey,
+                "bad list",
+                lambda p=part, t=trial: regdb.read_part(root, p, t),  # type: ignore[misc]
+            )
+            if index is None:
+                continue
+            parts[part] = index.pids.tolist()
+            survey.files |= {os.fsdecode(path) for path in index.paths.tolist()}
+            for name, modality in regdb.MODALITIES.items():
+                mask = index.modality == modality
+                pids[name] |= set(index.pids[mask].tolist())
+                found = (len(set(index.pids[mask].tolist())), int(mask.sum()))
+                if found != REGDB_LIST:
+                    survey.counts[f"identities, images of {part}_{name}_{trial}.txt"] = (
+                        found[1],
+                        REGDB_LIST[1],
+                    )
+        find_leaks(survey, parts, f"trial {trial}: ")
+    for pid in sorted(pids["visible"] ^ pids["thermal"]):
+        have = "visible" if pid in pids["visible"] else "thermal"
+        survey.fault(
+            "one modality", f"identity {pid}", f"is only in the {have} lists; restore them"
+        )
+    on_disk = {
+        f"{folder}/{path.parent.name}/{path.name}"
+        for folder in ("Visible", "Thermal")
+        for path in (root / folder).glob("*/*.bmp")
+    }
+    for path in sorted(on_disk - survey.files):
+        survey.fault("extra file", path, "is in no list; remove it, or restore the lists")
+    find_missing_files(survey)
+    found_counts = {
+        "identities": len(pids["visible"] | pids["thermal"]),
+        "visible images": sum(file.startswith("Visible/") for file in survey.files),
+        "thermal images": sum(file.startswith("Thermal/") for file in survey.files),
+    }
+    survey.count(found_counts, REGDB_COUNTS)
+    return survey
+
+
+def survey_llcm(root: Path) -> Survey:
+    """LLCM's training lists, and the folders of its test identities."""
+    survey = Survey(root)
+    train = attempt(survey, "bad list", lambda: llcm.read_training(root))
+    test = attempt(survey, "bad list", lambda: llcm.read_test(root))
+    found: dict[str, int] = {}
+    for part, index in (("train", train), ("test", test)):
+        if index is None:
+            continue
+        survey.files |= {os.fsdecode(path) for path in index.paths.tolist()}
+        found[f"identities, {part}"] = len(set(index.pids.tolist()))
+        for name, modality in (("visible", Modality.RGB), ("infrared", Modality.IR)):
+            found[f"{name} images, {part}"] = int((index.modality == modality).sum())
+        for pid in sorted(set(index.pids.tolist())):
+            find_missing_modality(survey, index, pid, f"{part}: identity {pid}")
+    if test is not None:
+        listed = set(sysu.read_id_list(root / "idx" / "test_id.txt"))
+        for pid in sorted(listed - set(test.pids.tolist())):
+            survey.fault("no image", f"test identity {pid}", "restore its folders")
+    find_missing_files(survey)
+    survey.count(found, LLCM_COUNTS)
+    return survey
+
+
+def survey_table(file: Path) -> Survey:
+    """The rows of a CSV file."""
+    survey = Survey(file.absolute().parent)
+    errors: list[str] = []
+    try:
+        index, splits, _ = table.read_table(file, errors)
+    except InputError as error:
+        errors.append(str(error))
+        index, splits = make_index(survey.root, []), np.empty(0, np.str_)
+    for message in errors:
+        where, _, text = message.partition(": ")
+        survey.fault("bad row", where, text)
+    survey.root = index.root
+    names = [os.fsdecode(path) for path in index.paths.tolist()]
+    survey.files = set(names)
+    for name in sorted(survey.files) if len(survey.files) < len(names) else ():
+        if names.count(name) > 1:
+            survey.fault("listed twice", name, "keep one of its rows")
+    parts = {split: index.pids[splits == split].tolist() for split in ("train", "val", "test")}
+    find_leaks(survey, parts)
+    training = table.take(index, np.flatnonzero(splits != "test"))
+    for pid in sorted(set(training.pids.tolist())):
+        find_missing_modality(survey, training, pid, f"identity {pid}")
+    find_missing_files(survey)
+    for split, pids in parts.items():
+        survey.count({f"identities, {split}": len(set(pids)), f"images, {split}": len(pids)}, {})
+    return survey
+
+
+def find_leaks(survey: Survey, parts: dict[str, list[int]], where: str = "") -> None:
+    """Notes identities of the test that are trained on, too."""
+    train = {*parts.get("train", []), *parts.get("val", [])}
+    for pid in sorted(train & set(parts.get("test", []))):
+        text = "is in training and in test: take it out of one of them"
+        survey.fault("in training and test", f"{where}identity {pid}", text)
+
+
+def find_missing_modality(survey: Survey, index: Index, pid: int, where: str) -> None:
+    """Notes an identity that only one modality shows, or none."""
+    seen = set(index.modality[index.pids == pid].tolist())
+    if not seen:
+        survey.fault("no image", where, "is listed; restore its images, or take it off the list")
+    elif len(seen) == 1:
+        lacking = "infrared" if Modality.RGB in seen else "RGB"
+        text = f"has no {lacking} image; restore one, or take the identity off its list"
+        survey.fault("one modality", where, text)
+
+
+def find_missing_files(survey: Survey) -> None:
+    """Notes listed images that are not on disk, and looks at them no more."""
+    missing = {file for file in survey.files if not os.path.lexists(survey.root / file)}
+    for file in sorted(missing):
+        survey.fault("missing file", file, "is listed; restore it")
+    survey.files -= missing
+
+
+SURVEYS: dict[KindName, Callable[[Path], Survey]] = {
+    "sysu": survey_sysu,
+    "regdb": survey_regdb,
+    "llcm": survey_llcm,
+    "table": survey_table,
+}
+
+
+def kinds_of(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
+    """The faults by kind, in order of appearance."""
+    by_kind: dict[str, list[Fault]] = {}
+    for fault in faults:
+        by_kind.setdefault(fault.kind, []).append(fault)
+    return by_kind

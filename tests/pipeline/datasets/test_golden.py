@@ -1,0 +1,68 @@
+"""The official counts of SYSU-MM01's protocol, on a tree of the official structure."""
+
+import numpy as np
+import pytest
+
+from pipeline.datasets import sysu
+from pipeline.datasets.records import Modality
+from tests import trees
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return trees.sysu_mm01(tmp_path_factory.mktemp("golden") / "SYSU-MM01")
+
+
+@pytest.fixture(scope="module")
+def protocol(tree):
+    return sysu.read_protocol(tree)
+
+
+@pytest.mark.parametrize(
+    ("split", "num_ids", "num_rgb", "num_ir"),
+    [("train+val", 395, 22258, 11909), ("train", 296, 20284, 9929)],
+)
+def test_training_counts(tree, split, num_ids, num_rgb, num_ir):
+    index = sysu.read_training(tree, split)
+    assert len(np.unique(index.pids)) == num_ids
+    assert (index.modality == Modality.RGB).sum() == num_rgb
+    assert (index.modality == Modality.IR).sum() == num_ir
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_gallery", "num_valid"),
+    [
+        ("all-search single-shot", 301, 3803),
+        ("all-search multi-shot", 3010, 3803),
+        ("indoor single-shot", 112, 2208),
+        ("indoor multi-shot", 1120, 2208),
+    ],
+)
+def test_protocol_counts(protocol, mode, num_gallery, num_valid):
+    (found,) = [m for m in protocol.modes if m.name == mode]
+    assert len(found.trials) == 10
+    for trial in found.trials:
+        assert len(trial.query) == 3803
+        assert len(set(trial.gallery.tolist())) == len(trial.gallery) == num_gallery
+        assert (protocol.num_matches(trial) > 0).sum() == num_valid
+    camids = protocol.index.camids[trial.query]
+    assert ((camids == 3).sum(), (camids == 6).sum()) == (1883, 1920)
+    assert len({trial.gallery.tobytes() for trial in found.trials}) == 10
+
+
+def test_the_first_shot_of_a_multi_shot_gallery_is_the_single_shot(protocol):
+    single, multi = protocol.modes[0].trials, protocol.modes[1].trials
+    for one, ten in zip(single, multi, strict=True):
+        assert np.isin(one.gallery, ten.gallery).all()
+
+
+def test_a_multi_shot_gallery_holds_the_permutations_first_ten(tree, protocol):
+    orders = sysu.read_permutations(tree)
+    index = protocol.index
+    trial = protocol.modes[1].trials[6]
+    camid, pid = 4, int(index.pids[trial.gallery][index.camids[trial.gallery] == 4][0])
+    files = sorted((tree / f"cam{camid}" / f"{pid:04d}").iterdir())
+    expected = {files[n - 1] for n in orders[camid - 1][pid - 1][6][:10]}
+    of_both = (index.camids == camid) & (index.pids == pid)
+    found = {index.path(row) for row in trial.gallery if of_both[row]}
+    assert found == expected

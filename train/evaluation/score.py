@@ -1,0 +1,148 @@
+"""Official figures for features made elsewhere: two or more `.npz` files in, CMC, mAP, mINP out."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.datasets.rules import RULES
+from pipeline.errors import InputError
+from train import run_folder
+from train.evaluation.evaluate import summary
+from train.evaluation.metrics import Distance, Images, rank
+from train.reporting.display import Display
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """Embedded images: `features` float32 [n, d], `pids` and `camids` int64 [n].
+
+    Raises `InputError` naming the array whose kind, shape or content cannot serve.
+    """
+
+    features: np.ndarray
+    pids: np.ndarray
+    camids: np.ndarray
+    name: str = "features"
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or 0 in self.features.shape:
+            raise InputError(
+                f"{self.name}: features has shape {list(self.features.shape)}; expected [n, d], "
+                "a row an image"
+            )
+        if self.features.dtype != np.float32:
+            raise InputError(
+                f"{self.name}: features is {self.features.dtype}; expected float32 "
+                "(features.astype(numpy.float32))"
+            )
+        for field, array in (("pids", self.pids), ("camids", self.camids)):
+            if array.dtype != np.int64:
+                raise InputError(
+                    f"{self.name}: {field} is {array.dtype}; expected int64 "
+                    f"({field}.astype(numpy.int64))"
+                )
+            if array.shape != (len(self.features),):
+                raise InputError(
+                    f"{self.name}: {field} has shape {list(array.shape)}; expected "
+                    f"[{len(self.features)}], one for each row of features"
+                )
+        bad = np.flatnonzero(~np.isfinite(self.features).all(axis=1))
+        if len(bad):
+            raise InputError(
+                f"{self.name}: features, row {bad[0]}: holds NaN or infinity ({len(bad)} such "
+                "rows); leave these images out or embed them again"
+            )
+
+
+def read_features(file: Path) -> Features:
+    """Reads an `.npz` of arrays `features`, `pids`, `camids`; raises `InputError` naming it."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return Features(arrays["features"], arrays["pids"], arrays["camids"], str(file))
+    except KeyError as error:
+        raise InputError(
+            f"{file}: holds no array {error.args[0].split()[0]!r}; expected features, pids, camids "
+            "(numpy.savez(file, features=…, pids=…, camids=…))"
+        ) from error
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{file}: no such file; expected an .npz of features, pids, camids"
+        ) from error
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{file}: is no .npz file of plain arrays ({error}); write it with numpy.savez"
+        ) from error
+
+
+def score(
+    query: Features,
+    galleries: Features | Sequence[Features],
+    protocol: str,
+    distance: Distance = "euclidean",
+) -> dict[str, Any]:
+    """Figures of one search, in percent; of several galleries (trials), mean and deviation.
+
+    `protocol` is a key of `pipeline.datasets.rules.RULES`: sysu, regdb, llcm, market or plain. The
+    result holds rank1, rank5, rank10, rank20, mAP, mINP, `num_query` (queries that have a match, of
+    the first gallery), `num_gallery`, `chance_rank1` (of a random order), `num_trials` and `std`.
+    Ties rank in the gallery's order. Raises `InputError` if the protocol is unknown, the features
+    of query and gallery differ in length, or no query has a gallery image to be matched with.
+
+        >>> score(Features(q, q_pids, q_camids), Features(g, g_pids, g_camids), "sysu")["mAP"]
+    """
+    if protocol not in RULES:
+        raise InputError(f"--protocol {protocol}: unknown; there are {', '.join(RULES)}")
+    rule = RULES[protocol]
+    galleries = [galleries] if isinstance(galleries, Features) else list(galleries)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rankings = []
+    for gallery in galleries:
+        widths = [side.features.shape[1] for side in (query, gallery)]
+        if widths[0] != widths[1]:
+            raise InputError(
+                f"{gallery.name}: features have {widths[1]} numbers, those of {query.name} "
+                f"{widths[0]}; embed both with one network"
+            )
+        pids = np.concatenate([query.pids, gallery.pids])
+        codes = rule.exclusion(pids, np.concatenate([query.camids, gallery.camids]))
+        split = len(query.pids)
+        queries, images = (
+            Images(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays))
+            for arrays in (
+                (query.features, query.pids, codes[:split]),
+                (gallery.features, gallery.pids, codes[split:]),
+            )
+        )
+        everything = torch.arange(len(gallery.pids), device=device)
+        try:
+            rankings += rank(queries, images, [everything], rule.cmc_unique_pids, distance)
+        except ValueError as error:
+            raise InputError(
+                f"{gallery.name}: {error} (protocol {protocol}: {rule.about})"
+            ) from error
+    about = {"protocol": protocol, "distance": distance, "unit": "percent"}
+    return about | summary(rankings) | {"num_gallery": len(galleries[0].pids)}
+
+
+def score_files(
+    query: Path,
+    galleries: Sequence[Path],
+    protocol: str,
+    distance: Distance,
+    json_file: Path | None,
+    display: Display,
+) -> None:
+    """Scores files, shows the table and, if asked to, writes the result as JSON."""
+    if json_file is not None and not json_file.parent.is_dir():
+        raise InputError(f"--json {json_file}: no folder {json_file.parent}")
+    result = score(read_features(query), [read_features(g) for g in galleries], protocol, distance)
+    display.result(result)
+    if json_file is not None:
+        run_folder.write_result(json_file, result)

@@ -1,0 +1,100 @@
+"""A data set whose protocol is several trainings (RegDB: ten): all of them, and their mean."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from pipeline.datasets.kinds import KINDS, kind_of
+from pipeline.errors import InputError
+from pipeline.options import Trial
+from train import config, run_folder
+from train.evaluation.metrics import FIGURES
+from train.loop import train
+from train.reporting.display import Display
+
+
+def train_trials(
+    cfg: config.Config, run_dir: Path, display: Display, overwrite: bool = False
+) -> dict[str, Any]:
+    """Trains and tests each trial in a run folder of its own under `run_dir`; returns the summary.
+
+    Raises `InputError` before `run_dir` is touched if the data set has one training only, and as
+    `train` does.
+    """
+    if cfg.data.root is None or num_trials(cfg) == 1:
+        raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
+    run_folder.check_free(run_dir, overwrite)
+    cfg = dataclasses.replace(
+        cfg, data=dataclasses.replace(cfg.data, root=cfg.data.root.absolute())
+    )
+    run_folder.create(run_dir, config.to_json(cfg), overwrite)
+    return continue_trials(run_dir, display)
+
+
+def continue_trials(run_dir: Path, display: Display) -> dict[str, Any]:
+    """Trains the trials of `run_dir` that have no result yet; one that had begun starts again.
+
+    Raises `InputError` if `run_dir` was not begun by `train_trials`, and as `train` does.
+    """
+    cfg = run_folder.read_config(run_dir)
+    if cfg.data.trial != "all":
+        raise InputError(
+            f"--resume {run_dir}: is a single training, which cannot be continued yet; "
+            "a run of --trial all can, trial by trial"
+        )
+    for trial in range(1, num_trials(cfg) + 1):
+        folder = folder_of(run_dir, trial)
+        if (folder / run_folder.RESULT).is_file():
+            display.say(f"trial {trial} is done: {folder}")
+            continue
+        data = dataclasses.replace(cfg.data, trial=cast(Trial, trial))
+        train(dataclasses.replace(cfg, data=data), folder, display, overwrite=True)
+    return summarise(run_dir, display)
+
+
+def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
+    """Averages the trials' `result.json`s into that of `run_dir`, and shows it."""
+    cfg = run_folder.read_config(run_dir)
+    files = [folder_of(run_dir, n) / run_folder.RESULT for n in range(1, num_trials(cfg) + 1)]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise InputError(
+            f"{missing[0]}: missing; `cdp train --resume {run_dir}` trains the trials that have "
+            "no result yet"
+        )
+    results = [json.loads(file.read_text()) for file in files]
+    modes = [_mean([result["modes"][m] for result in results]) for m in range(_num_modes(results))]
+    result = modes[0] | {"modes": modes}
+    run_folder.write_result(run_dir / run_folder.RESULT, result)
+    display.result(result)
+    return result
+
+
+def num_trials(cfg: config.Config) -> int:
+    """Trainings that the data set's protocol asks for."""
+    assert cfg.data.root is not None
+    return KINDS[kind_of(cfg.data.root, cfg.data.kind)].num_trials
+
+
+def folder_of(run_dir: Path, trial: int) -> Path:
+    """The run folder of one trial."""
+    return run_dir / f"trial-{trial:02d}"
+
+
+def _num_modes(results: list[dict[str, Any]]) -> int:
+    return min(len(result["modes"]) for result in results)
+
+
+def _mean(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """One mode's figures over trainings: mean, and standard deviation (of the population)."""
+    figures = (*FIGURES, "chance_rank1")
+    return {
+        **trials[0],
+        "protocol": trials[0]["protocol"].replace(" trial 1", ""),
+        **{name: float(np.mean([trial[name] for trial in trials])) for name in figures},
+        "std": {name: float(np.std([trial[name] for trial in trials])) for name in FIGURES},
+        "num_trials": len(trials),
+    }
