@@ -128,9 +128,11 @@ def evaluate(args: list[str]) -> None:
     import tyro
 
     from pipeline.options import Trial
+    from train import run_folder
     from train.config import Device
     from train.evaluation.run import evaluate_run
     from train.reporting.display import Display
+    from train.trials import evaluate_trials
 
     def parse(
         run_dir: tyro.conf.Positional[Path],
@@ -146,7 +148,9 @@ def evaluate(args: list[str]) -> None:
             trial: RegDB's trial to test on; refused if the weights saw its identities.
             device: auto is the GPU if there is one.
         """
-        evaluate_run(run_dir, Display(), data_root, trial, device)
+        many = run_folder.read_config(run_dir).data.trial == "all"
+        run = evaluate_trials if many else evaluate_run
+        run(run_dir, Display(), data_root, trial, device)
 
     tyro.cli(parse, prog="cdp eval", args=args)
 

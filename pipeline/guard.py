@@ -6,8 +6,11 @@ full size. So each file's header is parsed once, when it is first used (25 µs a
 the header raises in DALI, and `why_undecodable` finds the file.
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
+
+os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # we say what is wrong, and where
 
 from nvidia import nvimgcodec
 from PIL import Image

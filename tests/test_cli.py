@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import cdp
+from tests import trees
 
 REPOSITORY = Path(cdp.__file__).parent
 SMALL = [
@@ -114,6 +116,8 @@ def test_eval_repeats_the_result_exactly_and_shows_the_table(run, tmp_path, caps
     printed = capsys.readouterr().out
     assert "rank1" in printed
     assert f"{json.loads(before)['mAP']:.1f}" in printed
+    for mode in ("all-search", "indoor", "single-shot", "multi-shot"):
+        assert mode in printed
 
 
 def test_one_seed_gives_the_same_losses_to_the_bit_and_another_differs(run, people, tmp_path):
@@ -152,8 +156,8 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
-        (["train"], "which preset? one of demo, sysu"),
+        (["train", "nonsense"], "no preset 'nonsense'; there are demo, sysu, regdb, llcm, table"),
+        (["train"], "which preset? one of demo, sysu, regdb, llcm, table"),
         (["train", "demo", "--data.root", "/nowhere"], "/nowhere: no such folder; `cdp data make"),
         (["train", "demo", "--data.root", "PEOPLE", "--data.p", "99"], "has only 12 training"),
         (
@@ -163,6 +167,16 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         (["eval", "/nowhere"], "/nowhere: no run folder"),
         (["data", "make", "PEOPLE"], "exists and is not empty"),
         (["data", "preview", "PEOPLE", "--out", "x.jpg"], "--out x.jpg: must end in .png"),
+        (["eval", "PEOPLE"], "no run folder (config.json is missing)"),
+        (
+            ["score", "--query", "a.npz", "--gallery", "b.npz", "--protocol", "sysu"],
+            "a.npz: no such",
+        ),
+        (["data", "check", "/nowhere"], "/nowhere: no such folder"),
+        (["data", "check", "PEOPLE", "--kind", "regdb"], "faults (bad list"),
+        (["train", "--resume", "/nowhere"], "/nowhere: no run folder"),
+        (["train", "--resume"], "takes the folder and nothing else"),
+        (["train", "table", "--data.root", "/nowhere.csv"], "/nowhere.csv: no such"),
         (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
     ],
 )
@@ -213,6 +227,56 @@ def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(run, tmp_path, capsy
     assert "has no checkpoint yet" in refused(capsys, "eval", folder)
 
 
+@pytest.mark.parametrize("protocol", ["sysu", "regdb", "llcm", "plain"])
+def test_score_prints_and_writes_official_figures(protocol, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    pids = np.arange(40)
+    points = rng.standard_normal((40, 16)).astype(np.float32)
+    cameras = {"q": np.full(40, 6), "g": np.tile([1, 2, 4, 5], 10)}
+    for name, camids in cameras.items():
+        np.savez(tmp_path / f"{name}.npz", features=points, pids=pids, camids=camids)
+    out = tmp_path / "score.json"
+    files = ("--query", tmp_path / "q.npz", "--gallery", tmp_path / "g.npz")
+    assert call("score", *files, "--protocol", protocol, "--json", out) == 0
+    result = json.loads(out.read_text())
+    assert {name: result[name] for name in ("rank1", "rank20", "mAP", "mINP")} == {
+        "rank1": 100.0,
+        "rank20": 100.0,
+        "mAP": 100.0,
+        "mINP": 100.0,
+    }
+    assert (result["num_query"], result["num_gallery"], result["protocol"]) == (40, 40, protocol)
+    assert "100.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["llcm", "table"])
+def test_any_data_set_trains_and_is_tested_again(kind, tmp_path):
+    """RegDB: tests/train/test_trials.py."""
+    root = trees.llcm(tmp_path / "data") if kind == "llcm" else trees.table(tmp_path / "data")
+    folder = tmp_path / "run"
+    small = (*SMALL, "--data.p", "4", "--model.backbone", "resnet10t", "--model.weights", "none")
+    assert call("train", kind, "--data.root", root, "--run-dir", folder, *small) == 0
+    before = (folder / "result.json").read_bytes()
+    assert call("eval", folder, "--device", "cpu") == 0
+    assert (folder / "result.json").read_bytes() == before
+    assert len(json.loads(before)["modes"]) == {"llcm": 3, "table": 1}[kind]
+
+
+def test_figures_of_stand_in_galleries_say_so(run, people, tmp_path, capsys):
+    import shutil
+
+    root = Path(shutil.copytree(people, tmp_path / "people"))
+    (root / "exp" / "rand_perm_cam.mat").unlink()
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    assert "rand_perm_cam.mat: missing" in refused(capsys, "eval", folder, "--data-root", root)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('galleries": false', 'galleries": true'))
+    assert call("eval", folder, "--data-root", root, "--device", "cpu") == 0
+    assert "not comparable with published figures" in capsys.readouterr().out.replace("\n", " ")
+    result = json.loads((folder / "result.json").read_text())
+    assert all("not comparable" in mode["remark"] for mode in result["modes"])
+
+
 def test_preview_is_a_picture_of_every_spectrum(people, tmp_path):
     out = tmp_path / "sheet.png"
     assert call("data", "preview", people, "--out", out, "--identities", "3") == 0
@@ -231,6 +295,8 @@ def test_preview_is_a_picture_of_every_spectrum(people, tmp_path):
         ["eval", "--help"],
         ["data", "make", "--help"],
         ["data", "preview", "--help"],
+        ["data", "check", "--help"],
+        ["score", "--help"],
         ["data", "--help"],
     ],
 )

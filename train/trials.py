@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.options import Trial
 from train import config, run_folder
 from train.evaluation.metrics import FIGURES
+from train.evaluation.run import evaluate_run
 from train.loop import train
 from train.reporting.display import Display
 
@@ -24,12 +25,13 @@ def train_trials(
     Raises `InputError` before `run_dir` is touched if the data set has one training only, and as
     `train` does.
     """
-    if cfg.data.root is None or num_trials(cfg) == 1:
+    if cfg.data.root is None:
+        raise InputError("--trial all: needs a folder of RegDB; pass --data.root")
+    root, kind = cfg.data.root.absolute(), kind_of(cfg.data.root, cfg.data.kind)
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, root=root, kind=kind))
+    if num_trials(cfg) == 1:
         raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
     run_folder.check_free(run_dir, overwrite)
-    cfg = dataclasses.replace(
-        cfg, data=dataclasses.replace(cfg.data, root=cfg.data.root.absolute())
-    )
     run_folder.create(run_dir, config.to_json(cfg), overwrite)
     return continue_trials(run_dir, display)
 
@@ -55,6 +57,21 @@ def continue_trials(run_dir: Path, display: Display) -> dict[str, Any]:
     return summarise(run_dir, display)
 
 
+def evaluate_trials(
+    run_dir: Path,
+    display: Display,
+    data_root: Path | None = None,
+    trial: Trial | None = None,
+    device_name: str = "auto",
+) -> dict[str, Any]:
+    """Evaluates each trial's run as `evaluate_run` does, and averages; raises as that does."""
+    if trial is not None:
+        raise InputError(f"--trial {trial}: {run_dir} holds ten; evaluate {run_dir}/trial-NN")
+    for n in range(1, num_trials(run_folder.read_config(run_dir)) + 1):
+        evaluate_run(folder_of(run_dir, n), display, data_root, device_name=device_name)
+    return summarise(run_dir, display)
+
+
 def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
     """Averages the trials' `result.json`s into that of `run_dir`, and shows it."""
     cfg = run_folder.read_config(run_dir)
@@ -74,9 +91,8 @@ def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
 
 
 def num_trials(cfg: config.Config) -> int:
-    """Trainings that the data set's protocol asks for."""
-    assert cfg.data.root is not None
-    return KINDS[kind_of(cfg.data.root, cfg.data.kind)].num_trials
+    """Trainings that the protocol of the data set, whose kind is resolved, asks for."""
+    return KINDS[cfg.data.kind].num_trials
 
 
 def folder_of(run_dir: Path, trial: int) -> Path:

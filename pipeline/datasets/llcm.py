@@ -56,7 +56,7 @@ def read_protocol(root: Path) -> Protocol:
             tuple(Trial(everything[Modality.RGB], rows) for rows in sampled[Modality.IR]),
         ),
         Mode(
-            "visible to infrared as the published code scores it",
+            "visible to infrared (published code)",
             tuple(Trial(rows, everything[Modality.RGB]) for rows in sampled[Modality.IR]),
         ),
     )

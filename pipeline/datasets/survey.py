@@ -1,5 +1,6 @@
 """What a data set should hold and what it does, told from its lists and folders; opens no image."""
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -96,8 +97,12 @@ def survey_sysu(root: Path) -> Survey:
         find_missing_modality(survey, index, pid, f"cam*/{pid:04d}")
         for camid in sysu.CAMERAS if permutations else ():
             _compare_folder(survey, index, permutations or [], camid, pid)
-    official = not (root / "synthetic.json").exists()
-    survey.count(_count_sysu(index, parts), SYSU_COUNTS if official else {})
+    synthetic = root / "synthetic.json"
+    expected = SYSU_COUNTS
+    if synthetic.exists():
+        made = json.loads(synthetic.read_text())["options"]
+        expected = {f"identities, {part}": made[f"num_{part}"] for part in parts}
+    survey.count(_count_sysu(index, parts), expected)
     return survey
 
 

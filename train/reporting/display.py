@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD as HEADS
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -136,26 +137,25 @@ class Display:
         self.console.print(faults)
 
     def result(self, result: dict[str, Any]) -> None:
-        """The retrieval table: a row a mode of searching, mean ± standard deviation over trials."""
+        """The retrieval table: a mode of searching a row, means above deviations over trials."""
         modes = result.get("modes", [result])
         trials = modes[0]["num_trials"]
         over = f", mean ± std of {trials} trials" if trials > 1 else ""
-        table = Table(title=f"retrieval in percent ({result['distance']}){over}")
-        table.add_column("protocol")
-        for name in (*FIGURES, "chance", "queries", "gallery"):
+        table = Table(title=f"retrieval, percent, {result['distance']} distance{over}", box=HEADS)
+        table.add_column("protocol", min_width=18)
+        for name in (*FIGURES, "chance"):
             table.add_column(name, justify="right", no_wrap=True)
         for mode in modes:
             std = mode["std"] if mode["num_trials"] > 1 else {}
             table.add_row(
-                mode["protocol"],
-                *(f"{mode[n]:.1f}" + (f" ± {std[n]:.1f}" if std else "") for n in FIGURES),
+                f"{mode['protocol']}\n[dim]{mode['num_query']} × {mode['num_gallery']}[/]",
+                *(f"{mode[n]:.1f}" + (f"\n[dim]± {std[n]:.1f}[/]" if std else "") for n in FIGURES),
                 f"{mode['chance_rank1']:.1f}",
-                str(mode["num_query"]),
-                str(mode["num_gallery"]),
             )
-        notes = ["chance: rank-1 of a random order", *filter(None, [result.get("remark")])]
-        table.caption = "; ".join(notes)
+        table.caption = "below a protocol: queries × gallery; chance: rank-1 of a random order"
         self.console.print(table)
+        if "remark" in result:
+            self.say(f"note      {result['remark']}")
 
     @contextmanager
     def _showing(self) -> Iterator[None]:

@@ -1,0 +1,156 @@
+"""`score`: figures of features made elsewhere, and files that cannot serve."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.rules import RULES
+from pipeline.errors import InputError
+from tests.train.evaluation.test_metrics import brute_force
+from train.evaluation.score import Features, read_features, score
+
+
+def sides(seed: int = 0, noise: float = 2.0) -> tuple[dict, dict]:
+    """Arrays of 80 queries and 120 gallery images of some 15 people."""
+    rng = np.random.default_rng(seed)
+    points = rng.standard_normal((17, 8))
+    arrays = []
+    for size, people, cameras in ((80, 15, (3, 6)), (120, 17, (1, 2, 3, 4))):
+        pids = rng.integers(people, size=size)
+        features = points[pids] + noise * rng.standard_normal((size, 8))
+        camids = rng.choice(cameras, size)
+        arrays.append({"features": features.astype(np.float32), "pids": pids, "camids": camids})
+    return arrays[0], arrays[1]
+
+
+def excluded(protocol: str, q: dict, g: dict) -> np.ndarray:
+    """The protocols' exclusions, spelled out."""
+    same_pid = q["pids"][:, None] == g["pids"]
+    same_camera = q["camids"][:, None] == g["camids"]
+    if protocol == "sysu":
+        return same_camera | ((q["camids"][:, None] == 3) & (g["camids"] == 2))
+    return same_pid & same_camera if protocol in ("llcm", "market") else np.zeros((80, 120), bool)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("protocol", RULES)
+def test_equals_the_protocol_spelled_out(protocol, distance):
+    q, g = sides()
+    found = score(Features(**q), Features(**g), protocol, distance)
+    x, y = q["features"].astype(np.float64), g["features"].astype(np.float64)
+    if distance == "cosine":
+        x, y = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, y))
+    d = ((x[:, None] - y) ** 2).sum(axis=2)
+    ignore = excluded(protocol, q, g)
+    expected = brute_force(
+        d, q["pids"].tolist(), g["pids"].tolist(), ignore, protocol in ("sysu", "llcm")
+    )
+    assert expected is not None
+    cmc, mean_ap, mean_inp, chance, num_query = expected
+    for k in (1, 5, 10, 20):
+        assert found[f"rank{k}"] == pytest.approx(100 * cmc[k - 1])
+    assert found["mAP"] == pytest.approx(100 * mean_ap)
+    assert found["mINP"] == pytest.approx(100 * mean_inp)
+    assert found["chance_rank1"] == pytest.approx(100 * chance)
+    assert (found["num_query"], found["num_gallery"]) == (num_query, 120)
+
+
+@pytest.mark.parametrize("protocol", RULES)
+def test_separable_features_score_100(protocol):
+    q, g = sides(noise=0.001)
+    found = score(Features(**q), Features(**g), protocol)
+    assert [found[name] for name in ("rank1", "rank20", "mAP", "mINP")] == pytest.approx([100] * 4)
+
+
+def test_several_galleries_are_trials():
+    q, g = sides()
+    _, other = sides(seed=1)
+    apart = [score(Features(**q), Features(**x), "sysu") for x in (g, other)]
+    both = score(Features(**q), [Features(**g), Features(**other)], "sysu")
+    assert both["num_trials"] == 2
+    assert both["mAP"] == pytest.approx(np.mean([one["mAP"] for one in apart]))
+    assert both["std"]["mAP"] == pytest.approx(np.std([one["mAP"] for one in apart]))
+
+
+def broken(**changes) -> dict:
+    return {**sides()[0], **changes}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (broken(features=np.zeros((80, 8))), "features is float64; expected float32"),
+        (
+            broken(features=np.zeros(80, np.float32)),
+            r"features has shape \[80\]; expected \[n, d\]",
+        ),
+        (
+            broken(features=np.zeros((0, 8), np.float32)),
+            r"features has shape \[0, 8\]; expected \[n, d\]",
+        ),
+        (broken(pids=np.zeros(80, np.int32)), "pids is int32; expected int64"),
+        (broken(camids=np.zeros(79, np.int64)), r"camids has shape \[79\]; expected \[80\]"),
+        (
+            broken(features=np.full((80, 8), np.nan, np.float32)),
+            r"features, row 0: holds NaN or infinity \(80 such rows\)",
+        ),
+    ],
+)
+def test_arrays_that_cannot_serve_are_named(tmp_path, arrays, message):
+    file = tmp_path / "q.npz"
+    np.savez(file, **arrays)
+    with pytest.raises(InputError, match=f"q.npz: {message}"):
+        read_features(file)
+
+
+def test_one_row_that_is_not_finite_is_named(tmp_path):
+    arrays = sides()[0]
+    arrays["features"][41, 3] = np.inf
+    np.savez(tmp_path / "q.npz", **arrays)
+    with pytest.raises(InputError, match="features, row 41: holds NaN or infinity"):
+        read_features(tmp_path / "q.npz")
+
+
+def write(file: Path, content: bytes) -> Path:
+    file.write_bytes(content)
+    return file
+
+
+def test_files_that_are_no_features_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_features(tmp_path / "nowhere.npz")
+    with pytest.raises(InputError, match=r"is no \.npz file of plain arrays"):
+        read_features(write(tmp_path / "a.npz", b"text"))
+    np.savez(tmp_path / "b.npz", features=sides()[0]["features"])
+    with pytest.raises(InputError, match="holds no array 'pids'; expected features, pids, camids"):
+        read_features(tmp_path / "b.npz")
+    np.save(tmp_path / "c.npy", sides()[0]["features"])
+    with pytest.raises(InputError, match=r"is no \.npz file of plain arrays"):
+        read_features(tmp_path / "c.npy")
+
+
+def test_a_pickle_in_the_file_is_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    arrays = sides()[0] | {"pids": np.array([Bomb()], object)}
+    np.savez(tmp_path / "q.npz", **arrays)
+    with pytest.raises(InputError, match=r"is no \.npz file of plain arrays"):
+        read_features(tmp_path / "q.npz")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_cannot_be_ranked_says_why():
+    q, g = sides()
+    with pytest.raises(InputError, match="--protocol nonsense: unknown; there are sysu, regdb"):
+        score(Features(**q), Features(**g), "nonsense")
+    narrow = {**g, "features": g["features"][:, :5]}
+    with pytest.raises(InputError, match="features have 5 numbers, those of features 8"):
+        score(Features(**q), Features(**narrow), "sysu")
+    strangers = {**g, "pids": g["pids"] + 100}
+    with pytest.raises(
+        InputError, match=r"no query has a gallery image of its pid .*protocol sysu"
+    ):
+        score(Features(**q), Features(**strangers), "sysu")

@@ -1,0 +1,109 @@
+"""RegDB's ten trainings, from the command line: their mean, going on, and the guard of leaks."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import trees
+from tests.test_cli import call, refused
+
+TINY = [
+    *("--precision", "off", "--model.backbone", "resnet10t", "--model.weights", "none"),
+    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "3", "--data.k", "2"),
+    *("--epochs", "1", "--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return trees.regdb(tmp_path_factory.mktemp("data") / "RegDB", num_ids=8, num_images=2)
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "all"
+    args = ("--data.root", root, "--run-dir", folder, "--trial", "all", *TINY)
+    assert call("train", "regdb", *args) == 0
+    return folder
+
+
+def results(run: Path) -> list[dict]:
+    return [json.loads((run / f"trial-{n:02d}" / "result.json").read_text()) for n in range(1, 11)]
+
+
+def test_the_result_is_the_mean_over_ten_trainings(run):
+    trials, summary = results(run), json.loads((run / "result.json").read_text())
+    assert [t["protocol"] for t in trials] == [
+        f"regdb trial {n} visible to thermal" for n in range(1, 11)
+    ]
+    assert [mode["protocol"] for mode in summary["modes"]] == [
+        "regdb visible to thermal",
+        "regdb thermal to visible",
+    ]
+    for m, mode in enumerate(summary["modes"]):
+        assert mode["num_trials"] == 10
+        for name in ("rank1", "mAP", "mINP"):
+            of_trials = [t["modes"][m][name] for t in trials]
+            assert mode[name] == pytest.approx(np.mean(of_trials))
+            assert mode["std"][name] == pytest.approx(np.std(of_trials))
+
+
+def test_trials_train_on_different_people(run):
+    configs = [json.loads((run / f"trial-{n:02d}" / "config.json").read_text()) for n in (1, 2)]
+    assert [c["data"]["trial"] for c in configs] == [1, 2]
+    weights = [next((run / f"trial-{n:02d}" / "checkpoints").iterdir()) for n in (1, 2)]
+    assert weights[0].read_bytes() != weights[1].read_bytes()
+
+
+def test_an_interrupted_run_goes_on_with_the_trials_that_are_missing(run, tmp_path, capsys):
+    again = Path(shutil.copytree(run, tmp_path / "again"))
+    (again / "result.json").unlink()
+    (again / "trial-07" / "result.json").unlink()
+    shutil.rmtree(again / "trial-10")
+    kept = {f: f.stat().st_mtime_ns for f in again.glob("trial-0[1-6]/**/*") if f.is_file()}
+    assert call("train", "--resume", again) == 0
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept
+    assert (again / "result.json").read_bytes() == (run / "result.json").read_bytes()
+    assert "trial 6 is done" in capsys.readouterr().out
+
+
+def test_eval_tests_every_trial_again(run, tmp_path):
+    again = Path(shutil.copytree(run, tmp_path / "again"))
+    for file in again.rglob("result.json"):
+        file.unlink()
+    assert call("eval", again, "--device", "cpu") == 0
+    assert (again / "result.json").read_bytes() == (run / "result.json").read_bytes()
+    assert results(again) == results(run)
+
+
+def test_weights_refuse_a_trial_whose_people_they_saw(run, tmp_path, capsys):
+    third = Path(shutil.copytree(run / "trial-03", tmp_path / "third"))
+    line = refused(capsys, "eval", third, "--trial", "4")
+    assert "was trained on regdb trial 3; on regdb trial 4 it would meet identities" in line
+    assert call("eval", third, "--trial", "3", "--device", "cpu") == 0
+    # Nor does a changed configuration, or a checkpoint moved to another trial's run, help.
+    config = third / "config.json"
+    config.write_text(config.read_text().replace('"trial": 3', '"trial": 5'))
+    assert "was trained on regdb trial 3" in refused(capsys, "eval", third)
+
+
+def test_weights_of_another_data_set_may_be_tested(run, people, tmp_path):
+    copy = Path(shutil.copytree(run / "trial-01", tmp_path / "copy"))
+    assert call("eval", copy, "--data-root", people, "--device", "cpu") == 0
+    result = json.loads((copy / "result.json").read_text())
+    assert result["protocol"] == "sysu all-search single-shot"
+
+
+def test_only_regdb_has_ten_trainings(people, root, run, tmp_path, capsys):
+    args = ("--data.root", people, "--run-dir", tmp_path / "r", *TINY)
+    assert "only RegDB's protocol is ten" in refused(
+        capsys, "train", "sysu", "--trial", "all", *args
+    )
+    assert "needs a folder" in refused(capsys, "train", "demo", "--trial", "all")
+    assert "is a single training" in refused(capsys, "train", "--resume", run / "trial-01")
+    again = ("--data.root", root, "--run-dir", run, "--trial", "all", *TINY)
+    assert "holds a run" in refused(capsys, "train", "regdb", *again)
+    assert not (tmp_path / "r").exists()
