@@ -120,9 +120,11 @@ def _blocks(
 ) -> Iterator[tuple[Images, Float32[Tensor, "b g"]]]:
     """Some queries at a time, with their distances to the gallery."""
     size = max(1, MAX_KEYS // max(1, len(gallery)))
-    for rows in torch.arange(len(query), device=query.pids.device).split(size):
-        queries = query.take(rows)
-        yield queries, distances(queries.features, gallery.features, distance)
+    for many in torch.arange(len(query), device=query.pids.device).split(8 * size):
+        # For more queries at once: each time the gallery is turned into float64 anew.
+        found = distances(query.features[many], gallery.features, distance)
+        for rows, some in zip(many.split(size), found.split(size), strict=True):
+            yield query.take(rows), some
 
 
 def _ranks(

@@ -237,3 +237,17 @@ def test_distances_equal_numpys(kind):
     expected = ((q[:, None] - g) ** 2).sum(axis=2)
     found = distances(torch.from_numpy(query), torch.from_numpy(gallery), kind)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("unique", [False, True])
+def test_cuda_ranks_as_the_cpu_does(unique):
+    rng = np.random.default_rng(0)
+    query = images(rng.standard_normal((500, 64)), rng.integers(30, size=500), np.arange(500) % 5)
+    gallery = images(rng.standard_normal((900, 64)), rng.integers(30, size=900), np.arange(900) % 7)
+    trials = [torch.arange(900), torch.arange(0, 900, 3)]
+    q, g = (Images(x.features.cuda(), x.pids.cuda(), x.exclusion.cuda()) for x in (query, gallery))
+    expected = rank(query, gallery, trials, unique)
+    found = rank(q, g, [t.cuda() for t in trials], unique)
+    for mine, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(figures(mine), figures(other), rtol=1e-9)
