@@ -1,5 +1,6 @@
 """`train()`: the whole program, top to bottom."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,17 @@ class NotFiniteError(ArithmeticError):
 
 
 def train(
-    cfg: config.Config, run_dir: Path, display: Display, overwrite: bool = False
+    cfg: config.Config,
+    run_dir: Path,
+    display: Display,
+    overwrite: bool = False,
+    begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Trains, tests on unseen identities, and returns what `result.json` holds.
 
-    Raises `InputError` or `OptionError` before `run_dir` is touched if data, options or weights
-    cannot work, and `NotFiniteError` if the loss is NaN or infinite.
+    `begin` is called when nothing stands in the way any more, just before `run_dir` is touched.
+    Raises `InputError` or `OptionError` before that if data, options or weights cannot work, and
+    `NotFiniteError` if the loss is NaN or infinite.
     """
     run_folder.check_free(run_dir, overwrite)  # before anything that takes long
     device = runtime.resolve_device(cfg.device)
@@ -62,6 +68,7 @@ def train(
     step = TrainingStep(network, optimizer, confidence, cfg.loss, precision, device)
 
     resolved = config.resolve(cfg, root, kind_of(root, cfg.data.kind), device, precision)
+    begin()
     run_folder.create(run_dir, config.to_json(resolved), overwrite)
     display.begin(run_dir, runtime.describe(device), resolved, images, protocol)
 

@@ -32,7 +32,11 @@ def train_trials(
     if num_trials(cfg) == 1:
         raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
     run_folder.check_free(run_dir, overwrite)
-    run_folder.create(run_dir, config.to_json(cfg), overwrite)
+
+    def begin() -> None:
+        run_folder.create(run_dir, config.to_json(cfg), overwrite)
+
+    train(_of_trial(cfg, 1), folder_of(run_dir, 1), display, overwrite, begin)
     return continue_trials(run_dir, display)
 
 
@@ -52,8 +56,7 @@ def continue_trials(run_dir: Path, display: Display) -> dict[str, Any]:
         if (folder / run_folder.RESULT).is_file():
             display.say(f"trial {trial} is done: {folder}")
             continue
-        data = dataclasses.replace(cfg.data, trial=cast(Trial, trial))
-        train(dataclasses.replace(cfg, data=data), folder, display, overwrite=True)
+        train(_of_trial(cfg, trial), folder, display, overwrite=True)
     return summarise(run_dir, display)
 
 
@@ -98,6 +101,10 @@ def num_trials(cfg: config.Config) -> int:
 def folder_of(run_dir: Path, trial: int) -> Path:
     """The run folder of one trial."""
     return run_dir / f"trial-{trial:02d}"
+
+
+def _of_trial(cfg: config.Config, trial: int) -> config.Config:
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, trial=cast(Trial, trial)))
 
 
 def _num_modes(results: list[dict[str, Any]]) -> int:

@@ -82,7 +82,10 @@ def kind_of(root: Path, kind: KindName = "auto") -> KindName:
 
 def read_training(options: DataOptions, root: Path) -> Index:
     """The training images of `options` at `root`; raises `InputError` as the data set's reader."""
-    return KINDS[kind_of(root, options.kind)].training(options, root)
+    kind = kind_of(root, options.kind)
+    if options.trial != 1 and KINDS[kind].num_trials == 1:
+        raise InputError(f"--trial {options.trial}: {kind} has one training; leave --trial out")
+    return KINDS[kind].training(options, root)
 
 
 def read_protocol(options: DataOptions, root: Path) -> Protocol:

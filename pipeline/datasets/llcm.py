@@ -4,9 +4,9 @@ Protocol (Zhang and Wang, CVPR 2023, and the code they published): the gallery o
 random image of each test identity and camera, drawn as Python's `random.seed(t); random.choice`
 draws it over the sorted identities and cameras; all images of the other modality are queries.
 
-The published code scores its third mode here under the name "VIS to IR": it turns the ranking
-round, so that the sampled infrared images search among all visible ones. Figures in the literature
-come from it; `visible to infrared` is what the protocol's text says.
+The published test code scores the third mode here under the name "VIS to IR": it turns the ranking
+round, so that the sampled infrared images search among all visible ones. The results its repository
+asks to cite come from it; `visible to infrared` is what the protocol's text says.
 """
 
 import os

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,9 @@ from pipeline.datasets.records import Index, Modality, make_index
 from pipeline.errors import InputError
 from pipeline.options import KindName
 
-# Official counts; the SYSU-MM01 paper's own 19,659 RGB and 12,792 infrared training images are
-# those of no split. A set that differs may be a subset, or synthetic: it is told, not refused.
+# Counts of the data sets' papers and code; the 19,659 RGB and 12,792 infrared training images that
+# the CDP paper gives for SYSU-MM01 are those of no split. A set that differs may be a subset, or
+# synthetic: it is told, not refused.
 SYSU_COUNTS = {
     "identities, train": 296,
     "identities, val": 99,
@@ -26,7 +28,7 @@ SYSU_COUNTS = {
     "queries (infrared images, test)": 3803,
 }
 REGDB_COUNTS = {"identities": 412, "visible images": 4120, "thermal images": 4120}
-REGDB_LIST = (206, 2060)  # identities, images
+REGDB_LIST = 2060  # images of 206 identities
 LLCM_COUNTS = {
     "identities, train": 713,
     "identities, test": 351,
@@ -91,10 +93,11 @@ def survey_sysu(root: Path) -> Survey:
     except InputError as error:
         permutations = None
         survey.fault("no permutations", sysu.PERMUTATIONS, str(error).partition(": ")[2])
-    index = sysu.read_images(root, sorted({pid for pids in parts.values() for pid in pids}))
+    pids = sorted({pid for of_part in parts.values() for pid in of_part})
+    index = sysu.read_images(root, pids)
     survey.files = {os.fsdecode(path) for path in index.paths.tolist()}
-    for pid in sorted({pid for pids in parts.values() for pid in pids}):
-        find_missing_modality(survey, index, pid, f"cam*/{pid:04d}")
+    find_missing_modality(survey, index, pids, "cam*/{:04d}")
+    for pid in pids:
         for camid in sysu.CAMERAS if permutations else ():
             _compare_folder(survey, index, permutations or [], camid, pid)
     synthetic = root / "synthetic.json"
@@ -154,12 +157,9 @@ def survey_regdb(root: Path) -> Survey:
             for name, modality in regdb.MODALITIES.items():
                 mask = index.modality == modality
                 pids[name] |= set(index.pids[mask].tolist())
-                found = (len(set(index.pids[mask].tolist())), int(mask.sum()))
-                if found != REGDB_LIST:
-                    survey.counts[f"identities, images of {part}_{name}_{trial}.txt"] = (
-                        found[1],
-                        REGDB_LIST[1],
-                    )
+                if mask.sum() != REGDB_LIST:
+                    what = f"images of {part}_{name}_{trial}.txt"
+                    survey.counts[what] = (int(mask.sum()), REGDB_LIST)
         find_leaks(survey, parts, f"trial {trial}: ")
     for pid in sorted(pids["visible"] ^ pids["thermal"]):
         have = "visible" if pid in pids["visible"] else "thermal"
@@ -196,12 +196,10 @@ def survey_llcm(root: Path) -> Survey:
         found[f"identities, {part}"] = len(set(index.pids.tolist()))
         for name, modality in (("visible", Modality.RGB), ("infrared", Modality.IR)):
             found[f"{name} images, {part}"] = int((index.modality == modality).sum())
-        for pid in sorted(set(index.pids.tolist())):
-            find_missing_modality(survey, index, pid, f"{part}: identity {pid}")
-    if test is not None:
-        listed = set(sysu.read_id_list(root / "idx" / "test_id.txt"))
-        for pid in sorted(listed - set(test.pids.tolist())):
-            survey.fault("no image", f"test identity {pid}", "restore its folders")
+        pids = index.pids.tolist()
+        if part == "test":
+            pids += sysu.read_id_list(root / "idx" / "test_id.txt")
+        find_missing_modality(survey, index, pids, part + ": identity {}")
     find_missing_files(survey)
     survey.count(found, LLCM_COUNTS)
     return survey
@@ -222,14 +220,13 @@ def survey_table(file: Path) -> Survey:
     survey.root = index.root
     names = [os.fsdecode(path) for path in index.paths.tolist()]
     survey.files = set(names)
-    for name in sorted(survey.files) if len(survey.files) < len(names) else ():
-        if names.count(name) > 1:
-            survey.fault("listed twice", name, "keep one of its rows")
+    for name, rows in Counter(names).items():
+        if rows > 1:
+            survey.fault("listed twice", name, f"keep one of its {rows} rows")
     parts = {split: index.pids[splits == split].tolist() for split in ("train", "val", "test")}
     find_leaks(survey, parts)
     training = table.take(index, np.flatnonzero(splits != "test"))
-    for pid in sorted(set(training.pids.tolist())):
-        find_missing_modality(survey, training, pid, f"identity {pid}")
+    find_missing_modality(survey, training, training.pids.tolist(), "identity {}")
     find_missing_files(survey)
     for split, pids in parts.items():
         survey.count({f"identities, {split}": len(set(pids)), f"images, {split}": len(pids)}, {})
@@ -244,15 +241,17 @@ def find_leaks(survey: Survey, parts: dict[str, list[int]], where: str = "") -> 
         survey.fault("in training and test", f"{where}identity {pid}", text)
 
 
-def find_missing_modality(survey: Survey, index: Index, pid: int, where: str) -> None:
-    """Notes an identity that only one modality shows, or none."""
-    seen = set(index.modality[index.pids == pid].tolist())
-    if not seen:
-        survey.fault("no image", where, "is listed; restore its images, or take it off the list")
-    elif len(seen) == 1:
-        lacking = "infrared" if Modality.RGB in seen else "RGB"
-        text = f"has no {lacking} image; restore one, or take the identity off its list"
-        survey.fault("one modality", where, text)
+def find_missing_modality(survey: Survey, index: Index, pids: list[int], where: str) -> None:
+    """Notes those of `pids` that only one modality shows, or none; `where` formats a pid."""
+    rgb, infrared = (set(index.pids[index.modality == m].tolist()) for m in Modality)
+    for pid in sorted(set(pids)):
+        if pid not in rgb and pid not in infrared:
+            text = "is listed; restore its images, or take it off the list"
+            survey.fault("no image", where.format(pid), text)
+        elif pid not in rgb or pid not in infrared:
+            lacking = "infrared" if pid in rgb else "RGB"
+            text = f"has no {lacking} image; restore one, or take the identity off its list"
+            survey.fault("one modality", where.format(pid), text)
 
 
 def find_missing_files(survey: Survey) -> None:

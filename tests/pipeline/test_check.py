@@ -156,7 +156,7 @@ def test_llcm_faults(tmp_path):
     (root / listed).unlink()
     ids = root / "idx" / "test_id.txt"
     ids.write_text(ids.read_text().strip() + ",4711\n")
-    assert faults(root) == [("missing file", listed), ("no image", "test identity 4711")]
+    assert faults(root) == [("missing file", listed), ("no image", "test: identity 4711")]
 
 
 def test_table_faults(tmp_path):

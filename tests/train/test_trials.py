@@ -104,6 +104,17 @@ def test_only_regdb_has_ten_trainings(people, root, run, tmp_path, capsys):
     )
     assert "needs a folder" in refused(capsys, "train", "demo", "--trial", "all")
     assert "is a single training" in refused(capsys, "train", "--resume", run / "trial-01")
+    assert "sysu has one training" in refused(capsys, "train", "sysu", "--trial", "3", *args)
     again = ("--data.root", root, "--run-dir", run, "--trial", "all", *TINY)
     assert "holds a run" in refused(capsys, "train", "regdb", *again)
     assert not (tmp_path / "r").exists()
+
+
+def test_options_that_cannot_work_touch_nothing(root, run, tmp_path, capsys):
+    args = ("--data.root", root, "--trial", "all", *TINY, "--data.p", "99")
+    assert "--data.p 99" in refused(capsys, "train", "regdb", *args, "--run-dir", tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    before = {f: f.read_bytes() for f in copy.rglob("*") if f.is_file()}
+    refused(capsys, "train", "regdb", *args, "--run-dir", copy, "--overwrite")
+    assert {f: f.read_bytes() for f in copy.rglob("*") if f.is_file()} == before
