@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from pipeline import spectrum
+from pipeline.datasets import table
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from pipeline.options import DataOptions
+from tests import trees
 
 CPU = torch.device("cpu")
 
@@ -138,3 +140,14 @@ def test_paths_need_not_be_ascii(tmp_path, index):
 def test_options_that_cannot_work_are_refused(field, value, message):
     with pytest.raises(InputError, match=message):
         DataOptions(**{field: value})
+
+
+def test_every_format_of_a_table_is_decoded_as_pil_decodes_it(tmp_path):
+    # RegDB's images are BMP files; a table may hold JPEG, PNG and BMP.
+    index = table.read_training(trees.table(tmp_path), "train")
+    options = DataOptions(height_px=32, width_px=16, eval_batch=7)
+    found = torch.cat(list(EvaluationLoader(index, options, CPU)))
+    assert {index.path(row).suffix for row in range(len(index))} == {".jpg", ".png", ".bmp"}
+    for row, pixels in enumerate(found):
+        expected = np.asarray(Image.open(index.path(row)).convert("RGB"))
+        np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), expected)
