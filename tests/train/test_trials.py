@@ -70,13 +70,16 @@ def test_an_interrupted_run_goes_on_with_the_trials_that_are_missing(run, tmp_pa
     assert "trial 6 is done" in capsys.readouterr().out
 
 
-def test_eval_tests_every_trial_again(run, tmp_path):
+def test_eval_tests_every_trial_again(run, tmp_path, capsys):
     again = Path(shutil.copytree(run, tmp_path / "again"))
     for file in again.rglob("result.json"):
         file.unlink()
     assert call("eval", again, "--device", "cpu") == 0
     assert (again / "result.json").read_bytes() == (run / "result.json").read_bytes()
     assert results(again) == results(run)
+    header = [line.split() for line in capsys.readouterr().out.splitlines() if "rank1" in line]
+    columns = ["protocol", "rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance"]
+    assert header == [columns] * 11  # nothing is cut at 80 columns
 
 
 def test_weights_refuse_a_trial_whose_people_they_saw(run, tmp_path, capsys):

@@ -141,7 +141,8 @@ class Display:
         modes = result.get("modes", [result])
         trials = modes[0]["num_trials"]
         over = f", mean ± std of {trials} trials" if trials > 1 else ""
-        table = Table(title=f"retrieval, percent, {result['distance']} distance{over}", box=HEADS)
+        title = f"retrieval, percent, {result['distance']} distance{over}"
+        table = Table(title=title, box=HEADS, padding=0, pad_edge=False)  # fits 80 columns
         table.add_column("protocol", min_width=18)
         for name in (*FIGURES, "chance"):
             table.add_column(name, justify="right", no_wrap=True)
