@@ -65,9 +65,8 @@ def rank(
     before anything is counted. With `cmc_unique_pids`, CMC counts each gallery pid only at its best
     rank (SYSU-MM01); mAP (mean precision at the matches) and mINP (matches / rank of the last
     match; Ye et al., "Deep Learning for Person Re-identification", TPAMI 2021) always use the whole
-    list.
-    Queries without a valid match are not scored. Distances are computed once for all trials, some
-    queries at a time: memory beyond the features stays below 1 GB for galleries of 8 million.
+    list. Queries without a valid match are not scored. Distances are computed once for all trials,
+    some queries at a time, so that memory beyond the features is a few arrays of `MAX_KEYS`.
     Raises `ValueError` if a feature is NaN or infinite, or if in a trial no query has a match.
     """
     for name, images in (("query", query), ("gallery", gallery)):
@@ -93,7 +92,6 @@ def distances(
 
     Squares rank as distances do. Computed in float64 and rounded, so that equal features tie.
     """
-
     query, q = _in_double(query, distance)
     found = torch.empty(len(query), len(gallery), device=query.device)
     for start in range(0, len(gallery), 1024):  # bounds the float64 copies
@@ -102,7 +100,7 @@ def distances(
         squares = torch.addmm(lengths, query, block.T, alpha=-2)
         squares *= squares > lengths.mul_(1e-12)  # what rounding leaves of equal features is 0
         found[:, start : start + 1024] = squares
-    return found
+    return found.abs_()  # a zero may have come out negative, and ranks are read off the bits
 
 
 def _in_double(

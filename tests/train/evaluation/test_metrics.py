@@ -225,6 +225,7 @@ def test_equal_features_tie_whatever_their_place_in_the_matrix():
         for row in found:
             assert len(row.unique()) == 7
         assert (found[:5].min(dim=1).values == 0).all()
+        assert not found.signbit().any()
 
 
 @pytest.mark.parametrize("kind", ["euclidean", "cosine"])
