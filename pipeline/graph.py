@@ -6,38 +6,66 @@ counterpart is one operator for every case: a 1x3 row w applied to each pixel, t
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, types
 
-from pipeline.options import DataOptions
+from pipeline.options import CacheName, DataOptions
 from pipeline.spectrum import LUMA, ROWS
 
 # Preallocation hints for the GPU decoder: buffers only grow, and growing one stalls the device.
 MAX_CROP_PX = (640, 320)
 
 
+@runtime_checkable
+class PairSource(Protocol):
+    """What a training graph asks of its source, a batch a call."""
+
+    def images(self) -> Any:
+        """Paths as uint8 characters, or the cache's pixels, uint8 [n, H, W, 3]."""
+
+    def draws(self) -> Any:
+        """(P̂, uniform, flip, brightness, infrared, label)."""
+
+
 def training_graph(
-    source: Callable[[], Any], options: DataOptions, device_id: int | None, threads: int
+    source: PairSource,
+    options: DataOptions,
+    device_id: int | None,
+    threads: int,
+    cache: CacheName = "none",
 ) -> Pipeline:
     """Builds the pipeline whose outputs are one `PairedBatch`.
 
-    Outputs: images uint8 [n, 2, H, W, 3], labels int64 [n], modality uint8 [n], spectrum int8 [n],
-    all on the GPU `device_id`, or on the CPU when that is None.
+    With a cache its first input is pixels that were decoded and resized before. Outputs: images
+    uint8 [n, 2, H, W, 3], labels int64 [n], modality uint8 [n], spectrum int8 [n], all on the GPU
+    `device_id`, or on the CPU when that is None.
     """
     pipeline = _pipeline(options.p * options.k, options, device_id, threads)
     with pipeline:
         # fmt: off
-        paths, probability, uniform, flip, brightness, infrared, label = fn.external_source(
-            source=source,
-            num_outputs=7,
-            dtype=[types.UINT8, types.FLOAT, types.FLOAT, types.INT32, types.FLOAT, types.UINT8,
-                   types.INT64],
-            ndim=[1, 1, 0, 0, 0, 0, 0],
+        probability, uniform, flip, brightness, infrared, label = fn.external_source(
+            source=source.draws,
+            num_outputs=6,
+            dtype=[types.FLOAT, types.FLOAT, types.INT32, types.FLOAT, types.UINT8, types.INT64],
+            ndim=[1, 0, 0, 0, 0, 0],
         )
         # fmt: on
-        image = fn.flip(_decode_and_resize(paths, options, device_id), horizontal=flip)
+        if cache == "none":
+            paths = fn.external_source(source=source.images, dtype=types.UINT8, ndim=1)
+            resized = _decode_and_resize(paths, options, device_id)
+        else:
+            resized = fn.external_source(
+                source=source.images,
+                dtype=types.UINT8,
+                ndim=3,
+                layout="HWC",
+                device="gpu" if cache == "gpu" else "cpu",
+            )
+            if device_id is not None and cache == "host":
+                resized = resized.gpu()
+        image = fn.flip(resized, horizontal=flip)
         drawn = _invert_cumulative_sum(probability, uniform)
         jittered_luma = types.Constant(np.array(LUMA, np.float32)) * brightness
         row = _blend(infrared, jittered_luma, types.Constant(ROWS)[drawn])
@@ -56,10 +84,14 @@ def training_graph(
 
 
 def evaluation_graph(
-    source: Callable[[], Any], options: DataOptions, device_id: int | None, threads: int
+    source: Callable[[], Any],
+    options: DataOptions,
+    device_id: int | None,
+    threads: int,
+    batch_size: int,
 ) -> Pipeline:
     """Builds the pipeline whose output is uint8 [n, H, W, 3]: decoded and resized, nothing else."""
-    pipeline = _pipeline(options.eval_batch, options, device_id, threads)
+    pipeline = _pipeline(batch_size, options, device_id, threads)
     with pipeline:
         (paths,) = fn.external_source(source=source, num_outputs=1, dtype=types.UINT8, ndim=1)
         pipeline.set_outputs(_decode_and_resize(paths, options, device_id))

@@ -4,18 +4,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float64, Int8, Int64, UInt8
 from numpy import ndarray
-from nvidia.dali import Pipeline
 from torch import Tensor
 
+from pipeline.cache import PixelCache, place
 from pipeline.datasets.records import Index
 from pipeline.graph import evaluation_graph, training_graph
-from pipeline.guard import why_undecodable
-from pipeline.options import DataOptions
-from pipeline.source import EvaluationSource, TrainingSource, unusable
+from pipeline.options import CacheName, DataOptions
+from pipeline.run import run
+from pipeline.source import EvaluationSource, TrainingSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,11 +40,14 @@ class TrainingLoader:
     """
 
     def __init__(self, index: Index, options: DataOptions, device: torch.device, seed: int) -> None:
-        self.source = TrainingSource(index, options, seed)
         self.device = device
-        self._pipeline = training_graph(
-            self.source, options, _device_id(device), num_threads(options)
-        )
+        self.cache: CacheName = place(index, options, device)
+        how = (_device_id(device), num_threads(options))
+        pixels = None
+        if self.cache != "none":
+            pixels = PixelCache(index, options, self.cache, device, *how)
+        self.source = TrainingSource(index, options, seed, pixels)
+        self._pipeline = training_graph(self.source, options, *how, self.cache)
 
     @property
     def num_classes(self) -> int:
@@ -59,7 +61,7 @@ class TrainingLoader:
     def epoch(self, epoch: int, probability: Float64[ndarray, " spectra"]) -> Iterator[PairedBatch]:
         """All batches of `epoch`, the first one already drawn from `probability` (P̂)."""
         self.source.begin(epoch, probability)
-        for rows, (images, pids, modality, spectrum) in _run(
+        for rows, (images, pids, modality, spectrum) in run(
             self._pipeline, self.source, self.device
         ):
             yield PairedBatch(images, pids, modality, spectrum, rows)
@@ -72,7 +74,7 @@ class EvaluationLoader:
         self.source = EvaluationSource(index, options.eval_batch)
         self.device = device
         self._pipeline = evaluation_graph(
-            self.source, options, _device_id(device), num_threads(options)
+            self.source, options, _device_id(device), num_threads(options), options.eval_batch
         )
 
     def __len__(self) -> int:
@@ -81,7 +83,7 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[UInt8[Tensor, "n 3 h w"]]:
         self.source.begin()
-        for _, (images,) in _run(self._pipeline, self.source, self.device):
+        for _, (images,) in run(self._pipeline, self.source, self.device):
             yield images.permute(0, 3, 1, 2)
 
 
@@ -92,47 +94,3 @@ def num_threads(options: DataOptions) -> int:
 
 def _device_id(device: torch.device) -> int | None:
     return (device.index or 0) if device.type == "cuda" else None
-
-
-def _run(
-    pipeline: Pipeline, source: TrainingSource | EvaluationSource, device: torch.device
-) -> Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]]:
-    """Runs the pipeline to the end of its source; also leaves it clean when abandoned half-way."""
-    try:
-        while True:
-            # On the caller's stream, so that neither side waits on the host for the other and a
-            # freed batch is reused only after the kernels that read it.
-            stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-            try:
-                outputs = pipeline.run(stream)
-            except StopIteration:
-                break
-            except RuntimeError as error:
-                raise _blame(source, error) from error
-            rows = source.in_flight.popleft()
-            yield rows, [torch.from_dlpack(output.as_tensor()) for output in outputs]
-    finally:
-        source.stop()
-        _drain(pipeline)
-
-
-def _drain(pipeline: Pipeline) -> None:
-    """Takes what is in flight, good or bad, so that the next epoch starts with its own batches."""
-    for _ in range(pipeline.prefetch_queue_depth + 2):  # a broken pipeline raises for ever
-        try:
-            pipeline.run()
-        except StopIteration:
-            break
-        except RuntimeError:
-            continue
-    pipeline.reset()
-
-
-def _blame(source: TrainingSource | EvaluationSource, error: RuntimeError) -> Exception:
-    """The error to raise for a failed run: names the first file in flight that PIL cannot read."""
-    for rows in source.in_flight:
-        for row in np.unique(rows):
-            reason = why_undecodable(source.index.path(row))
-            if reason:
-                return unusable(source.index, row, reason.text)
-    return RuntimeError(f"DALI failed, and every image of the batch is readable: {error}")

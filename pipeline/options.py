@@ -7,6 +7,7 @@ from typing import Literal
 from pipeline.errors import InputError
 
 KindName = Literal["auto", "sysu", "regdb", "llcm", "table"]
+CacheName = Literal["none", "host", "gpu", "auto"]
 Trial = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, "all"]
 
 
@@ -62,6 +63,10 @@ class DataOptions:
 
     hw_decoder_load: float = 0.9
     """Share of a batch for the GPU's JPEG hardware decoder, where there is one."""
+
+    cache: CacheName = "auto"
+    """Where decoded and resized pixels are kept after their first use: in the host's memory, in the
+    GPU's, or not at all; auto: where there is ample room. Batches are the same to the bit."""
 
     eval_batch: int = 128
     """Images a batch when features are extracted."""

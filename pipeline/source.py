@@ -7,11 +7,12 @@ DALI drains, and only then is the next epoch begun: its first batch already sees
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import SupportsIndex
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, UInt8
 from numpy import ndarray
+from torch import Tensor
 
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import draw
@@ -50,14 +51,28 @@ class FirstLook:
         self._seen[new] = True
 
 
+@runtime_checkable
+class Pixels(Protocol):
+    """A cache of decoded and resized images."""
+
+    def expect(self, rows: Int64[ndarray, " n"]) -> None:
+        """Announces the rows of an epoch, in their order."""
+
+    def take(self, rows: Int64[ndarray, " n"]) -> UInt8[Tensor, "n h w 3"]:
+        """The pixels of rows that were announced."""
+
+
 class TrainingSource:
-    """Turns an epoch's plan and P̂ into the inputs of the training graph, one batch a call.
+    """Turns an epoch's plan and P̂ into the two inputs of the training graph, one batch a call.
 
     `in_flight` holds the rows of the batches that DALI took and the consumer has not received.
     """
 
-    def __init__(self, index: Index, options: DataOptions, seed: int) -> None:
+    def __init__(
+        self, index: Index, options: DataOptions, seed: int, pixels: Pixels | None = None
+    ) -> None:
         check(index, options.p, options.k, options.sampling)
+        self._pixels = pixels
         self.index = index
         self.options = options
         self.seed = seed
@@ -66,33 +81,47 @@ class TrainingSource:
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
         self._look = FirstLook(index)
         self._plan = np.empty((0, options.p * options.k), np.int64)
-        self._epoch = self._step = 0
+        self._epoch = self._step = self._step_of_draws = 0
         self._probability = np.empty(0, np.float32)
 
     def begin(self, epoch: int, probability: Float64[ndarray, " spectra"]) -> None:
         """Plans `epoch`; its RGB counterparts follow `probability` (P̂)."""
         o = self.options
         self._plan = plan_epoch(self.index, o.p, o.k, o.sampling, self.seed, epoch)
-        self._epoch, self._step = epoch, 0
+        self._epoch, self._step, self._step_of_draws = epoch, 0, 0
+        if self._pixels:
+            self._pixels.expect(self._plan.ravel())
         self._probability = np.ascontiguousarray(probability, np.float32)
         self.in_flight.clear()
 
     def stop(self) -> None:
         """Ends the epoch after the batches already in flight."""
-        self._step = self.steps
+        self._step = self._step_of_draws = self.steps
 
-    def __call__(self) -> tuple[list[ndarray] | ndarray, ...]:
-        """The next batch's (paths, P̂, uniform, flip, brightness, infrared, label)."""
+    def images(self) -> list[ndarray] | ndarray | Tensor:
+        """The next batch's paths, or, from a cache, its pixels, uint8 [n, H, W, 3]."""
         if self._step >= len(self._plan):
             raise StopIteration
         rows = self._plan[self._step]
-        o = self.options
-        draws = draw(self.seed, self._epoch, self._step, len(rows), o.flip, o.jitter)
-        self._look(rows)
+        if self._pixels:
+            pixels = self._pixels.take(rows)
+            batch: Any = pixels if pixels.is_cuda else pixels.numpy()
+        else:
+            self._look(rows)
+            batch = encode_paths(self.index, rows)
         self._step += 1
         self.in_flight.append(rows)
+        return batch
+
+    def draws(self) -> tuple[ndarray, ...]:
+        """The next batch's (P̂, uniform, flip, brightness, infrared, label)."""
+        if self._step_of_draws >= len(self._plan):
+            raise StopIteration
+        rows = self._plan[self._step_of_draws]
+        o = self.options
+        draws = draw(self.seed, self._epoch, self._step_of_draws, len(rows), o.flip, o.jitter)
+        self._step_of_draws += 1
         return (
-            encode_paths(self.index, rows),
             np.tile(self._probability, (len(rows), 1)),  # DALI refuses a broadcast view
             draws.spectrum,
             draws.flip,
@@ -103,29 +132,31 @@ class TrainingSource:
 
 
 class EvaluationSource:
-    """Hands out the paths of rows in order, `batch` at a time; the last batch may be smaller."""
+    """Hands out the paths of rows, `batch` at a time; the last batch may be smaller."""
 
     def __init__(self, index: Index, batch: int) -> None:
         self.index = index
         self.batch = batch
         self._look = FirstLook(index)
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
+        self._rows = np.arange(len(index))
         self._next = 0
 
-    def begin(self) -> None:
-        """Starts again with the first row."""
+    def begin(self, rows: Int64[ndarray, " n"] | None = None) -> None:
+        """Starts with the first of `rows`, or of all rows in order."""
+        self._rows = np.arange(len(self.index)) if rows is None else rows
         self._next = 0
         self.in_flight.clear()
 
     def stop(self) -> None:
         """Ends the pass after the batches already in flight."""
-        self._next = len(self.index)
+        self._next = len(self._rows)
 
     def __call__(self) -> tuple[list[ndarray]]:
         """The next batch's paths."""
-        if self._next >= len(self.index):
+        if self._next >= len(self._rows):
             raise StopIteration
-        rows = np.arange(self._next, min(self._next + self.batch, len(self.index)))
+        rows = self._rows[self._next : self._next + self.batch]
         self._look(rows)
         self._next += len(rows)
         self.in_flight.append(rows)

@@ -15,7 +15,7 @@ import torch
 
 from model.options import LossOptions, ModelOptions
 from pipeline.errors import InputError
-from pipeline.options import DataOptions, KindName
+from pipeline.options import CacheName, DataOptions, KindName
 from train.dhsm import DhsmOptions
 from train.evaluation.metrics import Distance
 
@@ -95,10 +95,15 @@ class Config:
 
 
 def resolve(
-    config: Config, root: Path, kind: KindName, device: torch.device, precision: str
+    config: Config,
+    root: Path,
+    kind: KindName,
+    cache: CacheName,
+    device: torch.device,
+    precision: str,
 ) -> Config:
     """The configuration with every `auto` and default place replaced by what it became."""
-    data = dataclasses.replace(config.data, root=root.absolute(), kind=kind)
+    data = dataclasses.replace(config.data, root=root.absolute(), kind=kind, cache=cache)
     return dataclasses.replace(
         config,
         data=data,

@@ -67,7 +67,8 @@ def train(
     confidence = dhsm.Confidence(len(spectrum.NAMES), device)
     step = TrainingStep(network, optimizer, confidence, cfg.loss, precision, device)
 
-    resolved = config.resolve(cfg, root, kind_of(root, cfg.data.kind), device, precision)
+    kind = kind_of(root, cfg.data.kind)
+    resolved = config.resolve(cfg, root, kind, loader.cache, device, precision)
     begin()
     run_folder.create(run_dir, config.to_json(resolved), overwrite)
     display.begin(run_dir, runtime.describe(device), resolved, images, protocol)

@@ -16,7 +16,7 @@ from train.presets import PRESETS
 def test_config_survives_its_json(name):
     cfg = PRESETS[name].config
     assert from_json(to_json(cfg), "here") == cfg
-    resolved = config.resolve(cfg, Path("runs/x"), "sysu", torch.device("cpu"), "off")
+    resolved = config.resolve(cfg, Path("runs/x"), "sysu", "host", torch.device("cpu"), "off")
     assert from_json(to_json(resolved), "here") == resolved
     assert resolved.data.root.is_absolute()
 

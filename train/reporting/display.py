@@ -59,6 +59,8 @@ class Display:
             f"network   {cfg.model.backbone}, weights {cfg.model.weights}, "
             f"{cfg.data.height_px}x{cfg.data.width_px}, P {cfg.data.p} x K {cfg.data.k} pairs"
         )
+        where = {"none": "decoded at each use", "host": "kept in memory", "gpu": "kept on the GPU"}
+        self.say(f"pixels    {where[cfg.data.cache]} (--data.cache {cfg.data.cache})")
         modes = ", ".join(mode.name for mode in protocol.modes)
         self.say(f"test      {protocol.name}: {modes}; unseen identities")
         if protocol.remark:

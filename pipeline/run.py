@@ -1,0 +1,74 @@
+"""Runs a built graph to the end of its source, and leaves it clean whatever happens."""
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy import ndarray
+from nvidia.dali import Pipeline
+from torch import Tensor
+
+from pipeline.datasets.records import Index
+from pipeline.guard import why_undecodable
+from pipeline.source import unusable
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What feeds a graph: knows the rows of the batches that DALI took and nobody received."""
+
+    index: Index
+    in_flight: deque[Int64[ndarray, " n"]]
+
+    def stop(self) -> None:
+        """Ends after the batches already in flight."""
+
+
+def run(
+    pipeline: Pipeline, source: Source, device: torch.device
+) -> Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]]:
+    """Yields each batch's rows and outputs; also cleans up when abandoned half-way.
+
+    Raises `InputError` naming the first file in flight that cannot be decoded.
+    """
+    try:
+        while True:
+            # On the caller's stream, so that neither side waits on the host for the other and a
+            # freed batch is reused only after the kernels that read it.
+            stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+            try:
+                outputs = pipeline.run(stream)
+            except StopIteration:
+                break
+            except RuntimeError as error:
+                raise _blame(source, error) from error
+            rows = source.in_flight.popleft()
+            yield rows, [torch.from_dlpack(output.as_tensor()) for output in outputs]
+    finally:
+        source.stop()
+        _drain(pipeline)
+
+
+def _drain(pipeline: Pipeline) -> None:
+    """Takes what is in flight, good or bad, so that the next epoch starts with its own batches."""
+    for _ in range(pipeline.prefetch_queue_depth + 2):  # a broken pipeline raises for ever
+        try:
+            pipeline.run()
+        except StopIteration:
+            break
+        except RuntimeError:
+            continue
+    pipeline.reset()
+
+
+def _blame(source: Source, error: RuntimeError) -> Exception:
+    """The error to raise for a failed run: names the first file in flight that PIL cannot read."""
+    for rows in source.in_flight:
+        for row in np.unique(rows):
+            flaw = why_undecodable(source.index.path(row))
+            if flaw:
+                return unusable(source.index, row, flaw.text)
+    return RuntimeError(f"DALI failed, and every image of the batch is readable: {error}")
