@@ -72,6 +72,7 @@ def test_a_run_leaves_what_the_contract_says(run, people):
     config = json.loads((run / "config.json").read_text())
     assert config["data"]["root"] == str(people)
     assert (config["device"], config["precision"]) == ("cpu", "off")
+    assert config["data"]["cache"] == "host"
     epochs = events(run, "epoch")
     assert [line["epoch"] for line in epochs] == [1, 2]
     assert set(epochs[0]) >= EPOCH_FIELDS
@@ -122,9 +123,10 @@ def test_eval_repeats_the_result_exactly_and_shows_the_table(run, tmp_path, caps
 
 def test_one_seed_gives_the_same_losses_to_the_bit_and_another_differs(run, people, tmp_path):
     args = ("train", "demo", "--data.root", people, *SMALL)
-    # Neither threads nor prefetch depth may change a loss.
+    # Neither threads nor prefetch depth nor the pixel cache may change a loss.
     repeat, other = tmp_path / "repeat", tmp_path / "other"
-    assert call(*args, "--run-dir", repeat, "--data.threads", "1", "--data.prefetch", "4") == 0
+    differently = ("--data.threads", "1", "--data.prefetch", "4", "--data.cache", "none")
+    assert call(*args, "--run-dir", repeat, *differently) == 0
     assert call(*args, "--run-dir", other, "--seed", "1") == 0
     assert curve(repeat) == curve(run)
     assert all(a != b for a, b in zip(curve(other), curve(run), strict=True))
