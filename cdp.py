@@ -14,6 +14,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp eval RUN_DIR                        test a trained run again
   cdp score --query Q.npz --gallery G.npz --protocol P
                                           official figures for features made elsewhere
+  cdp bench loader|peers                  images a second of the loader, and of what others use
   cdp data make DIR                       write the embedded synthetic people as JPEG files
   cdp data check DIR                      is the data set whole, and every image readable?
   cdp data preview DIR --out FILE.png     picture of originals and their counterparts
@@ -190,6 +191,36 @@ def score(args: list[str]) -> None:
     tyro.cli(parse, prog="cdp score", args=args)
 
 
+def bench(args: list[str]) -> None:
+    import tyro
+
+    from bench.run import PARTS, run_bench
+    from pipeline.errors import InputError
+    from train.config import Device
+
+    def parse(
+        part: tyro.conf.Positional[str],
+        data_root: Path | None = None,
+        device: Device = "auto",
+        quick: bool = False,
+        json: Path | None = None,
+    ) -> None:
+        """Measures images a second: the sides of a comparison in turn, ratios within a round.
+
+        Args:
+            part: loader (threads, prefetch, cache) or peers (what others load with).
+            data_root: Data set to measure on; default: the embedded crops.
+            device: auto is the GPU if there is one.
+            quick: Fewer rounds, for a first look.
+            json: File to write every sample to, with hardware and versions.
+        """
+        if part not in PARTS:
+            raise InputError(f"bench: no part {part!r}; there are {', '.join(PARTS)}")
+        run_bench(part, data_root, device, quick, json)
+
+    tyro.cli(parse, prog="cdp bench", args=args)
+
+
 def data_make(args: list[str]) -> None:
     import tyro
 
@@ -257,6 +288,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "eval": evaluate,
     "score": score,
+    "bench": bench,
     "data make": data_make,
     "data check": data_check,
     "data preview": data_preview,

@@ -95,12 +95,14 @@ class PixelCache:
             self._source, options, device_id, threads, batch_size=options.p * options.k
         )
         self._graph_device = device
+        self._num_missing = 0  # of those expected
         self._filling: Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]] = iter(())
 
     def expect(self, rows: Int64[ndarray, " n"]) -> None:
         """Begins to decode those of `rows` that are missing, in the order of their first use."""
         self.close()
         new, first = np.unique(rows[~self._ready[rows]], return_index=True)
+        self._num_missing = len(new)
         if len(new):
             self._source.begin(new[np.argsort(first)])
             self._filling = run(self._graph, self._source, self._graph_device)
@@ -114,6 +116,9 @@ class PixelCache:
             found, (images,) = next(self._filling)
             self._pixels.index_copy_(0, self._rows(found), images.to(self.device))
             self._ready[found] = True
+            self._num_missing -= len(found)
+            if not self._num_missing:
+                self.close()
         return self._pixels.index_select(0, self._rows(rows))  # 5x faster than [rows] on the CPU
 
     def _rows(self, rows: Int64[ndarray, " n"]) -> Int64[Tensor, " n"]:

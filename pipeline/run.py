@@ -61,6 +61,8 @@ def _drain(pipeline: Pipeline) -> None:
             break
         except RuntimeError:
             continue
+        except AttributeError:  # the garbage collector finalised the pipeline first: nothing to do
+            return
     pipeline.reset()
 
 

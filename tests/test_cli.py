@@ -176,6 +176,8 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         ),
         (["data", "check", "/nowhere"], "/nowhere: no such folder"),
         (["data", "check", "PEOPLE", "--kind", "regdb"], "faults (bad list"),
+        (["bench", "nonsense"], "no part 'nonsense'; there are loader, peers"),
+        (["bench", "loader", "--json", "/nowhere/b.json"], "--json /nowhere/b.json: no folder"),
         (["train", "--resume", "/nowhere"], "/nowhere: no run folder"),
         (["train", "--resume"], "takes the folder and nothing else"),
         (["train", "table", "--data.root", "/nowhere.csv"], "/nowhere.csv: no such"),
@@ -299,6 +301,7 @@ def test_preview_is_a_picture_of_every_spectrum(people, tmp_path):
         ["data", "preview", "--help"],
         ["data", "check", "--help"],
         ["score", "--help"],
+        ["bench", "--help"],
         ["data", "--help"],
     ],
 )

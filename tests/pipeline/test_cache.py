@@ -1,5 +1,6 @@
 """The pixel cache: batches of no cache, each image decoded once, memory checked before."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,22 @@ def test_an_epoch_abandoned_half_way_leaves_nothing_behind(index):
     for _ in kept.epoch(1, spectrum.uniform()):
         break
     assert_equal(kept.epoch(2, np.eye(4)[3]), fresh.epoch(2, np.eye(4)[3]))
+
+
+def test_nothing_is_left_running_once_all_is_there(index):
+    kept = loader(index, "host")
+    list(kept.epoch(1, spectrum.uniform()))
+    assert list(kept.source._pixels._filling) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_abandoned_loader_is_collected_without_a_word(index):
+    kept = loader(index, "host")
+    next(kept.epoch(1, spectrum.uniform()))
+    running = kept.epoch(2, spectrum.uniform())
+    next(running)
+    del kept, running
+    gc.collect()
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "header"])
