@@ -28,7 +28,7 @@ def preview(root: Path, out: Path, identities: int, seed: int) -> None:
         raise InputError(f"--out {out}: must end in .png")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
-    options = DataOptions(root=root, p=identities, k=2)
+    options = DataOptions(root=root, p=identities, k=2, cache="none")
     index = read_training(options, root)
     loader = TrainingLoader(index, options, torch.device("cpu"), seed)
     columns: list[np.ndarray] = []

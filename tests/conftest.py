@@ -8,6 +8,7 @@ import torch
 
 from pipeline.datasets import synthetic
 from pipeline.datasets.records import Index
+from tests import trees
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +26,12 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=3)
     synthetic.make(root, options, workers=2)
     return root
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree of SYSU-MM01's official structure, of empty files; tests must not change it."""
+    return trees.sysu_mm01(tmp_path_factory.mktemp("golden") / "SYSU-MM01")
 
 
 def make_index(counts: list[tuple[int, int]], root: Path = Path("/none")) -> Index:

@@ -118,8 +118,8 @@ def test_an_identity_of_one_modality_or_none(tree):
     assert ("no image", f"cam*/{pid:04d}") in faults(tree)
 
 
-def test_the_official_tree_has_the_official_counts(tmp_path):
-    survey = survey_sysu(trees.sysu_mm01(tmp_path / "SYSU-MM01"))
+def test_the_official_tree_has_the_official_counts(golden):
+    survey = survey_sysu(golden)
     assert survey.faults == []
     assert survey.counts == {what: (number, number) for what, number in SYSU_COUNTS.items()}
 

@@ -5,25 +5,19 @@ import pytest
 
 from pipeline.datasets import sysu
 from pipeline.datasets.records import Modality
-from tests import trees
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return trees.sysu_mm01(tmp_path_factory.mktemp("golden") / "SYSU-MM01")
-
-
-@pytest.fixture(scope="module")
-def protocol(tree):
-    return sysu.read_protocol(tree)
+def protocol(golden):
+    return sysu.read_protocol(golden)
 
 
 @pytest.mark.parametrize(
     ("split", "num_ids", "num_rgb", "num_ir"),
     [("train+val", 395, 22258, 11909), ("train", 296, 20284, 9929)],
 )
-def test_training_counts(tree, split, num_ids, num_rgb, num_ir):
-    index = sysu.read_training(tree, split)
+def test_training_counts(golden, split, num_ids, num_rgb, num_ir):
+    index = sysu.read_training(golden, split)
     assert len(np.unique(index.pids)) == num_ids
     assert (index.modality == Modality.RGB).sum() == num_rgb
     assert (index.modality == Modality.IR).sum() == num_ir
@@ -56,12 +50,12 @@ def test_the_first_shot_of_a_multi_shot_gallery_is_the_single_shot(protocol):
         assert np.isin(one.gallery, ten.gallery).all()
 
 
-def test_a_multi_shot_gallery_holds_the_permutations_first_ten(tree, protocol):
-    orders = sysu.read_permutations(tree)
+def test_a_multi_shot_gallery_holds_the_permutations_first_ten(golden, protocol):
+    orders = sysu.read_permutations(golden)
     index = protocol.index
     trial = protocol.modes[1].trials[6]
     camid, pid = 4, int(index.pids[trial.gallery][index.camids[trial.gallery] == 4][0])
-    files = sorted((tree / f"cam{camid}" / f"{pid:04d}").iterdir())
+    files = sorted((golden / f"cam{camid}" / f"{pid:04d}").iterdir())
     expected = {files[n - 1] for n in orders[camid - 1][pid - 1][6][:10]}
     of_both = (index.camids == camid) & (index.pids == pid)
     found = {index.path(row) for row in trial.gallery if of_both[row]}
