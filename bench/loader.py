@@ -10,8 +10,8 @@ from bench.measure import LEAD, TAIL, Samples, Side, in_turn, report, steady_rat
 from pipeline import spectrum
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
-from pipeline.loader import TrainingLoader, num_threads
-from pipeline.options import DataOptions
+from pipeline.loader import TrainingLoader
+from pipeline.options import DataOptions, num_threads
 
 
 def bench_loader(

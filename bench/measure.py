@@ -41,23 +41,14 @@ class Samples:
         return [a / b for a, b in zip(self.rates[side], self.rates[base], strict=True)]
 
 
-def in_turn(
-    sides: dict[str, Side],
-    rounds: int,
-    warmup: int = 1,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Samples:
+def in_turn(sides: dict[str, Side], rounds: int, warmup: int = 1) -> Samples:
     """Runs every side once a round; the first `warmup` rounds do not count."""
     rates: dict[str, list[float]] = {name: [] for name in sides}
-    total = (warmup + rounds) * len(sides)
-    done = 0
     for number in range(warmup + rounds):
         for name, side in sides.items():
             rate = side()
             if number >= warmup:
                 rates[name].append(rate)
-            done += 1
-            on_progress(done, total)
     return Samples(rates)
 
 

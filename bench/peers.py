@@ -25,8 +25,8 @@ from bench.measure import LEAD, TAIL, Side, report, steady_rate
 from pipeline import spectrum
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import draw
-from pipeline.loader import TrainingLoader, num_threads
-from pipeline.options import CacheName, DataOptions
+from pipeline.loader import TrainingLoader
+from pipeline.options import CacheName, DataOptions, num_threads
 from pipeline.sampler import plan_epoch
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]

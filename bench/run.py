@@ -1,6 +1,5 @@
 """Runs the parts of the bench suite on the embedded crops and keeps what they measured."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from bench.loader import bench_loader
 from bench.measure import environment
 from bench.peers import bench_peers
 from pipeline.datasets.kinds import read_training
-from pipeline.errors import InputError
 from pipeline.options import DataOptions
 from train import run_folder, runtime
 from train.data import locate
@@ -27,8 +25,7 @@ def run_bench(
 
     Raises `InputError` if the data or the file's folder cannot be used.
     """
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise InputError(f"--json {json_file}: no folder {json_file.parent}")
+    run_folder.check_json(json_file)
     root = locate(data_root, Display())
     options = DataOptions(root=root)
     index = read_training(options, root)
@@ -40,7 +37,7 @@ def run_bench(
     measured = PARTS[part](index, options, device, rounds, steps, console)
     result = about | {"quick": quick, part: measured}
     if json_file is not None:
-        run_folder.write(json_file, (json.dumps(result, indent=2) + "\n").encode())
+        run_folder.write_result(json_file, result)
     return result
 
 

@@ -35,9 +35,9 @@ def place(index: Index, options: DataOptions, device: torch.device) -> CacheName
 
     Raises `InputError` if a place that is named has no room, or is not there.
     """
-    need, free = num_bytes(index, options), free_bytes(device)
     if options.cache == "none":
         return "none"
+    need, free = num_bytes(index, options), free_bytes(device)
     if options.cache != "auto":
         if options.cache not in free:
             raise InputError("--data.cache gpu: there is no GPU here; pass host or auto")

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.datasets.findings import Survey
 from pipeline.datasets.kinds import kind_of
-from pipeline.datasets.survey import SURVEYS, Survey
+from pipeline.datasets.survey import SURVEYS
 from pipeline.guard import why_undecodable
-from pipeline.loader import num_threads
-from pipeline.options import DataOptions, KindName
+from pipeline.options import DataOptions, KindName, num_threads
 
 
 def check(

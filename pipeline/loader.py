@@ -1,6 +1,5 @@
 """Runs a graph, epoch after epoch, and yields its batches as torch tensors without a copy."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from pipeline.cache import PixelCache, place
 from pipeline.datasets.records import Index
 from pipeline.graph import evaluation_graph, training_graph
-from pipeline.options import CacheName, DataOptions
+from pipeline.options import CacheName, DataOptions, num_threads
 from pipeline.run import run
 from pipeline.source import EvaluationSource, TrainingSource
 
@@ -85,11 +84,6 @@ class EvaluationLoader:
         self.source.begin()
         for _, (images,) in run(self._pipeline, self.source, self.device):
             yield images.permute(0, 3, 1, 2)
-
-
-def num_threads(options: DataOptions) -> int:
-    """DALI's CPU threads: as asked for, else one a core that this process may run on."""
-    return options.threads or len(os.sched_getaffinity(0))
 
 
 def _device_id(device: torch.device) -> int | None:

@@ -1,5 +1,6 @@
 """The options of the data pipeline."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -88,3 +89,8 @@ class DataOptions:
                 f"--data.k {self.k}: must be even, half RGB and half infrared; "
                 "or pass --data.sampling random"
             )
+
+
+def num_threads(options: DataOptions) -> int:
+    """DALI's CPU threads: as asked for, else one a core that this process may run on."""
+    return options.threads or len(os.sched_getaffinity(0))

@@ -45,9 +45,9 @@ class FirstLook:
         """Raises `InputError` naming the first of `rows` whose file cannot serve."""
         new = np.unique(rows[~self._seen[rows]])
         paths = [self._index.path(row) for row in new]
-        for row, reason in zip(new, self._threads.map(why_unusable, paths), strict=True):
-            if reason:
-                raise unusable(self._index, row, reason.text)
+        for row, flaw in zip(new, self._threads.map(why_unusable, paths), strict=True):
+            if flaw:
+                raise unusable(self._index, row, flaw.text)
         self._seen[new] = True
 
 

@@ -5,19 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 import cdp
-from tests import trees
+from tests.front_door import SMALL, call, refused
 
 REPOSITORY = Path(cdp.__file__).parent
-SMALL = [
-    *("--precision", "off"),
-    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "6", "--epochs", "2"),
-    *("--checkpoint-every", "1", "--eval-every", "1", "--device", "cpu"),
-]
 EPOCH_FIELDS = {
     *("event", "epoch", "step", "loss", "loss_cls", "loss_tri", "lr", "images_per_second"),
     *("data_wait", "confidence", "probability"),
@@ -26,27 +20,6 @@ RESULT_FIELDS = {
     *("rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance_rank1"),
     *("num_query", "num_gallery", "protocol"),
 }
-
-
-def call(*args: str | Path) -> int:
-    """Runs the command line in this process; returns its exit status."""
-    argv, sys.argv = sys.argv, ["cdp", *map(str, args)]
-    try:
-        cdp.main()
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    finally:
-        sys.argv = argv
-    return 0
-
-
-def refused(capsys, *args: str | Path) -> str:
-    """The one line on stderr of a call that must end with status 2."""
-    capsys.readouterr()
-    assert call(*args) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def events(run: Path, kind: str) -> list[dict]:
@@ -229,41 +202,6 @@ def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(run, tmp_path, capsy
     assert "epoch-0002.safetensors: cannot be loaded" in refused(capsys, "eval", folder)
     shutil.rmtree(folder / "checkpoints")
     assert "has no checkpoint yet" in refused(capsys, "eval", folder)
-
-
-@pytest.mark.parametrize("protocol", ["sysu", "regdb", "llcm", "plain"])
-def test_score_prints_and_writes_official_figures(protocol, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    pids = np.arange(40)
-    points = rng.standard_normal((40, 16)).astype(np.float32)
-    cameras = {"q": np.full(40, 6), "g": np.tile([1, 2, 4, 5], 10)}
-    for name, camids in cameras.items():
-        np.savez(tmp_path / f"{name}.npz", features=points, pids=pids, camids=camids)
-    out = tmp_path / "score.json"
-    files = ("--query", tmp_path / "q.npz", "--gallery", tmp_path / "g.npz")
-    assert call("score", *files, "--protocol", protocol, "--json", out) == 0
-    result = json.loads(out.read_text())
-    assert {name: result[name] for name in ("rank1", "rank20", "mAP", "mINP")} == {
-        "rank1": 100.0,
-        "rank20": 100.0,
-        "mAP": 100.0,
-        "mINP": 100.0,
-    }
-    assert (result["num_query"], result["num_gallery"], result["protocol"]) == (40, 40, protocol)
-    assert "100.0" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("kind", ["llcm", "table"])
-def test_any_data_set_trains_and_is_tested_again(kind, tmp_path):
-    """RegDB: tests/train/test_trials.py."""
-    root = trees.llcm(tmp_path / "data") if kind == "llcm" else trees.table(tmp_path / "data")
-    folder = tmp_path / "run"
-    small = (*SMALL, "--data.p", "4", "--model.backbone", "resnet10t", "--model.weights", "none")
-    assert call("train", kind, "--data.root", root, "--run-dir", folder, *small) == 0
-    before = (folder / "result.json").read_bytes()
-    assert call("eval", folder, "--device", "cpu") == 0
-    assert (folder / "result.json").read_bytes() == before
-    assert len(json.loads(before)["modes"]) == {"llcm": 3, "table": 1}[kind]
 
 
 def test_figures_of_stand_in_galleries_say_so(run, people, tmp_path, capsys):

@@ -1,16 +1,11 @@
-"""Finds the data set of a run, makes the embedded one when none is named, and checks any."""
+"""Finds the data set of a run; makes the embedded one when none is named."""
 
 import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.check import check as check_data_set
 from pipeline.datasets import synthetic
-from pipeline.datasets.kinds import KINDS
-from pipeline.datasets.survey import kinds_of
-from pipeline.errors import InputError
-from pipeline.options import KindName
 from train.reporting.display import Display
 
 
@@ -32,18 +27,3 @@ def make(root: Path, options: synthetic.SyntheticOptions, display: Display) -> N
     with display.progress("images") as progress:
         num_images = synthetic.make(root, options, on_progress=progress)
     display.say(f"{num_images} images")
-
-
-def check(root: Path, kind: KindName, display: Display) -> None:
-    """Shows what a data set holds; raises `InputError` if something has to be mended."""
-    with display.progress("images") as progress:
-        kind, survey = check_data_set(root, kind, progress)
-    display.say(f"{root}: {KINDS[kind].layout}")
-    display.say(f"{len(survey.files)} images were opened")
-    display.survey(survey)
-    if survey.faults:
-        kinds = kinds_of(survey.faults)
-        raise InputError(
-            f"{root}: {len(survey.faults)} faults ({', '.join(kinds)}); mend them and check again"
-        )
-    display.say("no fault")

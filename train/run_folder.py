@@ -61,8 +61,14 @@ def write(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_json(file: Path | None) -> None:
+    """Raises `InputError` if --json names a file in a folder that is not there."""
+    if file is not None and not file.parent.is_dir():
+        raise InputError(f"--json {file}: no folder {file.parent}")
+
+
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Writes the evaluation's figures as JSON."""
+    """Writes figures as JSON."""
     write(path, (json.dumps(result, indent=2) + "\n").encode())
 
 

@@ -86,7 +86,7 @@ def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
             "no result yet"
         )
     results = [json.loads(file.read_text()) for file in files]
-    modes = [_mean([result["modes"][m] for result in results]) for m in range(_num_modes(results))]
+    modes = [_mean(of_trials) for of_trials in zip(*(r["modes"] for r in results), strict=False)]
     result = modes[0] | {"modes": modes}
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
@@ -107,11 +107,7 @@ def _of_trial(cfg: config.Config, trial: int) -> config.Config:
     return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, trial=cast(Trial, trial)))
 
 
-def _num_modes(results: list[dict[str, Any]]) -> int:
-    return min(len(result["modes"]) for result in results)
-
-
-def _mean(trials: list[dict[str, Any]]) -> dict[str, Any]:
+def _mean(trials: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     """One mode's figures over trainings: mean, and standard deviation (of the population)."""
     figures = (*FIGURES, "chance_rank1")
     return {

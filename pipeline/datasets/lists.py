@@ -1,5 +1,6 @@
-"""Lists of images as RegDB and LLCM have them: `idx/NAME.txt`, a line `path label` an image."""
+"""What several data sets are made of: lists of images, lists of identities, folders of images."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from pipeline.errors import InputError
 
 
 def read_list(root: Path, name: str) -> Iterator[tuple[str, int]]:
-    """Each line's (path relative to `root`, label).
+    """Each line's (path relative to `root`, label) of `idx/NAME`, as RegDB and LLCM have them.
 
     Raises `InputError` if the list is missing or empty, and naming the line that is not of the form
     `path label`.
@@ -23,3 +24,25 @@ def read_list(root: Path, name: str) -> Iterator[tuple[str, int]]:
         if not path or not label.isdecimal():
             raise InputError(f"{file}, line {number}: {line!r} is not of the form `path label`")
         yield path.strip(), int(label)
+
+
+def read_id_list(path: Path) -> list[int]:
+    """The comma-separated integers of a file; `InputError` names what is none."""
+    fields = [field for field in path.read_text().replace("\n", ",").split(",") if field.strip()]
+    if not fields:
+        raise InputError(f"{path}: lists no identity; expected comma-separated integers as 1,2,3")
+    for field in fields:
+        if not field.strip().isdecimal():
+            raise InputError(
+                f"{path}: {field.strip()!r} is no identity; expected integers as 1,2,3"
+            )
+    return [int(field) for field in fields]
+
+
+def list_images(root: Path, folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Paths, relative to `root`, of the images in `folder`, sorted; none if there is no folder."""
+    try:
+        names = os.listdir(root / folder)
+    except FileNotFoundError:
+        return []  # this camera never saw this identity
+    return [f"{folder}/{name}" for name in sorted(names) if name.lower().endswith(suffixes)]

@@ -9,7 +9,6 @@ round, so that the sampled infrared images search among all visible ones. The re
 asks to cite come from it; `visible to infrared` is what the protocol's text says.
 """
 
-import os
 import random
 import re
 from pathlib import Path
@@ -18,10 +17,9 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from pipeline.datasets.lists import read_list
+from pipeline.datasets.lists import list_images, read_id_list, read_list
 from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial, make_index
 from pipeline.datasets.rules import RULES
-from pipeline.datasets.sysu import read_id_list
 from pipeline.errors import InputError
 
 CAMERAS = {  # folder: cameras; no infrared image of camera 3 exists
@@ -79,13 +77,8 @@ def read_test(root: Path) -> Index:
     for name, (modality, cameras) in CAMERAS.items():
         for pid in pids:
             for camid in cameras:
-                folder = f"test_{name}/cam{camid}/{pid:04d}"
-                try:
-                    files = sorted(os.listdir(root / folder))
-                except FileNotFoundError:
-                    continue  # this camera never saw this identity
-                images = (f for f in files if f.lower().endswith(SUFFIXES))
-                rows += [(f"{folder}/{image}", pid, camid, modality) for image in images]
+                paths = list_images(root, f"test_{name}/cam{camid}/{pid:04d}", SUFFIXES)
+                rows += [(path, pid, camid, modality) for path in paths]
     return make_index(root, rows)
 
 

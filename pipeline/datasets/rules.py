@@ -41,6 +41,8 @@ def _pid_and_camera(pids: Codes, camids: Codes) -> Codes:
     return (pid * (camera.max(initial=0) + 1) + camera).astype(np.int64)
 
 
+PLAIN = Rule("nothing is ignored; CMC counts every image", _nothing, cmc_unique_pids=False)
+
 RULES = {
     "sysu": Rule(
         "a query of camera 3 ignores camera 2, and every query its own camera, whatever the pid; "
@@ -48,7 +50,7 @@ RULES = {
         _sysu_place,
         cmc_unique_pids=True,
     ),
-    "regdb": Rule("nothing is ignored; CMC counts every image", _nothing, cmc_unique_pids=False),
+    "regdb": PLAIN,
     "llcm": Rule(
         "images of the query's pid by its own camera are ignored; CMC counts each gallery pid once",
         _pid_and_camera,
@@ -60,5 +62,5 @@ RULES = {
         _pid_and_camera,
         cmc_unique_pids=False,
     ),
-    "plain": Rule("nothing is ignored; CMC counts every image", _nothing, cmc_unique_pids=False),
+    "plain": PLAIN,
 }

@@ -3,16 +3,22 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from pipeline.datasets import llcm, regdb, sysu, table
+from pipeline.datasets.findings import Survey
+from pipeline.datasets.lists import read_id_list
 from pipeline.datasets.records import Index, Modality, make_index
 from pipeline.errors import InputError
 from pipeline.options import KindName
+
+T = TypeVar("T")
 
 # Counts of the data sets' papers and code; the 19,659 RGB and 12,792 infrared training images that
 # the CDP paper gives for SYSU-MM01 are those of no split. A set that differs may be a subset, or
@@ -39,41 +45,12 @@ LLCM_COUNTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something to mend: a short name of its kind, the file or field, and what to do."""
-
-    kind: str
-    where: str
-    text: str
-
-
-@dataclass(slots=True)
-class Survey:
-    """What was found at a data set's root."""
-
-    root: Path
-    files: set[str] = field(default_factory=set)  # images to look at, relative to root
-    faults: list[Fault] = field(default_factory=list)
-    counts: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # found, expected
-
-    def fault(self, kind: str, where: object, text: str) -> None:
-        """Notes a fault; `where` is shown relative to the root."""
-        name = str(where).removeprefix(f"{self.root}{os.sep}")
-        self.faults.append(Fault(kind, name, text))
-
-    def count(self, found: dict[str, int], expected: dict[str, int]) -> None:
-        """Notes numbers found beside those expected, where something is."""
-        self.counts |= {what: (number, expected.get(what)) for what, number in found.items()}
-
-
-def attempt(survey: Survey, kind: str, read: Callable[[], Index]) -> Index | None:
+def attempt(survey: Survey, kind: str, read: Callable[[], T]) -> T | None:
     """What `read` gives; its `InputError` becomes a fault."""
     try:
         return read()
     except InputError as error:
-        where, _, text = str(error).partition(": ")
-        survey.fault(kind, where, text)
+        survey.error(kind, str(error))
         return None
 
 
@@ -82,24 +59,19 @@ def survey_sysu(root: Path) -> Survey:
     survey = Survey(root)
     parts: dict[str, list[int]] = {}
     for part in ("train", "val", "test"):
-        try:
-            parts[part] = sysu.read_ids(root, part)
-        except InputError as error:
-            kind = "missing list" if "missing" in str(error) else "bad list"
-            survey.fault(kind, f"exp/{part}_id.txt", str(error).partition(": ")[2])
+        kind = "bad list" if sysu.id_file(root, part).is_file() else "missing list"
+        ids = attempt(survey, kind, partial(sysu.read_ids, root, part))
+        if ids is not None:
+            parts[part] = ids
     find_leaks(survey, parts)
-    try:
-        permutations = sysu.read_permutations(root)
-    except InputError as error:
-        permutations = None
-        survey.fault("no permutations", sysu.PERMUTATIONS, str(error).partition(": ")[2])
+    permutations = attempt(survey, "no permutations", partial(sysu.read_permutations, root))
     pids = sorted({pid for of_part in parts.values() for pid in of_part})
     index = sysu.read_images(root, pids)
     survey.files = {os.fsdecode(path) for path in index.paths.tolist()}
     find_missing_modality(survey, index, pids, "cam*/{:04d}")
-    for pid in pids:
-        for camid in sysu.CAMERAS if permutations else ():
-            _compare_folder(survey, index, permutations or [], camid, pid)
+    if permutations is not None:
+        for pid, camid in product(pids, sysu.CAMERAS):
+            _compare_folder(survey, index, permutations, camid, pid)
     synthetic = root / "synthetic.json"
     expected = SYSU_COUNTS
     if synthetic.exists():
@@ -145,11 +117,8 @@ def survey_regdb(root: Path) -> Survey:
     for trial in range(1, regdb.NUM_TRIALS + 1):
         parts: dict[str, list[int]] = {}
         for part in ("train", "test"):
-            index = attempt(
-                survey,
-                "bad list",
-                lambda p=part, t=trial: regdb.read_part(root, p, t),  # type: ignore[misc]
-            )
+            read = partial(regdb.read_part, root, part, trial)
+            index = attempt(survey, "bad list", read)
             if index is None:
                 continue
             parts[part] = index.pids.tolist()
@@ -186,8 +155,8 @@ def survey_regdb(root: Path) -> Survey:
 def survey_llcm(root: Path) -> Survey:
     """LLCM's training lists, and the folders of its test identities."""
     survey = Survey(root)
-    train = attempt(survey, "bad list", lambda: llcm.read_training(root))
-    test = attempt(survey, "bad list", lambda: llcm.read_test(root))
+    train = attempt(survey, "bad list", partial(llcm.read_training, root))
+    test = attempt(survey, "bad list", partial(llcm.read_test, root))
     found: dict[str, int] = {}
     for part, index in (("train", train), ("test", test)):
         if index is None:
@@ -198,7 +167,7 @@ def survey_llcm(root: Path) -> Survey:
             found[f"{name} images, {part}"] = int((index.modality == modality).sum())
         pids = index.pids.tolist()
         if part == "test":
-            pids += sysu.read_id_list(root / "idx" / "test_id.txt")
+            pids += read_id_list(root / "idx" / "test_id.txt")
         find_missing_modality(survey, index, pids, part + ": identity {}")
     find_missing_files(survey)
     survey.count(found, LLCM_COUNTS)
@@ -215,8 +184,7 @@ def survey_table(file: Path) -> Survey:
         errors.append(str(error))
         index, splits = make_index(survey.root, []), np.empty(0, np.str_)
     for message in errors:
-        where, _, text = message.partition(": ")
-        survey.fault("bad row", where, text)
+        survey.error("bad row", message)
     survey.root = index.root
     names = [os.fsdecode(path) for path in index.paths.tolist()]
     survey.files = set(names)
@@ -268,11 +236,3 @@ SURVEYS: dict[KindName, Callable[[Path], Survey]] = {
     "llcm": survey_llcm,
     "table": survey_table,
 }
-
-
-def kinds_of(faults: Iterable[Fault]) -> dict[str, list[Fault]]:
-    """The faults by kind, in order of appearance."""
-    by_kind: dict[str, list[Fault]] = {}
-    for fault in faults:
-        by_kind.setdefault(fault.kind, []).append(fault)
-    return by_kind

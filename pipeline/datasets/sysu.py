@@ -7,7 +7,6 @@ gallery of trial t holds, for each test identity and RGB camera, the images that
 of all RGB cameras, indoor search those of cameras 1 and 2.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import scipy.io
 from jaxtyping import Int64
 from numpy import ndarray
 
+from pipeline.datasets.lists import list_images, read_id_list
 from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial, make_index
 from pipeline.datasets.rules import RULES
 from pipeline.errors import InputError
@@ -92,25 +92,17 @@ def read_protocol(root: Path, stand_in: bool = False) -> Protocol:
     return protocol
 
 
+def id_file(root: Path, part: str) -> Path:
+    """Where the identities of `part` (train, val, test) are listed."""
+    return root / "exp" / f"{part}_id.txt"
+
+
 def read_ids(root: Path, part: str) -> list[int]:
     """The identities of `exp/<part>_id.txt`: one line of comma-separated integers."""
-    path = root / "exp" / f"{part}_id.txt"
+    path = id_file(root, part)
     if not path.is_file():
         raise InputError(f"{path}: missing; --data.root must be the folder with cam1…cam6 and exp/")
     return read_id_list(path)
-
-
-def read_id_list(path: Path) -> list[int]:
-    """The comma-separated integers of a file; `InputError` names what is none."""
-    fields = [field for field in path.read_text().replace("\n", ",").split(",") if field.strip()]
-    if not fields:
-        raise InputError(f"{path}: lists no identity; expected comma-separated integers as 1,2,3")
-    for field in fields:
-        if not field.strip().isdecimal():
-            raise InputError(
-                f"{path}: {field.strip()!r} is no identity; expected integers as 1,2,3"
-            )
-    return [int(field) for field in fields]
 
 
 def read_images(root: Path, pids: list[int]) -> Index:
@@ -118,12 +110,8 @@ def read_images(root: Path, pids: list[int]) -> Index:
     rows: list[tuple[str, int, int, Modality]] = []
     for camid, modality in CAMERAS.items():
         for pid in pids:
-            folder = f"cam{camid}/{pid:04d}"
-            try:
-                names = sorted(n for n in os.listdir(root / folder) if n.lower().endswith(".jpg"))
-            except FileNotFoundError:
-                continue  # this camera never saw this identity
-            rows += [(f"{folder}/{name}", pid, camid, modality) for name in names]
+            paths = list_images(root, f"cam{camid}/{pid:04d}", (".jpg",))
+            rows += [(path, pid, camid, modality) for path in paths]
     return make_index(root, rows)
 
 

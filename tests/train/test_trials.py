@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import trees
-from tests.test_cli import call, refused
+from tests.front_door import call, refused
 
 TINY = [
     *("--precision", "off", "--model.backbone", "resnet10t", "--model.weights", "none"),

@@ -1,6 +1,6 @@
 """A network's figures under a data set's protocol: features → rankings → mean over trials."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from model.network import Network
 from pipeline.datasets.records import Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
-from train.evaluation.metrics import FIGURES, RANKS, Distance, Images, Ranking, rank
+from train.evaluation.metrics import Distance, Images, Ranking, rank, summary
 
 
 @torch.inference_mode()
@@ -93,22 +93,3 @@ def _rank_modes(images: Images, protocol: Protocol, distance: Distance) -> list[
         for (m, t), ranking in zip(group, found, strict=True):
             rankings[m][t] = ranking
     return rankings
-
-
-def summary(rankings: Sequence[Ranking]) -> dict[str, Any]:
-    """Mean and standard deviation (of the population) over trials, in percent."""
-    figures = [
-        {f"rank{k}": float(r.cmc[k - 1]) for k in RANKS} | {"mAP": r.mean_ap, "mINP": r.mean_inp}
-        for r in rankings
-    ]
-
-    def percent(statistic: Callable[[list[float]], Any], name: str) -> float:
-        return 100 * float(statistic([of_trial[name] for of_trial in figures]))
-
-    return {
-        **{name: percent(np.mean, name) for name in FIGURES},
-        "std": {name: percent(np.std, name) for name in FIGURES},
-        "chance_rank1": 100 * float(np.mean([r.chance_rank1 for r in rankings])),
-        "num_trials": len(rankings),
-        "num_query": rankings[0].num_query,
-    }

@@ -5,11 +5,11 @@ once, by 64-bit keys: distance in the high bits, then number, so that ties keep 
 What a trial then sorts are short ranks, with a lowest bit that tells a match.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -219,3 +219,22 @@ def _average(parts: list[_Scores]) -> Ranking:
         chance_rank1=joined("chance").mean().item(),
         num_query=len(before_first),
     )
+
+
+def summary(rankings: Sequence[Ranking]) -> dict[str, Any]:
+    """Mean and standard deviation (of the population) over trials, in percent."""
+    figures = [
+        {f"rank{k}": float(r.cmc[k - 1]) for k in RANKS} | {"mAP": r.mean_ap, "mINP": r.mean_inp}
+        for r in rankings
+    ]
+
+    def percent(statistic: Callable[[list[float]], Any], name: str) -> float:
+        return 100 * float(statistic([of_trial[name] for of_trial in figures]))
+
+    return {
+        **{name: percent(np.mean, name) for name in FIGURES},
+        "std": {name: percent(np.std, name) for name in FIGURES},
+        "chance_rank1": 100 * float(np.mean([r.chance_rank1 for r in rankings])),
+        "num_trials": len(rankings),
+        "num_query": rankings[0].num_query,
+    }

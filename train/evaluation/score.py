@@ -12,8 +12,7 @@ import torch
 from pipeline.datasets.rules import RULES
 from pipeline.errors import InputError
 from train import run_folder
-from train.evaluation.evaluate import summary
-from train.evaluation.metrics import Distance, Images, rank
+from train.evaluation.metrics import Distance, Images, rank, summary
 from train.reporting.display import Display
 
 
@@ -140,8 +139,7 @@ def score_files(
     display: Display,
 ) -> None:
     """Scores files, shows the table and, if asked to, writes the result as JSON."""
-    if json_file is not None and not json_file.parent.is_dir():
-        raise InputError(f"--json {json_file}: no folder {json_file.parent}")
+    run_folder.check_json(json_file)
     result = score(read_features(query), [read_features(g) for g in galleries], protocol, distance)
     display.result(result)
     if json_file is not None:

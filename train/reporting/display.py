@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.datasets.findings import Survey
 from pipeline.datasets.records import Index, Modality, Protocol
-from pipeline.datasets.survey import Survey, kinds_of
 from train.config import Config
 from train.evaluation.metrics import FIGURES
 
@@ -131,7 +131,7 @@ class Display:
         if not survey.faults:
             return
         faults = Table("fault", "where", "what to do", title=f"{len(survey.faults)} faults")
-        for kind, of_kind in kinds_of(survey.faults).items():
+        for kind, of_kind in survey.by_kind().items():
             for fault in of_kind[:MAX_FAULTS]:
                 faults.add_row(kind, fault.where, fault.text)
             if len(of_kind) > MAX_FAULTS:
