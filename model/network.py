@@ -53,8 +53,8 @@ class Network(nn.Module):
         return self.neck(self._pool(images)).float()
 
     def _pool(self, images: Tensor) -> Tensor:
-        x = (images.to(self.mean.dtype) - self.mean) * self.inverse_std
-        return self.backbone(x.contiguous(memory_format=torch.channels_last))
+        # The pixels' layout, NCHW or channels_last, is that of what follows.
+        return self.backbone((images.to(self.mean.dtype) - self.mean) * self.inverse_std)
 
 
 def _backbone(options: ModelOptions, load_weights: bool) -> Any:

@@ -1,7 +1,9 @@
 """What several tests share: small data sets on disk, and the reason why GPU tests are skipped."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,14 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=3)
     synthetic.make(root, options, workers=2)
     return root
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Shapes are not checked meanwhile: torch.compile cannot look through the checker."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

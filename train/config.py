@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.options import CacheName, DataOptions, KindName
 from train.dhsm import DhsmOptions
 from train.evaluation.metrics import Distance
+from train.runtime import StepOptions
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
@@ -57,6 +58,7 @@ class Config:
     loss: LossOptions = field(default_factory=LossOptions)
     dhsm: DhsmOptions = field(default_factory=DhsmOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    step: StepOptions = field(default_factory=StepOptions)
 
     epochs: int = 200
     """Passes over the training images."""
@@ -101,12 +103,14 @@ def resolve(
     cache: CacheName,
     device: torch.device,
     precision: str,
+    how: StepOptions,
 ) -> Config:
     """The configuration with every `auto` and default place replaced by what it became."""
     data = dataclasses.replace(config.data, root=root.absolute(), kind=kind, cache=cache)
     return dataclasses.replace(
         config,
         data=data,
+        step=how,
         device=typing.cast(Device, device.type),
         precision=typing.cast(Precision, precision),
     )

@@ -18,7 +18,7 @@ from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
 from train.reporting.clock import Clock
 from train.reporting.display import Display
-from train.step import TrainingStep
+from train.step import TrainingStep, adam
 
 
 class NotFiniteError(ArithmeticError):
@@ -41,6 +41,7 @@ def train(
     run_folder.check_free(run_dir, overwrite)  # before anything that takes long
     device = runtime.resolve_device(cfg.device)
     precision = runtime.resolve_precision(cfg.precision, device)
+    how = runtime.resolve_step(cfg.step, device, precision)
     torch.manual_seed(cfg.seed)
 
     # Data: which images, how they are tested, and the pipeline that feeds them.
@@ -51,13 +52,9 @@ def train(
     test_loader = EvaluationLoader(protocol.index, cfg.data, device)
 
     # Model: one stream for every spectrum.
-    network = Network(cfg.model, loader.num_classes)
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(
-        network.parameters(),
-        cfg.optimizer.lr,
-        weight_decay=cfg.optimizer.weight_decay,
-        fused=device.type == "cuda",
+    network = Network(cfg.model, loader.num_classes).to(device)
+    optimizer = adam(
+        network.parameters(), cfg.optimizer.lr, cfg.optimizer.weight_decay, how, device
     )
     schedule = torch.optim.lr_scheduler.MultiStepLR(
         optimizer,
@@ -65,10 +62,10 @@ def train(
         cfg.optimizer.gamma,
     )
     confidence = dhsm.Confidence(len(spectrum.NAMES), device)
-    step = TrainingStep(network, optimizer, confidence, cfg.loss, precision, device)
+    step = TrainingStep(network, optimizer, confidence, cfg.loss, precision, device, how)
 
     kind = kind_of(root, cfg.data.kind)
-    resolved = config.resolve(cfg, root, kind, loader.cache, device, precision)
+    resolved = config.resolve(cfg, root, kind, loader.cache, device, precision, how)
     begin()
     run_folder.create(run_dir, config.to_json(resolved), overwrite)
     display.begin(run_dir, runtime.describe(device), resolved, images, protocol)
@@ -79,7 +76,7 @@ def train(
     losses = torch.zeros(len(loader), 3, device=device)
     result: dict[str, Any] = {}
 
-    with display.training(cfg.epochs, len(loader)):
+    with display.training(cfg.epochs, len(loader)), runtime.own_stream(device):
         for epoch in range(1, cfg.epochs + 1):
             network.train()
             clock = Clock()
@@ -105,7 +102,7 @@ def train(
                 "loss": mean_loss,
                 "loss_cls": mean_cls,
                 "loss_tri": mean_tri,
-                "lr": schedule.get_last_lr()[0],
+                "lr": float(schedule.get_last_lr()[0]),
                 "images_per_second": 2 * len(loader) * cfg.data.p * cfg.data.k / seconds,
                 "data_wait": clock.wait_share(),
                 "seconds": seconds,

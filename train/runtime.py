@@ -1,11 +1,37 @@
-"""What this process runs on: device and precision."""
+"""What this process runs on: device, precision, and what a step may use of both."""
 
+import dataclasses
 import os
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from pipeline.errors import InputError
+
+Switch = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How a step is computed. Nothing here changes what is computed, but for rounding."""
+
+    compile: Switch = "auto"
+    """Compile forward and backward pass, so that normalisation and losses are fused (torch.compile,
+    needs a C++ compiler); auto: on a GPU."""
+
+    cuda_graph: Switch = "auto"
+    """Record the whole step, update included, and replay it: one launch a step instead of a
+    thousand; auto: on a GPU, unless in fp16."""
+
+    channels_last: Switch = "auto"
+    """Keep activations as N,H,W,C: how pixels arrive and tensor cores compute; auto: on."""
+
+    fused_optimizer: Switch = "auto"
+    """Update all weights by one kernel; auto: on a GPU."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -25,6 +51,42 @@ def resolve_precision(name: str, device: torch.device) -> str:
         return "bf16"
     # Without the instructions torch emulates bf16, slower than float32.
     return "bf16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else "off"
+
+
+def resolve_step(options: StepOptions, device: torch.device, precision: str) -> StepOptions:
+    """Each `auto` as `on` or `off`; `InputError` for what this machine cannot do."""
+    gpu = device.type == "cuda"
+    if options.cuda_graph == "on" and not gpu:
+        raise InputError("--step.cuda-graph on: there is no GPU here; leave it at auto")
+    if options.compile == "on" and not _has_compiler():
+        raise InputError(
+            "--step.compile on: found no C++ compiler (g++, clang++ or $CXX); install one or "
+            "leave it at auto"
+        )
+    auto = {
+        "compile": gpu and _has_compiler(),
+        "cuda_graph": gpu and precision != "fp16",
+        "channels_last": True,
+        "fused_optimizer": gpu,
+    }
+    chosen = {
+        name: "on" if on else "off" for name, on in auto.items() if getattr(options, name) == "auto"
+    }
+    return dataclasses.replace(options, **chosen)  # type: ignore[arg-type]
+
+
+def _has_compiler() -> bool:
+    """Is there what torch.compile calls? Triton, on a GPU, needs one too."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def own_stream(device: torch.device) -> AbstractContextManager[object]:
+    """A CUDA stream for the training step: only off the default stream can it be recorded."""
+    if device.type != "cuda":
+        return nullcontext()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))  # the weights are there
+    return torch.cuda.stream(stream)
 
 
 def describe(device: torch.device) -> str:

@@ -1,20 +1,47 @@
-"""One optimizer step: forward, losses, backward, precision."""
+"""One optimizer step: forward, losses, backward, update; how it is compiled and recorded."""
+
+import dataclasses
+from collections.abc import Iterable
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
+from jaxtyping import Float, Float32, Int64, UInt8
+from torch import Tensor, nn
 
 from model.losses import total_loss
 from model.network import Network
 from model.options import LossOptions
 from pipeline.loader import PairedBatch
 from train.dhsm import Confidence
+from train.runtime import StepOptions
 
 AMP_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WARMUP = 3  # steps before a CUDA graph is recorded: kernels get compiled, buffers allocated
+
+
+def adam(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    weight_decay: float,
+    how: StepOptions,
+    device: torch.device,
+) -> torch.optim.Adam:
+    """Adam that fits the step: a recorded step reads its learning rate from the device."""
+    recorded = how.cuda_graph == "on"
+    return torch.optim.Adam(
+        parameters,
+        torch.tensor(lr, device=device) if recorded else lr,
+        weight_decay=weight_decay,
+        fused=how.fused_optimizer == "on",
+        capturable=recorded,
+    )
 
 
 class TrainingStep:
-    """Takes a batch, improves the network; nothing in it waits for the device."""
+    """Takes a batch, improves the network; nothing in it waits for the device.
+
+    All batches must be of one size when the step is recorded as a CUDA graph, and the caller must
+    have left the default stream (`runtime.own_stream`).
+    """
 
     def __init__(
         self,
@@ -24,28 +51,69 @@ class TrainingStep:
         loss: LossOptions,
         precision: str,
         device: torch.device,
+        how: StepOptions,
     ) -> None:
-        self.network = network
+        """`how` is resolved: each switch on or off (`runtime.resolve_step`)."""
+        layout = torch.channels_last if how.channels_last == "on" else torch.contiguous_format
+        self.network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = optimizer
         self.confidence = confidence
         self.loss = loss
-        self.autocast = torch.autocast(
-            device.type, AMP_DTYPE.get(precision), enabled=precision in AMP_DTYPE
-        )
+        self.how = how
+        self.device = device
+        self.amp_dtype = AMP_DTYPE.get(precision)
         # bf16 has float32's range and needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._forward = self._losses_and_logits
+        if how.compile == "on":
+            # Dropout draws what it draws when nothing is compiled.
+            self._forward = torch.compile(self._forward, options={"fallback_random": True})
+        self._num_calls = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: PairedBatch) -> Float32[Tensor, "3"]:
         """Returns (L, L_cls, L_tri) of Eq. 2-4 before the update, on the device."""
-        with self.autocast:
-            features, logits = self.network(batch.flat())
-        # Images alternate: original, counterpart.
-        loss, cls, tri = total_loss(
-            logits, batch.pids.repeat_interleave(2), features[0::2], batch.pids, self.loss
+        self._num_calls += 1
+        if self.how.cuda_graph == "off" or self._num_calls <= WARMUP:
+            return self._update(batch)
+        if self._graph is None:
+            self._record(batch)
+        for name in ("images", "pids", "spectrum"):
+            getattr(self._batch, name).copy_(getattr(batch, name), non_blocking=True)
+        self._graph.replay()  # type: ignore[union-attr]
+        return self._losses.clone()
+
+    def _record(self, batch: PairedBatch) -> None:
+        """Records `_update` on buffers of its own; nothing is computed yet."""
+        self._batch = dataclasses.replace(
+            batch,
+            images=batch.images.clone(),
+            pids=batch.pids.clone(),
+            spectrum=batch.spectrum.clone(),
         )
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.current_stream(self.device)
+        # thread_local: the pipeline's threads allocate memory meanwhile, which is none of our work.
+        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            self._losses = self._update(self._batch)
+
+    def _update(self, batch: PairedBatch) -> Float32[Tensor, "3"]:
+        images = batch.flat()
+        if self.how.channels_last == "off":
+            images = images.contiguous()
+        loss, cls, tri, logits = self._forward(images, batch.pids)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.confidence.add(logits.detach()[1::2], batch.pids, batch.spectrum)
         return torch.stack([loss, cls, tri]).detach()
+
+    def _losses_and_logits(
+        self, images: UInt8[Tensor, "b 3 h w"], pids: Int64[Tensor, " n"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "b m"]]:
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            features, logits = self.network(images)
+        # Images alternate: original, counterpart.
+        losses = total_loss(logits, pids.repeat_interleave(2), features[0::2], pids, self.loss)
+        return *losses, logits

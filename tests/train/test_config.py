@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError
-from train import config
+from train import config, runtime
 from train.config import Config, OptimizerOptions, from_json, to_json
 from train.presets import PRESETS
 
@@ -16,7 +16,9 @@ from train.presets import PRESETS
 def test_config_survives_its_json(name):
     cfg = PRESETS[name].config
     assert from_json(to_json(cfg), "here") == cfg
-    resolved = config.resolve(cfg, Path("runs/x"), "sysu", "host", torch.device("cpu"), "off")
+    cpu = torch.device("cpu")
+    how = runtime.resolve_step(cfg.step, cpu, "off")
+    resolved = config.resolve(cfg, Path("runs/x"), "sysu", "host", cpu, "off", how)
     assert from_json(to_json(resolved), "here") == resolved
     assert resolved.data.root.is_absolute()
 

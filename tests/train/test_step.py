@@ -1,5 +1,6 @@
 """One optimizer step: what it returns, what it learns from, each precision."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,9 +8,11 @@ import torch.nn.functional as F
 from model.losses import triplet_loss
 from model.network import Network
 from model.options import LossOptions, ModelOptions
+from pipeline.errors import InputError
 from pipeline.loader import PairedBatch
 from train.dhsm import Confidence
-from train.step import TrainingStep
+from train.runtime import StepOptions, own_stream, resolve_step
+from train.step import TrainingStep, adam
 
 CPU = torch.device("cpu")
 
@@ -27,13 +30,14 @@ def make_batch(seed: int = 0, device: torch.device = CPU) -> PairedBatch:
     )
 
 
-def make_step(precision: str = "off", device: torch.device = CPU, lr: float = 1e-3):
+def make_step(precision: str = "off", device: torch.device = CPU, lr: float = 1e-3, **switches):
     torch.manual_seed(0)
+    how = resolve_step(StepOptions(**switches), device, precision)
     network = Network(ModelOptions("resnet10t", "none", dropout=0.0), num_classes=4)
-    network = network.to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr)
+    network = network.to(device).train()
+    optimizer = adam(network.parameters(), lr, 0.0, how, device)
     confidence = Confidence(4, device)
-    step = TrainingStep(network, optimizer, confidence, LossOptions(), precision, device)
+    step = TrainingStep(network, optimizer, confidence, LossOptions(), precision, device, how)
     return network, confidence, step
 
 
@@ -72,28 +76,107 @@ def test_bf16_stays_close_to_full_precision():
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
 
 
+def losses_of_five_steps(precision: str = "off", device: torch.device = CPU, **switches):
+    network, confidence, step = make_step(precision, device, **switches)
+    network.dropout.p = 0.5
+    torch.manual_seed(1)
+    losses = [step(make_batch(seed, device)) for seed in range(5)]
+    return torch.stack(losses).cpu(), np.concatenate(confidence.take())
+
+
+def assert_same_course(some, others, near: float) -> None:
+    """Equal but for rounding, which Adam's first updates, of full size each, enlarge."""
+    torch.testing.assert_close(some[0][0], others[0][0], rtol=near, atol=near)
+    torch.testing.assert_close(some[0], others[0], rtol=500 * near, atol=500 * near)
+    np.testing.assert_allclose(some[1], others[1], atol=500 * near)
+
+
+OFF = dict.fromkeys(("compile", "cuda_graph", "channels_last", "fused_optimizer"), "off")
+
+
+@pytest.mark.parametrize(
+    "switch",
+    ["channels_last", "fused_optimizer", pytest.param("compile", marks=pytest.mark.slow)],
+)
+def test_a_switch_changes_nothing_beyond_rounding(switch, unchecked):
+    switched = losses_of_five_steps(**OFF | {switch: "on"})
+    assert_same_course(switched, losses_of_five_steps(**OFF), near=1e-5)
+
+
+def test_a_recorded_step_s_learning_rate_follows_the_schedule():
+    """It lies in a tensor on the device, which the schedule changes in place."""
+    how = StepOptions("off", "on", "on", "off")
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = adam([weight], 1e-3, 0.0, how, CPU)
+    rate = optimizer.param_groups[0]["lr"]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2], 0.1)
+    rates = []
+    for _ in range(3):
+        rates.append(float(schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1e-3, 1e-4, 1e-5])
+    assert optimizer.param_groups[0]["lr"] is rate
+
+
+def test_what_a_machine_cannot_do_is_refused(monkeypatch):
+    with pytest.raises(InputError, match=r"--step.cuda-graph on: there is no GPU here"):
+        resolve_step(StepOptions(cuda_graph="on"), CPU, "off")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(InputError, match=r"--step.compile on: found no C\+\+ compiler"):
+        resolve_step(StepOptions(compile="on"), CPU, "off")
+    assert resolve_step(StepOptions(), CPU, "off") == StepOptions("off", "off", "on", "off")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_every_precision_learns_on_the_gpu(precision):
+def test_compiled_and_recorded_or_not_the_losses_are_the_same(precision, unchecked):
+    gpu = torch.device("cuda")
+    near = {"off": 1e-5, "bf16": 3e-2, "fp16": 5e-3}[precision]
+    losses, confidence = losses_of_five_steps(precision, gpu, **OFF)
+    for on in (*({name: "on"} for name in OFF), dict.fromkeys(OFF, "on")):
+        with own_stream(gpu):
+            switched = losses_of_five_steps(precision, gpu, **OFF | on)
+        assert_same_course(switched, (losses, confidence), near)
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_sees_a_new_learning_rate(unchecked):
+    gpu = torch.device("cuda")
+    with own_stream(gpu):
+        network, _, step = make_step("off", gpu, cuda_graph="on", compile="off")
+        for seed in range(5):
+            step(make_batch(seed, gpu))
+        before = network.classifier.weight.clone()
+        step.optimizer.param_groups[0]["lr"].fill_(0)
+        step(make_batch(6, gpu))
+        assert torch.equal(network.classifier.weight, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
+def test_every_precision_learns_on_the_gpu(precision, unchecked):
     device = torch.device("cuda")
-    _, confidence, step = make_step(precision, device)
-    batch = make_batch(device=device)
-    losses = [step(batch)[0].item() for _ in range(25)]
+    with own_stream(device):
+        _, confidence, step = make_step(precision, device)
+        batch = make_batch(device=device)
+        losses = [step(batch)[0].item() for _ in range(25)]
     assert losses[-1] < 0.3 * losses[0]
     assert confidence.counts.is_cuda
 
 
 @pytest.mark.gpu
-def test_a_step_never_waits_for_the_gpu():
+def test_a_step_never_waits_for_the_gpu(unchecked):
     device = torch.device("cuda")
-    _, _, step = make_step("bf16", device)
-    batch = make_batch(device=device)
-    for _ in range(3):
-        step(batch)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        losses = step(batch)  # raises if anything in it waits
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with own_stream(device):
+        _, _, step = make_step("bf16", device)
+        batch = make_batch(device=device)
+        for _ in range(5):
+            step(batch)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            losses = step(batch)  # raises if anything in it waits
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     assert losses.isfinite().all()
