@@ -1,81 +1,111 @@
-"""`cdp bench loader`: our loader alone, streaming and cached, by threads and by prefetch depth."""
+"""`cdp bench loader`: our loader alone: page cache, pixel cache, threads, prefetch."""
 
 import dataclasses
+import os
 from typing import Any
 
-import torch
-from rich.console import Console
-
-from bench.measure import LEAD, TAIL, Samples, Side, in_turn, report, steady_rate
+from bench.measure import Pass, Side, steady
+from bench.session import Session
 from pipeline import spectrum
 from pipeline.datasets.records import Index
-from pipeline.errors import InputError
+from pipeline.graph import training_graph
 from pipeline.loader import TrainingLoader
-from pipeline.options import DataOptions, num_threads
+from pipeline.options import num_threads
+from pipeline.run import device_id, run
+from pipeline.source import TrainingSource
+
+CACHES = {"none": "streaming", "host": "cached in host memory", "gpu": "cached on the GPU"}
 
 
-def bench_loader(
-    index: Index, options: DataOptions, device: torch.device, rounds: int, steps: int, out: Console
-) -> list[dict[str, Any]]:
+def bench_loader(session: Session) -> None:
     """Batches of a `TrainingLoader`, counted and dropped."""
-    cores = num_threads(options)
-    caches = ("none", "host", "gpu") if device.type == "cuda" else ("none", "host")
-    names = {"none": "streaming", "host": "cached in host memory", "gpu": "cached on the GPU"}
-    about = {"num_images": len(index), "p": options.p, "k": options.k, "steps": steps}
+    data = session.config.data
+    names = {cache: CACHES[cache] for cache in caches(session)}
+    cached = session.compare(
+        "loader, cache", {name: ours(session, cache=c) for c, name in names.items()}, "streaming", 2
+    )
+    nearest = list(names.values())[-1]
+    session.ratios["cached_over_streaming"] = cached.ratios(nearest, "streaming")
+    session.ratios["decodes_per_image"] = [_decodes_per_image(session)]
 
-    def compare(title: str, base: str, variants: dict[str, DataOptions]) -> dict[str, Any]:
-        loaders = {n: TrainingLoader(index, v, device, seed=0) for n, v in variants.items()}
-        for loader in loaders.values():
-            check_length(loader, steps)
-        sides = {name: loader_side(loader, steps) for name, loader in loaders.items()}
-        return report(out, title, measured(sides, rounds), base, about)
+    streaming = ours(session, cache="none")
 
-    def varied(**changes: Any) -> DataOptions:
-        return dataclasses.replace(options, **changes)
+    def cold() -> Pass:
+        forget(session.index)
+        return streaming()
 
-    threads = sorted({1, max(1, cores // 2), cores, 2 * cores})
-    return [
-        compare("loader, cache", "streaming", {names[c]: varied(cache=c) for c in caches}),
-        compare(
-            "loader, threads",
-            "1 threads",
-            {f"{n} threads": varied(cache="none", threads=n) for n in threads},
-        ),
-        compare(
-            "loader, prefetch",
-            "prefetch 1",
-            {f"prefetch {n}": varied(cache="none", prefetch=n) for n in (1, 2, 4)},
-        ),
-    ]
+    session.compare("loader, page cache", {"warm": streaming, "cold": cold}, "warm")
+    threads = sorted({1, max(1, num_threads(data) // 2), num_threads(data), 2 * num_threads(data)})
+    session.compare(
+        "loader, threads",
+        {f"threads {n}": ours(session, cache="none", threads=n) for n in threads},
+        "threads 1",
+    )
+    session.compare(
+        "loader, prefetch",
+        {f"prefetch {n}": ours(session, cache="none", prefetch=n) for n in (1, 2, 4)},
+        "prefetch 1",
+    )
 
 
-def measured(sides: dict[str, Side], rounds: int) -> Samples:
-    """Two rounds of warm-up: the first fills caches and buffers, the second finds them full."""
-    return in_turn(sides, rounds, warmup=2)
+def caches(session: Session) -> list[str]:
+    """Where pixels can come from here, the nearest place last."""
+    return ["none", "host", *(["gpu"] if session.device.type == "cuda" else [])]
 
 
-def loader_side(loader: TrainingLoader, steps: int) -> Side:
-    """One call times `steps` batches of an epoch, always the same one; pairs a second.
+def make_loader(session: Session, **changes: Any) -> TrainingLoader:
+    """The preset's training loader, with other options."""
+    options = dataclasses.replace(session.config.data, **changes)
+    return TrainingLoader(session.index, options, session.device, seed=0)
+
+
+def ours(session: Session, **changes: Any) -> Side:
+    """Our loader with other options as a side."""
+    return loader_side(make_loader(session, **changes), session)
+
+
+def loader_side(loader: TrainingLoader, session: Session) -> Side:
+    """Times batches in the middle of an epoch, always the same one.
 
     The same epoch each time, so that every side does the same work and a cache is full after one.
     """
-    options = loader.source.options
 
-    def side() -> float:
+    steps = session.loader_steps(loader)
+
+    def side() -> Pass:
         batches = loader.epoch(1, spectrum.uniform())
         try:
-            return steady_rate(batches, steps, options.p * options.k)
+            return steady(batches, steps, session.images)
         finally:
             batches.close()  # type: ignore[attr-defined]
 
     return side
 
 
-def check_length(loader: TrainingLoader, steps: int) -> None:
-    """Raises `InputError` if an epoch is too short to time `steps` batches in its middle."""
-    need = LEAD + steps + TAIL
-    if len(loader) < need:
-        raise InputError(
-            f"{loader.source.index.root}: an epoch has {len(loader)} batches, the benchmark needs "
-            f"{need}; make a larger set (`cdp data make DIR --num-train 300`) or pass --quick"
-        )
+def forget(index: Index) -> None:
+    """Asks the kernel to drop the files' pages from its cache, so that they are read from disk."""
+    for row in range(len(index)):
+        file = os.open(index.path(row), os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+
+class _Counting(TrainingSource):
+    """Counts the files that it hands to the decoder."""
+
+    num_files = 0
+
+    def images(self) -> Any:
+        paths = super().images()
+        self.num_files += len(paths)
+        return paths
+
+
+def _decodes_per_image(session: Session) -> float:
+    """Files decoded, by images received, in an epoch without a cache."""
+    data, device = session.config.data, session.device
+    source = _Counting(session.index, data, seed=0)
+    graph = training_graph(source, data, device_id(device), num_threads(data))
+    source.begin(1, spectrum.uniform())
+    received = sum(len(pairs.flatten(0, 1)) for _, (pairs, *_) in run(graph, source, device))
+    return source.num_files / received

@@ -2,71 +2,87 @@
 
 A machine's speed drifts by tens of percent within minutes, so a single figure says little. The
 sides of a comparison run A B A B …; what is claimed is the median, over rounds, of a round's ratio.
+An image is one of the 2PK that reach the network, so that a pair counts as two.
 """
 
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow", "timm")
 LEAD, TAIL = 4, 6  # batches before and after those that are timed
-Side = Callable[[], float]  # does its work once and returns the rate, in images a second
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a side did in one round."""
+
+    rate: float  # images a second
+    cpu_us: float  # CPU time an image, of this process and its workers
+
+
+Side = Callable[[], Pass]
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Rates of each side, round by round, in the order in which they were measured."""
+    """Each side's passes, round by round, in the order in which they were measured."""
 
-    rates: dict[str, list[float]]
+    passes: dict[str, list[Pass]]
 
-    def median(self, side: str) -> float:
-        """The side's median rate."""
-        return statistics.median(self.rates[side])
+    def rates(self, side: str) -> list[float]:
+        """Images a second, in each round."""
+        return [p.rate for p in self.passes[side]]
 
     def ratios(self, side: str, base: str) -> list[float]:
         """How many times as fast as `base`, in each round."""
-        return [a / b for a, b in zip(self.rates[side], self.rates[base], strict=True)]
+        return [a / b for a, b in zip(self.rates(side), self.rates(base), strict=True)]
+
+    def best_of(self, sides: Sequence[str]) -> str:
+        """The side with the highest median rate."""
+        return max(sides, key=lambda side: statistics.median(self.rates(side)))
 
 
-def in_turn(sides: dict[str, Side], rounds: int, warmup: int = 1) -> Samples:
+def in_turn(
+    sides: dict[str, Side],
+    rounds: int,
+    warmup: int = 1,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> Samples:
     """Runs every side once a round; the first `warmup` rounds do not count."""
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    passes: dict[str, list[Pass]] = {name: [] for name in sides}
+    total = (warmup + rounds) * len(sides)
     for number in range(warmup + rounds):
-        for name, side in sides.items():
-            rate = side()
+        for i, (name, side) in enumerate(sides.items()):
+            tick(number * len(sides) + i, total)
+            done = side()
             if number >= warmup:
-                rates[name].append(rate)
-    return Samples(rates)
+                passes[name].append(done)
+    return Samples(passes)
 
 
-def steady_rate(batches: Iterator[Any], steps: int, batch_size: int) -> float:
-    """Things a second over `steps` batches in the middle of a pass.
+def steady(batches: Iterator[Any], steps: int, images: int, lead: int = LEAD) -> Pass:
+    """Speed over `steps` batches of so many `images` in the middle of a pass.
 
     The first `LEAD` are not timed, and `TAIL` more must follow: loaders work ahead, and neither a
     queue that is full at the start nor the end of the work, when nobody fills it, may count.
+    What does not work ahead needs less of a `lead`.
     """
-    for _ in islice(batches, LEAD):
+    for _ in islice(batches, lead):
         pass
     synchronize()
-    start = time.perf_counter()
+    cpu, start = cpu_seconds(), time.perf_counter()
     counted = sum(1 for _ in islice(batches, steps))
     synchronize()
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
     assert counted == steps, f"the pass ended after {counted} of {steps} batches"
-    return steps * batch_size / seconds
+    return Pass(steps * images / seconds, 1e6 * cpu / (steps * images))
 
 
 def synchronize() -> None:
@@ -75,69 +91,38 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def cpu_seconds() -> float:
+    """CPU time so far of this process and its living descendants (theirs in steps of 10 ms)."""
+    ticks = sum(map(_ticks, _descendants(os.getpid())))
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *_descendants(child)]
+    return found
+
+
+def _ticks(pid: int) -> int:
+    # The fields after the command's name, which may hold anything, in parentheses.
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])  # utime, stime
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest, highest, and the half-width of the middle 90 % relative to the median."""
+    """Median, 5th, 95th and 99th percentile, lowest and highest."""
     ordered = sorted(values)
-    low, high = (ordered[round(q * (len(ordered) - 1))] for q in (0.05, 0.95))
-    middle = statistics.median(ordered)
+
+    def percentile(q: int) -> float:
+        return ordered[round(q / 100 * (len(ordered) - 1))]
+
     return {
-        "median": middle,
+        "median": statistics.median(ordered),
         "min": ordered[0],
+        "p5": percentile(5),
+        "p95": percentile(95),
+        "p99": percentile(99),
         "max": ordered[-1],
-        "spread": (high - low) / 2 / middle,
     }
-
-
-def environment() -> dict[str, Any]:
-    """What a figure depends on: hardware, drivers, versions, date."""
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    about: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": cpu[0].split(":", 1)[1].strip() if cpu else platform.processor(),
-        "num_cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "gpu": None,
-    }
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        about["gpu"] = {
-            "name": properties.name,
-            "memory_gib": properties.total_memory / 2**30,
-            "cuda": torch.version.cuda,
-            "clock_mhz": torch.cuda.clock_rate(0),
-        }
-    return about
-
-
-def report(
-    console: Console,
-    title: str,
-    samples: Samples,
-    base: str,
-    about: dict[str, Any],
-    unit: str = "pairs/s",
-) -> dict[str, Any]:
-    """Prints the table and one JSON line; returns what the line holds.
-
-    `base` is the side that the others are compared with; `about` says what was measured.
-    """
-    table = Table(title=title)
-    table.add_column("side")
-    for name in (unit, "spread", f"x {base}", "min … max"):
-        table.add_column(name, justify="right")
-    sides: dict[str, Any] = {}
-    for name, rates in samples.rates.items():
-        ratio = spread(samples.ratios(name, base))
-        sides[name] = {"rate": spread(rates), "samples": rates, "ratio": ratio}
-        table.add_row(
-            name,
-            f"{samples.median(name):.0f}",
-            f"± {100 * sides[name]['rate']['spread']:.0f} %",
-            f"{ratio['median']:.2f}",
-            f"{ratio['min']:.2f} … {ratio['max']:.2f}",
-        )
-    console.print(table)
-    result = {"bench": title, "unit": unit, "base": base, **about, "sides": sides}
-    console.print(json.dumps(result), soft_wrap=True, highlight=False, markup=False)
-    return result

@@ -4,31 +4,32 @@ Each peer gets the same epoch plan and draws, decodes, resizes, flips, makes the
 stacks. Their resize differs from ours in the last digits, which no one would notice.
 """
 
-import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
-from bench.loader import check_length, loader_side, measured
-from bench.measure import LEAD, TAIL, Side, report, steady_rate
+from bench.loader import loader_side, make_loader
+from bench.measure import LEAD, TAIL, Pass, Side, steady
+from bench.session import Session
 from pipeline import spectrum
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import draw
-from pipeline.loader import TrainingLoader
-from pipeline.options import CacheName, DataOptions, num_threads
+from pipeline.options import DataOptions, num_threads
 from pipeline.sampler import plan_epoch
 
+PIL = "DataLoader, PIL, float32"
+TORCHVISION = "DataLoader, torchvision, uint8"
+SPDL = "SPDL, threads, uint8"
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
@@ -79,9 +80,7 @@ class PilFloat(Items):
             image = file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         if item.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = np.asarray(image)
-        one = np.clip(np.rint(pixels @ item.weights), 0, 255)
-        pair = np.stack([pixels, np.repeat(one[..., None], 3, axis=2)])
+        pair = _pair(np.asarray(image), item.weights)
         tensor = torch.from_numpy(pair.astype(np.float32)).permute(0, 3, 1, 2) / 255
         return (tensor - MEAN) / STD
 
@@ -100,63 +99,106 @@ class TorchvisionUint8(Items):
         return torch.stack([image, one.to(torch.uint8).expand(3, -1, -1)])
 
 
-def bench_peers(
-    index: Index, options: DataOptions, device: torch.device, rounds: int, steps: int, out: Console
-) -> dict[str, Any]:
+class Spdl(Items):
+    """SPDL: FFmpeg decodes and resizes, in threads of one process: uint8 [2, H, W, 3]."""
+
+    def __getitem__(self, i: int) -> Tensor:
+        import spdl.io
+
+        item, (height, width) = self.items[i], self.size
+        filters = f"scale=w={width}:h={height}:flags=bilinear,format=pix_fmts=rgb24"
+        image = spdl.io.to_numpy(spdl.io.load_image(str(item.path), filter_desc=filters))
+        return torch.from_numpy(_pair(image[:, ::-1] if item.flip else image, item.weights))
+
+
+def _pair(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """uint8 [2, H, W, 3]: the pixels and their counterpart."""
+    one = np.clip(np.rint(pixels @ weights), 0, 255).astype(np.uint8)
+    return np.stack([pixels, np.repeat(one[..., None], 3, axis=2)])
+
+
+def bench_peers(session: Session) -> None:
     """Our streaming loader, the peers with a worker a core, and raw decoding in threads."""
-    ours = {c: _ours(index, options, device, c) for c in ("none", "host")}
-    check_length(ours["none"], steps)
-    batches = plan(index, options, LEAD + steps + TAIL)
+    data = session.config.data
+    ours = make_loader(session, cache="none")
+    steps = session.loader_steps(ours)
+    batches = plan(session.index, data, LEAD + steps + TAIL)
     items = [item for batch in batches for item in batch]
-    size = (options.height_px, options.width_px)
-    workers = num_threads(options)
-    how = (len(batches[0]), workers, steps)
-    sides = {
-        "ours, streaming": loader_side(ours["none"], steps),
-        "ours, cached": loader_side(ours["host"], steps),
-        "DataLoader, PIL, float32": _workers(PilFloat(items, size), *how),
-        "DataLoader, torchvision, uint8": _workers(TorchvisionUint8(items, size), *how),
-        "decode only, torchvision, threads": _decode_only(items, workers, len(batches[0]), steps),
+    size, workers = (data.height_px, data.width_px), num_threads(data)
+    peers = {
+        PIL: _workers(PilFloat(items, size), session, workers, steps),
+        "DataLoader, torchvision, uint8": _workers(
+            TorchvisionUint8(items, size), session, workers, steps
+        ),
     }
-    about = {"num_images": len(index), "p": options.p, "k": options.k, "steps": steps}
-    samples = measured(sides, rounds)
-    return report(out, "peers", samples, "DataLoader, PIL, float32", about | {"workers": workers})
+    left_out = {}
+    why_not = why_no_spdl(Spdl(items, size))
+    if why_not:
+        left_out[SPDL] = why_not
+        session.display.say(f"peers: {SPDL} left out ({why_not})")
+    else:
+        peers[SPDL] = _threads(Spdl(items, size).__getitem__, session, workers, steps)
+
+    def decode(i: int) -> Tensor:
+        return decode_image(read_file(str(items[i].path)), ImageReadMode.RGB)
+
+    sides = {
+        "ours, streaming": loader_side(ours, session),
+        "ours, cached": loader_side(make_loader(session, cache="host"), session),
+        **peers,
+        "decode only, torchvision, threads": _threads(decode, session, workers, steps),
+    }
+    samples = session.compare("peers", sides, PIL, warmup=2, workers=workers, left_out=left_out)
+    best = samples.best_of(list(peers))
+    session.display.say(f"best peer: {best}")
+    session.ratios["streaming_over_dataloader_pil"] = samples.ratios("ours, streaming", PIL)
+    session.ratios["streaming_over_best_peer"] = samples.ratios("ours, streaming", best)
 
 
-def _ours(
-    index: Index, options: DataOptions, device: torch.device, cache: CacheName
-) -> TrainingLoader:
-    return TrainingLoader(index, dataclasses.replace(options, cache=cache), device, seed=0)
+def why_no_spdl(spdl: Spdl) -> str | None:
+    """What keeps SPDL from working here; it is an optional group, and needs FFmpeg's libraries."""
+    try:
+        spdl[0]
+    except ImportError:
+        return "not installed: uv sync --group peers"
+    except RuntimeError as error:
+        return f"needs FFmpeg's shared libraries: {str(error)[:100]}"
+    return None
 
 
-def _workers(dataset: Items, batch_size: int, workers: int, steps: int) -> Side:
+def _workers(dataset: Items, session: Session, workers: int, steps: int) -> Side:
     """A DataLoader whose worker processes live on between rounds."""
+    size = session.images // 2
     loader = DataLoader(
-        dataset, batch_size, num_workers=workers, persistent_workers=True, prefetch_factor=2
+        dataset, size, num_workers=workers, persistent_workers=True, prefetch_factor=2
     )
 
-    def side() -> float:
+    def side() -> Pass:
         batches = iter(loader)
-        rate = steady_rate(batches, steps, batch_size)
+        done = steady(batches, steps, session.images)
         for _ in batches:  # the workers finish before the next side's turn
             pass
-        return rate
+        return done
 
     return side
 
 
-def _decode_only(items: list[Item], threads: int, batch_size: int, steps: int) -> Side:
-    """The ceiling: nothing but decoding, no process boundary, no stack."""
+def _threads(load: Callable[[int], Tensor], session: Session, threads: int, steps: int) -> Side:
+    """A pool of threads that loads an epoch's items in order, one batch stacked after another."""
+    size, num_batches = session.images // 2, LEAD + steps + TAIL
 
-    def decode(item: Item) -> Tensor:
-        return decode_image(read_file(str(item.path)), ImageReadMode.RGB)
+    def batches(pool: ThreadPoolExecutor) -> Iterator[list[Tensor]]:
+        ahead = 3 * size  # as many as two batches ahead of the one being taken
+        futures = deque(pool.submit(load, i) for i in range(ahead))
+        for first in range(0, num_batches * size, size):
+            new = range(first + ahead, min(first + ahead + size, num_batches * size))
+            futures.extend(pool.submit(load, i) for i in new)
+            yield [futures.popleft().result() for _ in range(size)]
 
-    def side() -> float:
+    def side() -> Pass:
         with ThreadPoolExecutor(threads) as pool:
-            images = pool.map(decode, items)
-            batches = (list(islice(images, batch_size)) for _ in range(len(items) // batch_size))
-            rate = steady_rate(batches, steps, batch_size)
+            done = steady(batches(pool), steps, session.images)
             pool.shutdown(cancel_futures=True)
-        return rate
+        return done
 
     return side

@@ -1,50 +1,109 @@
 """Runs the parts of the bench suite on the embedded crops and keeps what they measured."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+import numpy as np
 
+from bench import plot, targets
+from bench.end_to_end import bench_end_to_end
+from bench.environment import environment
 from bench.loader import bench_loader
-from bench.measure import environment
 from bench.peers import bench_peers
-from pipeline.datasets.kinds import read_training
-from pipeline.options import DataOptions
+from bench.session import Session
+from bench.stages import bench_stages
+from bench.step import bench_step
+from pipeline.datasets.kinds import kind_of, read_training
+from pipeline.datasets.records import Index
 from train import run_folder, runtime
+from train.config import Config
 from train.data import locate
+from train.presets import PRESETS
 from train.reporting.display import Display
 
-PARTS: dict[str, Callable[..., Any]] = {"loader": bench_loader, "peers": bench_peers}
+PARTS: dict[str, Callable[[Session], None]] = {
+    "stages": bench_stages,
+    "loader": bench_loader,
+    "peers": bench_peers,
+    "step": bench_step,
+    "end-to-end": bench_end_to_end,
+}
+WITHOUT_A_MODEL = ("loader", "peers")
+ROUNDS, STEPS = 9, 20
+QUICK_ROUNDS, QUICK_STEPS = 3, 8
 
 
 def run_bench(
-    part: str, data_root: Path | None, device_name: str, quick: bool, json_file: Path | None
+    part: str,
+    preset: str | None,
+    data_root: Path | None,
+    device_name: str,
+    quick: bool,
+    json_file: Path | None,
+    plot_file: Path | None,
 ) -> dict[str, Any]:
-    """Measures `part`, prints tables and JSON lines, and writes all of it to `json_file`.
+    """Measures `part`, or all of them; prints tables and JSON lines, writes JSON and picture.
 
-    Raises `InputError` if the data or the file's folder cannot be used.
+    `preset` None: the paper's batches for the loaders, and for the step where there is a GPU, else
+    the demo's step. Raises `InputError` if the data or the files' folders cannot be used.
     """
-    run_folder.check_json(json_file)
-    root = locate(data_root, Display())
-    options = DataOptions(root=root)
-    index = read_training(options, root)
+    if plot_file:
+        plot.check(plot_file)
+    for file in (json_file, plot_file):
+        if file:
+            run_folder.make_parent(file)
+    display = Display()
+    root = locate(data_root, display)
     device = runtime.resolve_device(device_name)
-    console = Console()
-    about = environment() | {"data": _describe(index, options)}
-    rounds, steps = (3, 8) if quick else (9, 20)
-    console.print(f"device    {runtime.describe(device)}; {rounds} rounds of {steps} steps each")
-    measured = PARTS[part](index, options, device, rounds, steps, console)
-    result = about | {"quick": quick, part: measured}
-    if json_file is not None:
+    rounds, steps = (QUICK_ROUNDS, QUICK_STEPS) if quick else (ROUNDS, STEPS)
+    display.say(f"device    {runtime.describe(device)}; {rounds} rounds of {steps} steps each")
+
+    result: dict[str, Any] = environment() | {"quick": quick, "device": device.type}
+    ratios: dict[str, list[float]] = {}
+    result["comparisons"] = []
+    for name in PARTS if part == "all" else [part]:
+        chosen = preset or ("sysu" if device.type == "cuda" or name in WITHOUT_A_MODEL else "demo")
+        config = _measurable(PRESETS[chosen].config, root)
+        index = read_training(config.data, root)
+        result["data"] = _describe(index)
+        session = Session(
+            index=index,
+            num_classes=len(np.unique(index.pids)),
+            config=config,
+            preset=chosen,
+            device=device,
+            precision=runtime.resolve_precision(config.precision, device),
+            rounds=rounds,
+            steps=steps,
+            quick=quick,
+            display=display,
+        )
+        PARTS[name](session)
+        ratios |= session.ratios
+        result["comparisons"] += session.comparisons
+        if session.waterfall:
+            result["waterfall"] = {"preset": chosen, **session.waterfall}
+    result["ratios"] = targets.judge(ratios, device.type == "cuda")
+    if part != "stages":  # which only finds out where the others' time goes
+        display.console.print(targets.table(result["ratios"], part))
+    if json_file:
         run_folder.write_result(json_file, result)
+        display.say(f"wrote     {json_file}")
+    if plot_file:
+        plot.draw(result, plot_file)
+        display.say(f"wrote     {plot_file}")
     return result
 
 
-def _describe(index: Any, options: DataOptions) -> dict[str, Any]:
+def _measurable(config: Config, root: Path) -> Config:
+    """The preset on this data set, without a download of weights: speed does not depend on them."""
+    data = dataclasses.replace(config.data, root=root, kind=kind_of(root, "auto"))
+    model = dataclasses.replace(config.model, weights="none")
+    return dataclasses.replace(config, data=data, model=model)
+
+
+def _describe(index: Index) -> dict[str, Any]:
     sizes = [index.path(row).stat().st_size for row in range(min(500, len(index)))]
-    return {
-        "num_images": len(index),
-        "mean_file_bytes": sum(sizes) / len(sizes),
-        "resized_px": [options.height_px, options.width_px],
-    }
+    return {"num_images": len(index), "mean_file_bytes": sum(sizes) / len(sizes)}

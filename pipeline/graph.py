@@ -5,8 +5,9 @@ counterpart is one operator for every case: a 1x3 row w applied to each pixel, t
 (Eq. 1 and Fig. 5c). w is a spectrum's row, or, for an infrared original, luma times its brightness.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, types
@@ -14,8 +15,12 @@ from nvidia.dali import Pipeline, fn, types
 from pipeline.options import CacheName, DataOptions
 from pipeline.spectrum import LUMA, ROWS
 
+Stage = Literal["read", "decode", "resize", "flip", "counterpart", "stack"]
+
 # Preallocation hints for the GPU decoder: buffers only grow, and growing one stalls the device.
 MAX_CROP_PX = (640, 320)
+
+WORDS = ((types.INT64, 8), (types.INT32, 4), (types.INT16, 2), (types.UINT8, 1))  # type, bytes
 
 
 @runtime_checkable
@@ -35,12 +40,17 @@ def training_graph(
     device_id: int | None,
     threads: int,
     cache: CacheName = "none",
+    last: Stage = "stack",
+    leave_out: Stage | None = None,
 ) -> Pipeline:
     """Builds the pipeline whose outputs are one `PairedBatch`.
 
     With a cache its first input is pixels that were decoded and resized before. Outputs: images
     uint8 [n, 2, H, W, 3], labels int64 [n], modality uint8 [n], spectrum int8 [n], all on the GPU
     `device_id`, or on the CPU when that is None.
+
+    To measure, it can be cut off after the stage `last`, or `leave_out` flip, counterpart
+    or stack; what comes first of the outputs is then whatever that stage makes.
     """
     pipeline = _pipeline(options.p * options.k, options, device_id, threads)
     with pipeline:
@@ -52,11 +62,14 @@ def training_graph(
             ndim=[1, 0, 0, 0, 0, 0],
         )
         # fmt: on
+        node: dict[Stage, Any] = {}
         if cache == "none":
             paths = fn.external_source(source=source.images, dtype=types.UINT8, ndim=1)
-            resized = _decode_and_resize(paths, options, device_id)
+            node["read"] = _read(paths)
+            node["decode"] = _decode(node["read"], options, device_id)
+            image = _resize(node["decode"], options)
         else:
-            resized = fn.external_source(
+            image = fn.external_source(
                 source=source.images,
                 dtype=types.UINT8,
                 ndim=3,
@@ -64,21 +77,24 @@ def training_graph(
                 device="gpu" if cache == "gpu" else "cpu",
             )
             if device_id is not None and cache == "host":
-                resized = resized.gpu()
-        image = fn.flip(resized, horizontal=flip)
+                image = image.gpu()
+        node["resize"] = image
+        if leave_out != "flip":
+            image = fn.flip(image, horizontal=flip)
+        node["flip"] = image
         drawn = _invert_cumulative_sum(probability, uniform)
         jittered_luma = types.Constant(np.array(LUMA, np.float32)) * brightness
         row = _blend(infrared, jittered_luma, types.Constant(ROWS)[drawn])
-        one_channel = fn.coord_transform(image, M=fn.reshape(row, shape=[1, 3]), dtype=types.UINT8)
-        counterpart = fn.color_space_conversion(
-            one_channel, image_type=types.GRAY, output_type=types.RGB
-        )
-        pair = fn.stack(image, counterpart, axis=0)
+        counterpart = image if leave_out == "counterpart" else _in_one_spectrum(image, row)
+        node["counterpart"] = counterpart
+        node["stack"] = counterpart
+        if leave_out != "stack":
+            node["stack"] = _stack(image, counterpart, options)
         code = fn.cast(_blend(infrared, -1, drawn), dtype=types.INT8)
         about = (label, infrared, code)
         if device_id is not None:
             about = tuple(node.gpu() for node in about)
-        pipeline.set_outputs(pair, *about)
+        pipeline.set_outputs(node[last], *about)
     pipeline.build()
     return pipeline
 
@@ -94,7 +110,8 @@ def evaluation_graph(
     pipeline = _pipeline(batch_size, options, device_id, threads)
     with pipeline:
         (paths,) = fn.external_source(source=source, num_outputs=1, dtype=types.UINT8, ndim=1)
-        pipeline.set_outputs(_decode_and_resize(paths, options, device_id))
+        image = _decode(_read(paths), options, device_id)
+        pipeline.set_outputs(_resize(image, options))
     pipeline.build()
     return pipeline
 
@@ -111,25 +128,46 @@ def _pipeline(
     )
 
 
-def _decode_and_resize(paths: Any, options: DataOptions, device_id: int | None) -> Any:
-    encoded = fn.io.file.read(paths)
+def _read(paths: Any) -> Any:
+    # Mapping a file of 15 KB into memory and out again costs more than a copy of it.
+    return fn.io.file.read(paths, dont_use_mmap=True)
+
+
+def _decode(encoded: Any, options: DataOptions, device_id: int | None) -> Any:
     if device_id is None:
-        image = fn.decoders.image(
+        return fn.decoders.image(
             encoded, device="cpu", output_type=types.RGB, adjust_orientation=False
         )
-    else:
-        height, width = MAX_CROP_PX
-        image = fn.decoders.image(
-            encoded,
-            device="mixed",
-            output_type=types.RGB,
-            adjust_orientation=False,
-            jpeg_fancy_upsampling=True,  # the CPU decoder's chroma upsampling
-            hw_decoder_load=options.hw_decoder_load,
-            preallocate_height_hint=height,
-            preallocate_width_hint=width,
-        )
+    height, width = MAX_CROP_PX
+    return fn.decoders.image(
+        encoded,
+        device="mixed",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,  # the CPU decoder's chroma upsampling
+        hw_decoder_load=options.hw_decoder_load,
+        preallocate_height_hint=height,
+        preallocate_width_hint=width,
+    )
+
+
+def _resize(image: Any, options: DataOptions) -> Any:
     return fn.resize(image, resize_y=options.height_px, resize_x=options.width_px)
+
+
+def _in_one_spectrum(image: Any, row: Any) -> Any:
+    """The one channel row · (R, G, B) of each pixel, three times."""
+    one_channel = fn.coord_transform(image, M=fn.reshape(row, shape=[1, 3]), dtype=types.UINT8)
+    return fn.color_space_conversion(one_channel, image_type=types.GRAY, output_type=types.RGB)
+
+
+def _stack(image: Any, counterpart: Any, options: DataOptions) -> Any:
+    """The pair, uint8 [2, H, W, 3]; copied 8 bytes at a time, which a stack of uint8 is not."""
+    shape = (options.height_px, options.width_px, 3)
+    size = math.prod(shape)
+    word, width = next((t, n) for t, n in WORDS if size % n == 0)
+    words = [fn.reinterpret(x, dtype=word, shape=[size // width]) for x in (image, counterpart)]
+    return fn.reinterpret(fn.stack(*words), dtype=types.UINT8, shape=[2, *shape])
 
 
 def _invert_cumulative_sum(probability: Any, uniform: Any) -> Any:

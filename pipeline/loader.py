@@ -12,7 +12,7 @@ from pipeline.cache import PixelCache, place
 from pipeline.datasets.records import Index
 from pipeline.graph import evaluation_graph, training_graph
 from pipeline.options import CacheName, DataOptions, num_threads
-from pipeline.run import run
+from pipeline.run import device_id, run
 from pipeline.source import EvaluationSource, TrainingSource
 
 
@@ -41,7 +41,7 @@ class TrainingLoader:
     def __init__(self, index: Index, options: DataOptions, device: torch.device, seed: int) -> None:
         self.device = device
         self.cache: CacheName = place(index, options, device)
-        how = (_device_id(device), num_threads(options))
+        how = (device_id(device), num_threads(options))
         pixels = None
         if self.cache != "none":
             pixels = PixelCache(index, options, self.cache, device, *how)
@@ -73,7 +73,7 @@ class EvaluationLoader:
         self.source = EvaluationSource(index, options.eval_batch)
         self.device = device
         self._pipeline = evaluation_graph(
-            self.source, options, _device_id(device), num_threads(options), options.eval_batch
+            self.source, options, device_id(device), num_threads(options), options.eval_batch
         )
 
     def __len__(self) -> int:
@@ -84,7 +84,3 @@ class EvaluationLoader:
         self.source.begin()
         for _, (images,) in run(self._pipeline, self.source, self.device):
             yield images.permute(0, 3, 1, 2)
-
-
-def _device_id(device: torch.device) -> int | None:
-    return (device.index or 0) if device.type == "cuda" else None

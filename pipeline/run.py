@@ -1,8 +1,8 @@
 """Runs a built graph to the end of its source, and leaves it clean whatever happens."""
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Generator, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,10 +27,27 @@ class Source(Protocol):
         """Ends after the batches already in flight."""
 
 
+def device_id(device: torch.device) -> int | None:
+    """DALI's name of a device: the GPU's number, None for the CPU."""
+    return (device.index or 0) if device.type == "cuda" else None
+
+
 def run(
     pipeline: Pipeline, source: Source, device: torch.device
 ) -> Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]]:
-    """Yields each batch's rows and outputs; also cleans up when abandoned half-way.
+    """Yields each batch's rows and outputs, as torch tensors without a copy; else as `run_raw`."""
+    batches = run_raw(pipeline, source, device)
+    try:
+        for rows, outputs in batches:
+            yield rows, [torch.from_dlpack(output.as_tensor()) for output in outputs]
+    finally:
+        batches.close()
+
+
+def run_raw(
+    pipeline: Pipeline, source: Source, device: torch.device
+) -> Generator[tuple[Int64[ndarray, " n"], tuple[Any, ...]], None, None]:
+    """Yields each batch's rows and outputs as DALI has them; cleans up when abandoned half-way.
 
     Raises `InputError` naming the first file in flight that cannot be decoded.
     """
@@ -45,8 +62,7 @@ def run(
                 break
             except RuntimeError as error:
                 raise _blame(source, error) from error
-            rows = source.in_flight.popleft()
-            yield rows, [torch.from_dlpack(output.as_tensor()) for output in outputs]
+            yield source.in_flight.popleft(), outputs
     finally:
         source.stop()
         _drain(pipeline)

@@ -22,10 +22,17 @@ from pipeline.options import DataOptions
 from pipeline.sampler import check, num_steps, plan_epoch
 
 
-def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> list[ndarray]:
-    """Each row's full path as uint8 characters, which is how DALI's file reader takes it."""
-    prefix = os.fsencode(index.root) + b"/"
-    return [np.frombuffer(prefix + bytes(path), np.uint8) for path in index.paths[rows]]
+def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> UInt8[ndarray, "n length"]:
+    """Each row's absolute path as uint8 characters, which is how DALI's file reader takes it.
+
+    All of one length, with further slashes in front: DALI takes one array faster than n of them.
+    """
+    prefix = os.fsencode(os.path.abspath(index.root)) + b"/"
+    paths = [prefix + bytes(path) for path in index.paths[rows]]
+    length = max(map(len, paths))
+    return np.frombuffer(b"".join(path.rjust(length, b"/") for path in paths), np.uint8).reshape(
+        len(paths), length
+    )
 
 
 def unusable(index: Index, row: SupportsIndex, reason: str) -> InputError:
@@ -98,7 +105,7 @@ class TrainingSource:
         """Ends the epoch after the batches already in flight."""
         self._step = self._step_of_draws = self.steps
 
-    def images(self) -> list[ndarray] | ndarray | Tensor:
+    def images(self) -> ndarray | Tensor:
         """The next batch's paths, or, from a cache, its pixels, uint8 [n, H, W, 3]."""
         if self._step >= len(self._plan):
             raise StopIteration
@@ -152,7 +159,7 @@ class EvaluationSource:
         """Ends the pass after the batches already in flight."""
         self._next = len(self._rows)
 
-    def __call__(self) -> tuple[list[ndarray]]:
+    def __call__(self) -> tuple[ndarray]:
         """The next batch's paths."""
         if self._next >= len(self._rows):
             raise StopIteration

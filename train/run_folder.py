@@ -61,10 +61,12 @@ def write(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_json(file: Path | None) -> None:
-    """Raises `InputError` if --json names a file in a folder that is not there."""
-    if file is not None and not file.parent.is_dir():
-        raise InputError(f"--json {file}: no folder {file.parent}")
+def make_parent(file: Path) -> None:
+    """Makes the folder that `file` is to be written to; `InputError` if it cannot be."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{file}: cannot make its folder ({error.strerror})") from error
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

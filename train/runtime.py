@@ -20,7 +20,7 @@ class StepOptions:
     """How a step is computed. Nothing here changes what is computed, but for rounding."""
 
     compile: Switch = "auto"
-    """Compile forward and backward pass, so that normalisation and losses are fused (torch.compile,
+    """Compile the network's forward and backward pass, normalisation fused into it (torch.compile,
     needs a C++ compiler); auto: on a GPU."""
 
     cuda_graph: Switch = "auto"
@@ -62,6 +62,11 @@ def resolve_step(options: StepOptions, device: torch.device, precision: str) -> 
         raise InputError(
             "--step.compile on: found no C++ compiler (g++, clang++ or $CXX); install one or "
             "leave it at auto"
+        )
+    if options.compile == "on" and not gpu and precision == "bf16":
+        raise InputError(
+            "--step.compile on: torch 2.10 fails to compile a backward pass in bf16 for a CPU; "
+            "pass --precision off as well, or leave compile at auto"
         )
     auto = {
         "compile": gpu and _has_compiler(),

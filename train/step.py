@@ -1,10 +1,10 @@
 """One optimizer step: forward, losses, backward, update; how it is compiled and recorded."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from model.losses import total_loss
@@ -61,13 +61,15 @@ class TrainingStep:
         self.loss = loss
         self.how = how
         self.device = device
-        self.amp_dtype = AMP_DTYPE.get(precision)
+        self.autocast = torch.autocast(
+            device.type, AMP_DTYPE.get(precision), enabled=precision in AMP_DTYPE
+        )
         # bf16 has float32's range and needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self._forward = self._losses_and_logits
+        self._compiled: Callable[[Tensor], tuple[Tensor, Tensor]] = self.network
         if how.compile == "on":
             # Dropout draws what it draws when nothing is compiled.
-            self._forward = torch.compile(self._forward, options={"fallback_random": True})
+            self._compiled = torch.compile(self.network, options={"fallback_random": True})
         self._num_calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -98,10 +100,7 @@ class TrainingStep:
             self._losses = self._update(self._batch)
 
     def _update(self, batch: PairedBatch) -> Float32[Tensor, "3"]:
-        images = batch.flat()
-        if self.how.channels_last == "off":
-            images = images.contiguous()
-        loss, cls, tri, logits = self._forward(images, batch.pids)
+        loss, cls, tri, logits = self.forward(batch)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -109,11 +108,16 @@ class TrainingStep:
         self.confidence.add(logits.detach()[1::2], batch.pids, batch.spectrum)
         return torch.stack([loss, cls, tri]).detach()
 
-    def _losses_and_logits(
-        self, images: UInt8[Tensor, "b 3 h w"], pids: Int64[Tensor, " n"]
+    def forward(
+        self, batch: PairedBatch
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "b m"]]:
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            features, logits = self.network(images)
+        """(L, L_cls, L_tri) and the logits of all 2PK images, original and counterpart in turn."""
+        images = batch.flat()
+        if self.how.channels_last == "off":
+            images = images.contiguous()
+        with self.autocast:
+            features, logits = self._compiled(images)
         # Images alternate: original, counterpart.
-        losses = total_loss(logits, pids.repeat_interleave(2), features[0::2], pids, self.loss)
+        labels = batch.pids.repeat_interleave(2)
+        losses = total_loss(logits, labels, features[0::2], batch.pids, self.loss)
         return *losses, logits

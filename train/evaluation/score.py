@@ -139,7 +139,8 @@ def score_files(
     display: Display,
 ) -> None:
     """Scores files, shows the table and, if asked to, writes the result as JSON."""
-    run_folder.check_json(json_file)
+    if json_file is not None:
+        run_folder.make_parent(json_file)
     result = score(read_features(query), [read_features(g) for g in galleries], protocol, distance)
     display.result(result)
     if json_file is not None:

@@ -1,0 +1,162 @@
+"""`cdp bench end-to-end`: the real run beside the same step on data that is already there."""
+
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Generator
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import torch
+
+from bench.loader import CACHES, caches, loader_side, make_loader
+from bench.measure import LEAD, Pass, Side, spread, steady
+from bench.session import Session
+from bench.step import make_step
+from pipeline import spectrum
+from pipeline.loader import TrainingLoader
+from train import runtime
+from train.loop import check_finite
+from train.step import TrainingStep
+
+CEILING = "resident data"
+NUM_RESIDENT = 4  # batches
+QUANTILES = ("median", "p95", "p99")
+
+
+def bench_end_to_end(session: Session) -> None:
+    """Streaming and cached against the ceiling; the loader alone against what the step takes."""
+    with runtime.own_stream(session.device):
+        step = make_step(session)
+        loaders = {c: make_loader(session, cache=c) for c in caches(session)}
+        real = {CACHES[c]: Real(session, step, loader) for c, loader in loaders.items()}
+        first = loaders["none"].epoch(1, spectrum.uniform())
+        resident = list(islice(first, NUM_RESIDENT))
+        first.close()  # type: ignore[attr-defined]
+
+        def ceiling() -> Pass:
+            return steady(map(step, cycle(resident)), session.steps, session.images)
+
+        alone = {
+            f"loader alone, {CACHES[c]}": loader_side(loader, session)
+            for c, loader in loaders.items()
+        }
+        sides: dict[str, Side] = {CEILING: ceiling, **real, **alone}
+        samples = session.compare("end to end", sides, CEILING, warmup=2)
+        syncs = _host_syncs(session, step, loaders["none"])
+
+    nearest = CACHES[caches(session)[-1]]
+    streaming, cached = real["streaming"].rounds, real[nearest].rounds
+    session.ratios |= {
+        "end_to_end_streaming_over_resident": samples.ratios("streaming", CEILING),
+        "end_to_end_cached_over_resident": samples.ratios(nearest, CEILING),
+        "streaming_over_step": samples.ratios("loader alone, streaming", CEILING),
+        "cached_over_step": samples.ratios(f"loader alone, {nearest}", CEILING),
+        "data_wait_streaming": [r.wait for r in streaming],
+        "data_wait_cached": [r.wait for r in cached],
+        "step_p99_over_p50": [r.step_ms["p99"] / r.step_ms["median"] for r in streaming],
+        "host_memory_growth": [r.peak_mib / cached[0].peak_mib for r in cached],
+    }
+    if syncs is not None:
+        session.ratios["host_syncs_per_step"] = [syncs]
+    for name, run in real.items():
+        ms = {q: statistics.median(r.step_ms[q] for r in run.rounds) for q in QUANTILES}
+        session.display.say(
+            f"{name}: a step takes {ms['median']:.1f} ms (p95 {ms['p95']:.1f}, p99 {ms['p99']:.1f})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a pass of the real run showed beside its speed."""
+
+    step_ms: dict[str, float]  # from one step's end to the next one's
+    wait: float  # share of the time, 0…1, that the host waited for data
+    peak_mib: float  # of the process, since its start
+
+
+class Real:
+    """The inner loop of training, timed."""
+
+    def __init__(self, session: Session, step: TrainingStep, loader: TrainingLoader) -> None:
+        self._session, self._step, self._loader = session, step, loader
+        self._rounds: list[Round] = []
+
+    @property
+    def rounds(self) -> list[Round]:
+        """Those that count; warm-up came before them."""
+        return self._rounds[-self._session.rounds :]
+
+    def __call__(self) -> Pass:
+        session = self._session
+        self._waits: list[float] = []
+        self._marks: list[float | torch.cuda.Event] = [_mark(session.device)]
+        running = self._run()
+        try:
+            result = steady(running, session.steps, session.images)
+        finally:
+            running.close()
+        ends = zip(self._marks[LEAD:], self._marks[LEAD + 1 :], strict=False)
+        seconds = session.steps * session.images / result.rate
+        self._rounds.append(
+            Round(
+                step_ms=spread([_between_ms(a, b) for a, b in ends]),
+                wait=sum(self._waits[LEAD:]) / seconds,
+                peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            )
+        )
+        return result
+
+    def _run(self) -> Generator[None, None, None]:
+        """What `train()` does in an epoch."""
+        every = self._session.config.log_every
+        losses = torch.zeros(len(self._loader), 3, device=self._session.device)
+        batches = iter(self._loader.epoch(1, spectrum.uniform()))
+        for i in range(1, len(self._loader) + 1):
+            start = time.perf_counter()
+            batch = next(batches)
+            self._waits.append(time.perf_counter() - start)
+            losses[i - 1] = self._step(batch)
+            if i % every == 0:
+                check_finite(losses[:i], 1, self._session.precision)
+            self._marks.append(_mark(self._session.device))
+            yield
+
+
+def _mark(device: torch.device) -> float | torch.cuda.Event:
+    """Now: on the host, or, on a GPU, when it has come so far."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between_ms(a: float | torch.cuda.Event, b: float | torch.cuda.Event) -> float:
+    if isinstance(a, torch.cuda.Event):
+        return a.elapsed_time(b)
+    return 1000 * (b - a)  # type: ignore[operator]
+
+
+def _host_syncs(session: Session, step: TrainingStep, loader: TrainingLoader) -> float | None:
+    """How often a step, fetching its batch included, waits for the GPU; None without one."""
+    if session.device.type != "cuda":
+        session.display.say("host syncs in a step: not measured, there is no GPU")
+        return None
+    batches = loader.epoch(1, spectrum.uniform())
+    for batch in islice(batches, LEAD):
+        step(batch)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for batch in islice(batches, session.steps):
+                step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        batches.close()  # type: ignore[attr-defined]
+    syncs = [w for w in caught if "synchroniz" in str(w.message)]
+    for where in sorted({f"{w.filename}:{w.lineno}" for w in syncs}):
+        session.display.say(f"host sync in a step: {where}")
+    return len(syncs) / session.steps

@@ -1,0 +1,58 @@
+"""What a figure depends on: hardware, driver, clocks, versions, date."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow", "timm", "spdl-io")
+NVIDIA_SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
+
+
+def environment() -> dict[str, Any]:
+    """Hardware, driver, clocks and versions, as JSON."""
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    about: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": cpu[0].split(":", 1)[1].strip() if cpu else platform.processor(),
+        "num_cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "gpu": None,
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        about["gpu"] = {
+            "name": properties.name,
+            "memory_gib": properties.total_memory / 2**30,
+            "cuda": torch.version.cuda,
+            **_nvidia_smi(),
+        }
+    return about
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _nvidia_smi() -> dict[str, str | None]:
+    """Driver and clocks as the driver's own tool says; None for all of them if it cannot."""
+    try:
+        line = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={','.join(NVIDIA_SMI)}", "--format=csv,noheader", "-i=0"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
+        return dict(zip(NVIDIA_SMI, (value.strip() for value in line.split(",")), strict=True))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return dict.fromkeys(NVIDIA_SMI)

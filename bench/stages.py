@@ -1,0 +1,151 @@
+"""`cdp bench stages`: what each stage costs, of the pipeline and of the step that it feeds.
+
+Two ways for each stage of the pipeline: cut the graph off after it and see what it adds; leave it
+out and see what that saves. The pipeline and the step run side by side, so the slower one limits.
+"""
+
+import dataclasses
+import statistics
+import typing
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from bench.loader import loader_side, make_loader
+from bench.measure import Pass, Samples, Side, steady
+from bench.session import Session
+from bench.step import make_step, resident_batch
+from pipeline import spectrum
+from pipeline.graph import Stage, training_graph
+from pipeline.options import DataOptions, num_threads
+from pipeline.run import device_id, run_raw
+from pipeline.source import TrainingSource
+from train import runtime
+
+STAGES: tuple[Stage, ...] = typing.get_args(Stage)
+OPTIONAL: tuple[Stage, ...] = ("flip", "counterpart", "stack")
+HAND_OVER = "hand-over"  # DALI's tensors as torch's, in a PairedBatch
+
+
+def bench_stages(session: Session) -> None:
+    """Truncated and leaving out; forward, backward, update; the limiting stage named."""
+    loader = make_loader(session, cache="none")
+    whole, steps = loader_side(loader, session), session.loader_steps(loader)
+    cut: dict[str, Side] = {f"… {s}": _graph_side(session, steps, last=s) for s in STAGES}
+    pipeline = session.compare(
+        "stages, pipeline, truncated", {**cut, f"… {HAND_OVER}": whole}, f"… {HAND_OVER}"
+    )
+    without = {f"without {s}": _graph_side(session, steps, leave_out=s) for s in OPTIONAL}
+    cached = loader_side(make_loader(session, cache="host"), session)
+    session.compare(
+        "stages, pipeline, leaving out",
+        {"all": whole, **without, "without read, decode, resize (cache)": cached},
+        "all",
+        warmup=2,
+    )
+    if session.device.type == "cuda":
+        session.compare("stages, decoder", _decoder_sweep(session, steps), "hw 0.9, all threads")
+        session.compare("stages, host to device", {"pinned": _host_to_device(session)}, "pinned")
+    with runtime.own_stream(session.device):
+        step = session.compare("stages, step, truncated", _step_sides(session), "… optimizer")
+    session.waterfall = _waterfall(pipeline, step)
+    _say_what_limits(session, pipeline, step)
+
+
+def _graph_side(
+    session: Session, steps: int, options: DataOptions | None = None, **cut: Any
+) -> Side:
+    """The training graph alone, what comes out dropped as DALI has it."""
+    data = options or session.config.data
+    source = TrainingSource(session.index, data, seed=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The external source node")  # that a cut leaves unused
+        graph = training_graph(source, data, device_id(session.device), num_threads(data), **cut)
+
+    def side() -> Pass:
+        source.begin(1, spectrum.uniform())
+        batches = run_raw(graph, source, session.device)
+        try:
+            return steady(batches, steps, session.images)
+        finally:
+            batches.close()
+
+    return side
+
+
+def _decoder_sweep(session: Session, steps: int) -> dict[str, Side]:
+    """Decoding alone, by the hardware decoder's share and by threads."""
+    data, cores = session.config.data, num_threads(session.config.data)
+    return {
+        f"hw {load}, {name} threads": _graph_side(
+            session,
+            steps,
+            dataclasses.replace(data, hw_decoder_load=load, threads=threads),
+            last="decode",
+        )
+        for name, threads in (("all", cores), ("half the", max(1, cores // 2)))
+        for load in (0.0, 0.3, 0.6, 0.9, 1.0)
+    }
+
+
+def _host_to_device(session: Session) -> Side:
+    """A batch's pixels from pinned memory: what it would cost to make them on the host."""
+    pixels = resident_batch(session, session.config.data.p).images.cpu().pin_memory()
+
+    return session.resident_side(
+        lambda: pixels.to(session.device, non_blocking=True), session.images
+    )
+
+
+def _step_sides(session: Session) -> dict[str, Side]:
+    """The training step on resident pixels, cut off after forward, backward, optimizer."""
+    eager = {"compile": "off", "cuda_graph": "off"}  # a recorded step cannot be cut
+    step = make_step(session, **eager)
+    batch = resident_batch(session, session.config.data.p)
+
+    def forward() -> object:
+        return step.forward(batch)
+
+    def backward() -> object:
+        step.optimizer.zero_grad()
+        return step.forward(batch)[0].backward()
+
+    def whole() -> object:
+        return step(batch)
+
+    def side(work: Callable[[], object]) -> Side:
+        return session.resident_side(work, session.images)
+
+    return {"… forward": side(forward), "… backward": side(backward), "… optimizer": side(whole)}
+
+
+def _waterfall(pipeline: Samples, step: Samples) -> dict[str, dict[str, float]]:
+    """µs an image that each stage adds to those before it, median over rounds."""
+    return {"pipeline": _added(pipeline), "step": _added(step)}
+
+
+def _added(samples: Samples) -> dict[str, float]:
+    before: list[float] = [0.0] * len(next(iter(samples.passes.values())))
+    added = {}
+    for name in samples.passes:
+        now = [1e6 / rate for rate in samples.rates(name)]
+        added[name.removeprefix("… ")] = statistics.median(
+            [b - a for a, b in zip(before, now, strict=True)]
+        )
+        before = now
+    return added
+
+
+def _say_what_limits(session: Session, pipeline: Samples, step: Samples) -> None:
+    for name, added in session.waterfall.items():
+        total = sum(added.values())
+        parts = ", ".join(f"{stage} {100 * us / total:.0f} %" for stage, us in added.items())
+        session.display.say(f"share of the {name}: {parts}")
+    ends = {"pipeline": (pipeline, f"… {HAND_OVER}"), "step": (step, "… optimizer")}
+    rates = {n: statistics.median(samples.rates(last)) for n, (samples, last) in ends.items()}
+    slower, faster = sorted(rates, key=lambda name: rates[name])
+    stage = max(session.waterfall[slower], key=lambda s: session.waterfall[slower][s])
+    session.display.say(
+        f"the {slower} limits, {rates[slower]:.0f} images/s against the {faster}'s "
+        f"{rates[faster]:.0f}, and in it: {stage}"
+    )

@@ -1,0 +1,82 @@
+"""`cdp bench` from the command line, on data and a network small enough for seconds."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench import run
+from bench.measure import LEAD, TAIL
+from bench.targets import TARGETS
+from model.options import ModelOptions
+from pipeline.options import DataOptions
+from tests.front_door import call, refused
+from train.config import Config
+from train.presets import PRESETS, Preset
+
+TINY = Config(
+    data=DataOptions(height_px=32, width_px=16, p=2, k=2, threads=2),
+    model=ModelOptions(backbone="resnet10t", weights="none"),
+)
+ONLY_ON_A_GPU = {"host_syncs_per_step", "step_over_timm_benchmark"}
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", Preset("", TINY))
+    monkeypatch.setattr(run, "QUICK_ROUNDS", 1)
+    monkeypatch.setattr(run, "QUICK_STEPS", 2)
+    monkeypatch.setattr("bench.session.QUICK_IMAGES", 24)
+    monkeypatch.setattr("bench.session.QUICK_SECONDS", 0.1)
+
+
+def test_the_whole_suite_as_tables_json_and_picture(people, tiny, tmp_path, capsys):
+    made, drawn = tmp_path / "new" / "b.json", tmp_path / "b.png"
+    args = ("--preset", "tiny", "--data-root", people, "--device", "cpu", "--quick")
+    assert call("bench", "all", *args, "--json", made, "--plot", drawn) == 0
+
+    result = json.loads(made.read_text())
+    assert set(result["ratios"]) == set(TARGETS)
+    for name, ratio in result["ratios"].items():
+        assert (ratio["samples"] is None) == (name in ONLY_ON_A_GPU), name
+    assert result["ratios"]["decodes_per_image"]["samples"] == [0.5]
+    titles = [comparison["bench"] for comparison in result["comparisons"]]
+    for title in (
+        "stages, pipeline, truncated",
+        "loader, page cache",
+        "peers",
+        "step",
+        "end to end",
+    ):
+        assert title in titles
+    assert set(result["waterfall"]["step"]) == {"forward", "backward", "optimizer"}
+    assert list(result["waterfall"]["pipeline"])[-1] == "hand-over"
+    for comparison in result["comparisons"]:
+        for side in comparison["sides"].values():
+            assert all(rate > 0 for rate in side["rate_samples"])
+
+    lines = capsys.readouterr().out.splitlines()
+    printed = [json.loads(line) for line in lines if line.startswith("{")]
+    assert printed == result["comparisons"]
+    text = " ".join(" ".join(lines).split())
+    assert "step limits" in text or "pipeline limits" in text
+    assert "not measured, there is no GPU" in text
+    with Image.open(drawn) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 500
+
+
+def test_an_epoch_too_short_to_measure_is_refused(people, tiny, tmp_path, capsys, monkeypatch):
+    long = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, p=8, k=8))
+    monkeypatch.setitem(PRESETS, "tiny", Preset("", long))
+    args = ("--preset", "tiny", "--data-root", people, "--device", "cpu")
+    line = refused(capsys, "bench", "loader", *args)
+    assert f"an epoch has 4 batches, the benchmark needs {LEAD + run.STEPS + TAIL}" in line
+
+
+def test_a_picture_in_another_format_is_refused_before_anything_runs(people, tmp_path, capsys):
+    line = refused(capsys, "bench", "step", "--plot", tmp_path / "b.pdf")
+    assert "b.pdf: must end in .png" in line
+    assert list(Path(tmp_path).iterdir()) == []
