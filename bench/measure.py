@@ -1,7 +1,7 @@
 """How things are measured here: sides in turn, many rounds, ratios within a round.
 
 A machine's speed drifts by tens of percent within minutes, so a single figure says little. The
-sides of a comparison run A B A B …; what is claimed is the median, over rounds, of a round's ratio.
+sides of a comparison run A B B A …; what is claimed is the median, over rounds, of a round's ratio.
 An image is one of the 2PK that reach the network, so that a pair counts as two.
 """
 
@@ -55,13 +55,18 @@ def in_turn(
     warmup: int = 1,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Samples:
-    """Runs every side once a round; the first `warmup` rounds do not count."""
+    """Runs every side once a round; the first `warmup` rounds do not count.
+
+    Each round begins with another side, so that none always follows the same neighbour.
+    """
     passes: dict[str, list[Pass]] = {name: [] for name in sides}
     total = (warmup + rounds) * len(sides)
     for number in range(warmup + rounds):
-        for i, (name, side) in enumerate(sides.items()):
+        first = number % len(sides)
+        names = [*sides][first:] + [*sides][:first]
+        for i, name in enumerate(names):
             tick(number * len(sides) + i, total)
-            done = side()
+            done = sides[name]()
             if number >= warmup:
                 passes[name].append(done)
     return Samples(passes)

@@ -94,7 +94,7 @@ def _bars(axes: Any, comparison: dict[str, Any]) -> None:
 
 
 def _finish(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", fontweight="bold")
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=9)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=0)

@@ -28,8 +28,8 @@ def test_sides_run_in_turn_and_warm_up_does_not_count():
 
     sides = {"a": side("a"), "b": side("b")}
     measured = in_turn(sides, rounds=2, warmup=1, tick=lambda *at: ticks.append(at))
-    assert calls == ["a", "b"] * 3
-    assert (measured.rates("a"), measured.rates("b")) == ([3.0, 5.0], [4.0, 6.0])
+    assert calls == ["a", "b", "b", "a", "a", "b"]
+    assert (measured.rates("a"), measured.rates("b")) == ([4.0, 5.0], [3.0, 6.0])
     assert ticks == [(i, 6) for i in range(6)]
 
 

@@ -122,9 +122,7 @@ def test_a_recorded_step_s_learning_rate_follows_the_schedule():
 def test_what_a_machine_cannot_do_is_refused(monkeypatch):
     with pytest.raises(InputError, match=r"--step.cuda-graph on: there is no GPU here"):
         resolve_step(StepOptions(cuda_graph="on"), CPU, "off")
-    with pytest.raises(
-        InputError, match=r"--step.compile on: torch 2.10 fails .* pass --precision"
-    ):
+    with pytest.raises(InputError, match=r"--step.compile on: torch 2.10 fails to compile"):
         resolve_step(StepOptions(compile="on"), CPU, "bf16")
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match=r"--step.compile on: found no C\+\+ compiler"):
