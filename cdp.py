@@ -10,7 +10,7 @@ USAGE = """\
 cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
 
   cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets}
-  cdp train --resume RUN_DIR              go on with a run of --trial all
+  cdp train --resume RUN_DIR              go on with a run that was interrupted
   cdp eval RUN_DIR                        test a trained run again
   cdp score --query Q.npz --gallery G.npz --protocol P
                                           official figures for features made elsewhere
@@ -20,7 +20,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp data preview DIR --out FILE.png     picture of originals and their counterparts
 
 `cdp train --help` shows every field with its default; so does --help after any other command.
-Exit status: 0 fine, 2 wrong use or bad input, 1 anything else.
+Exit status: 0 fine, 2 wrong use or bad input, 3 interrupted and saved, 1 anything else.
 """
 
 
@@ -79,7 +79,7 @@ def train(args: list[str]) -> None:
     from train.loop import train as run_training
     from train.presets import PRESETS
     from train.reporting.display import Display
-    from train.trials import continue_trials, train_trials
+    from train.trials import resume, train_trials
 
     @dataclass(frozen=True)
     class Arguments:
@@ -92,7 +92,7 @@ def train(args: list[str]) -> None:
     if args[:1] == ["--resume"]:
         if len(args) != 2:
             raise InputError("train --resume RUN_DIR: takes the folder and nothing else")
-        stopping_at_nan(lambda: continue_trials(Path(args[1]), Display()))
+        to_its_end(Path(args[1]), lambda: resume(Path(args[1]), Display()))
         return
     args = [re.sub("^--trial(?==|$)", "--data.trial", arg) for arg in args]
     named = bool(args) and not args[0].startswith("-")
@@ -112,17 +112,22 @@ def train(args: list[str]) -> None:
     )
     run_dir = arguments.run_dir or Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     run = train_trials if arguments.config.data.trial == "all" else run_training
-    stopping_at_nan(lambda: run(arguments.config, run_dir, Display(), arguments.overwrite))
+    to_its_end(run_dir, lambda: run(arguments.config, run_dir, Display(), arguments.overwrite))
 
 
-def stopping_at_nan(run: Callable[[], object]) -> None:
-    """Turns a loss that is NaN into one line and status 1."""
+def to_its_end(run_dir: Path, run: Callable[[], object]) -> None:
+    """Turns an end before its time into one line: status 3 for a signal, 1 for other reasons."""
+    from train.interruption import EXIT_STATUS, Interrupted
     from train.loop import NotFiniteError
 
     try:
         run()
     except NotFiniteError as error:
         fail(str(error), 1)
+    except OSError as error:  # a full disk, above all
+        fail(f"{error}; when that is mended, go on with `cdp train --resume {run_dir}`", 1)
+    except Interrupted as end:
+        fail(str(end), EXIT_STATUS)
 
 
 def evaluate(args: list[str]) -> None:

@@ -57,9 +57,11 @@ class TrainingLoader:
         """Steps of an epoch."""
         return self.source.steps
 
-    def epoch(self, epoch: int, probability: Float64[ndarray, " spectra"]) -> Iterator[PairedBatch]:
-        """All batches of `epoch`, the first one already drawn from `probability` (P̂)."""
-        self.source.begin(epoch, probability)
+    def epoch(
+        self, epoch: int, probability: Float64[ndarray, " spectra"], first_step: int = 0
+    ) -> Iterator[PairedBatch]:
+        """The batches of `epoch` from `first_step` on, all drawn from `probability` (P̂)."""
+        self.source.begin(epoch, probability, first_step)
         for rows, (images, pids, modality, spectrum) in run(
             self._pipeline, self.source, self.device
         ):

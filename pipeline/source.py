@@ -91,13 +91,16 @@ class TrainingSource:
         self._epoch = self._step = self._step_of_draws = 0
         self._probability = np.empty(0, np.float32)
 
-    def begin(self, epoch: int, probability: Float64[ndarray, " spectra"]) -> None:
-        """Plans `epoch`; its RGB counterparts follow `probability` (P̂)."""
+    def begin(
+        self, epoch: int, probability: Float64[ndarray, " spectra"], first_step: int = 0
+    ) -> None:
+        """Plans `epoch`, from `first_step` on; its RGB counterparts follow `probability` (P̂)."""
         o = self.options
         self._plan = plan_epoch(self.index, o.p, o.k, o.sampling, self.seed, epoch)
-        self._epoch, self._step, self._step_of_draws = epoch, 0, 0
+        self._epoch = epoch
+        self._step = self._step_of_draws = first_step
         if self._pixels:
-            self._pixels.expect(self._plan.ravel())
+            self._pixels.expect(self._plan[first_step:].ravel())
         self._probability = np.ascontiguousarray(probability, np.float32)
         self.in_flight.clear()
 

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import cdp
 from tests.front_door import SMALL, call, refused
+from train import checkpoint
 
 REPOSITORY = Path(cdp.__file__).parent
 EPOCH_FIELDS = {
@@ -56,10 +59,9 @@ def test_a_run_leaves_what_the_contract_says(run, people):
         assert set(line["confidence"]) == set("RGBX")
         assert line["loss"] == pytest.approx(line["loss_cls"] + line["loss_tri"], rel=1e-5)
     assert set(epochs[0]["probability"].values()) == {0.25}
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
-        "epoch-0001.safetensors",
-        "epoch-0002.safetensors",
-    ]
+    steps = [line["step"] for line in epochs]
+    names = [f"step-{step:07d}.safetensors" for step in steps]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == names
     result = json.loads((run / "result.json").read_text())
     assert set(result) >= RESULT_FIELDS
     evaluations = events(run, "eval")
@@ -103,8 +105,8 @@ def test_one_seed_gives_the_same_losses_to_the_bit_and_another_differs(run, peop
     assert call(*args, "--run-dir", other, "--seed", "1") == 0
     assert curve(repeat) == curve(run)
     assert all(a != b for a, b in zip(curve(other), curve(run), strict=True))
-    weights = [r / "checkpoints" / "epoch-0002.safetensors" for r in (run, repeat)]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    weights = [load_file(checkpoint.latest(folder)) for folder in (run, repeat)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_an_existing_run_is_never_touched_unless_told_to(run, people, tmp_path, capsys):
@@ -198,9 +200,9 @@ def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(run, tmp_path, capsy
 
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    weights = folder / "checkpoints" / "epoch-0002.safetensors"
+    weights = checkpoint.latest(folder)
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert "epoch-0002.safetensors: cannot be loaded" in refused(capsys, "eval", folder)
+    assert f"{weights}: cannot be loaded" in refused(capsys, "eval", folder)
     shutil.rmtree(folder / "checkpoints")
     assert "has no checkpoint yet" in refused(capsys, "eval", folder)
 

@@ -1,51 +1,174 @@
-"""Weights on disk, `checkpoints/epoch-0012.safetensors`: written atomically, loaded as data."""
+"""A run's state on disk, `checkpoints/step-0000924.safetensors`: all that going on exactly needs.
 
+Draws are functions of (seed, epoch, step), so beside the tensors only P̂, R and the place in the run
+have to be kept. Files are written atomically, carry a checksum, and are loaded as data.
+"""
+
+import dataclasses
+import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors.torch
+import torch
+from jaxtyping import Float32, Float64
+from numpy import ndarray
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from model.network import Network
 from model.options import ModelOptions
 from pipeline.errors import InputError
 from train import run_folder
+from train.dhsm import Confidence
 
-FORMAT = "cdp-reid weights 2"
+FORMAT = "cdp-reid checkpoint 3"
+KEPT = 2  # the newest; should one be damaged, the other is used
+NETWORK = "network."
 
 
-def save(run_dir: Path, network: Network, epoch: int, trained_on: str) -> Path:
-    """Saves the weights after `epoch`, with the name of what they saw; returns the file."""
-    path = run_dir / run_folder.CHECKPOINTS / f"epoch-{epoch:04d}.safetensors"
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come, and what the next step depends on beside the tensors."""
+
+    epoch: int  # the one that is running, from 1
+    step: int  # steps of it that are done; all of them: its end is still to be dealt with
+    probability: Float64[ndarray, " spectra"]  # P̂ that the epoch draws from
+    r: Float64[ndarray, " spectra"]  # R after the epoch before
+    seconds: float = 0.0  # that the epoch has taken so far
+    waited: float = 0.0  # of these, for data
+    metrics_bytes: int = 0  # length of metrics.jsonl when the epoch began
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it; float64 survives to the bit."""
+        arrays = {"probability": self.probability.tolist(), "r": self.r.tolist()}
+        return dataclasses.asdict(self) | arrays
+
+    @staticmethod
+    def from_json(written: dict[str, Any]) -> "Progress":
+        """The inverse of `to_json`."""
+        arrays = {name: np.array(written[name], np.float64) for name in ("probability", "r")}
+        return Progress(**written | arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The tensors that a step changes."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    confidence: Confidence
+    losses: Float32[Tensor, "steps 3"]  # of the epoch's steps so far
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them by name, and where torch's random numbers (dropout) stand."""
+        moments = {
+            f"optimizer.{i}.{name}": value
+            for i, of_weight in self.optimizer.state_dict()["state"].items()
+            for name, value in of_weight.items()
+        }
+        scale = {f"scaler.{name}": value for name, value in self.scaler.state_dict().items()}
+        return {
+            **{NETWORK + name: value for name, value in self.network.state_dict().items()},
+            **moments,
+            **{name: torch.tensor(value, dtype=torch.float64) for name, value in scale.items()},
+            "confidence.sums": self.confidence.sums,
+            "confidence.counts": self.confidence.counts,
+            "losses": self.losses,
+            "random.cpu": torch.get_rng_state(),
+            **({"random.gpu": torch.cuda.get_rng_state()} if self.losses.is_cuda else {}),
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `tensors()` returned, on whatever device."""
+        self.network.load_state_dict(_named(tensors, NETWORK))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _named(tensors, "optimizer.").items():
+            i, _, key = name.partition(".")
+            moments.setdefault(int(i), {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        scale = {name: value.item() for name, value in _named(tensors, "scaler.").items()}
+        if scale:
+            scale["_growth_tracker"] = int(scale["_growth_tracker"])
+            self.scaler.load_state_dict(scale)
+        self.confidence.sums.copy_(tensors["confidence.sums"])
+        self.confidence.counts.copy_(tensors["confidence.counts"])
+        self.losses.copy_(tensors["losses"])
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.gpu" in tensors and self.losses.is_cuda:
+            torch.cuda.set_rng_state(tensors["random.gpu"])
+
+
+def save(run_dir: Path, state: State, progress: Progress, trained_on: str) -> Path:
+    """Saves the run as it stands, with the name of what it saw; returns the file.
+
+    The two newest files stay. Raises `OSError` if the disk is full; older files are then intact.
+    """
+    folder = run_dir / run_folder.CHECKPOINTS
+    step = (progress.epoch - 1) * len(state.losses) + progress.step
+    path = folder / f"step-{step:07d}.safetensors"
+    tensors = {name: value.cpu().contiguous() for name, value in state.tensors().items()}
+    about = {
+        "format": FORMAT,
+        "trained_on": trained_on,
+        "progress": progress.to_json(),
+        "sha256": _checksum(tensors),
+    }
     # One entry: safetensors writes several in random order, and equal runs should give equal files.
-    metadata = {"about": json.dumps({"format": FORMAT, "trained_on": trained_on})}
-    run_folder.write(path, safetensors.torch.save(tensors, metadata=metadata))
+    run_folder.write(path, safetensors.torch.save(tensors, metadata={"about": json.dumps(about)}))
+    for old in found(run_dir)[:-KEPT]:
+        old.unlink()
     return path
 
 
+def found(run_dir: Path) -> list[Path]:
+    """The run's checkpoints, the newest last."""
+    return sorted((run_dir / run_folder.CHECKPOINTS).glob("step-*.safetensors"))
+
+
+def restore(run_dir: Path, state: State, say: Callable[[str], None]) -> Progress | None:
+    """Puts the newest checkpoint that is whole into `state`; None if there is none at all.
+
+    `say` is told of each damaged one. Raises `InputError` if all are damaged, or one is of another
+    version.
+    """
+    paths = found(run_dir)
+    damage = ""
+    for path in reversed(paths):
+        try:
+            tensors, about = _read(path)
+            state.load(tensors)
+            return Progress.from_json(about["progress"])
+        except DamagedError as error:
+            damage = str(error)
+            say(f"{error}; using the checkpoint before it")
+    if paths:
+        raise InputError(f"{damage}; none is left to go on from: train again")
+    return None
+
+
 def latest(run_dir: Path) -> Path:
-    """The checkpoint of the highest epoch; `InputError` if the run has none."""
-    found = sorted((run_dir / run_folder.CHECKPOINTS).glob("epoch-*.safetensors"))
-    if not found:
+    """The newest checkpoint; `InputError` if the run has none."""
+    paths = found(run_dir)
+    if not paths:
         raise InputError(f"{run_dir}: has no checkpoint yet; `cdp train` saves one at its end")
-    return found[-1]
+    return paths[-1]
 
 
 def load(path: Path, options: ModelOptions) -> Network:
     """The network with the file's weights; `InputError` if they are damaged or do not fit."""
+    tensors = _named(_read(path)[0], NETWORK)
+    network = Network(options, len(tensors["classifier.bias"]), load_weights=False)
     try:
-        written_as = _about(path).get("format")
-        if written_as != FORMAT:
-            raise InputError(f"{path}: is {written_as or 'of no known format'}, not {FORMAT!r}")
-        tensors = safetensors.torch.load_file(path)
-        network = Network(options, len(tensors["classifier.bias"]), load_weights=False)
         network.load_state_dict(tensors)
-    except (SafetensorError, KeyError, RuntimeError, OSError) as error:
-        raise InputError(
-            f"{path}: cannot be loaded ({str(error).splitlines()[0]}); evaluate another checkpoint "
-            "or train again"
-        ) from error
+    except RuntimeError as error:
+        raise InputError(f"{path}: does not fit the network ({_first_line(error)})") from error
     return network
 
 
@@ -64,7 +187,26 @@ def check_leak(path: Path, tested_on: str) -> None:
         )
 
 
-def _about(path: Path) -> dict[str, str]:
+class DamagedError(InputError):
+    """A checkpoint that is not what was written."""
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and what is said about them; `DamagedError`, or `InputError` for another version."""
+    try:
+        about = _about(path)
+        if about.get("format") != FORMAT:
+            known = about.get("format") or "of no known format"
+            raise InputError(f"{path}: is {known}, not {FORMAT!r}; use the version that wrote it")
+        tensors = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(f"{path}: cannot be loaded ({_first_line(error)})") from error
+    if _checksum(tensors) != about["sha256"]:
+        raise DamagedError(f"{path}: cannot be loaded (its checksum is wrong)")
+    return tensors, about
+
+
+def _about(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         written = (file.metadata() or {}).get("about", "{}")
     try:
@@ -72,3 +214,21 @@ def _about(path: Path) -> dict[str, str]:
     except ValueError:
         return {}
     return about if isinstance(about, dict) else {}
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name begins with the prefix, without it."""
+    chosen = {name: value for name, value in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in chosen.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -13,12 +13,13 @@ from model.network import Network
 from pipeline import spectrum
 from pipeline.datasets.kinds import kind_of, read_protocol, read_training
 from pipeline.loader import EvaluationLoader, TrainingLoader
-from train import checkpoint, config, dhsm, run_folder, runtime
+from train import checkpoint, config, dhsm, interruption, run_folder, runtime
+from train.checkpoint import Progress
 from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
 from train.reporting.clock import Clock
 from train.reporting.display import Display
-from train.step import TrainingStep, adam
+from train.step import TrainingStep, adam, learning_rate, set_learning_rate
 
 
 class NotFiniteError(ArithmeticError):
@@ -31,14 +32,18 @@ def train(
     display: Display,
     overwrite: bool = False,
     begin: Callable[[], None] = lambda: None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Trains, tests on unseen identities, and returns what `result.json` holds.
 
     `begin` is called when nothing stands in the way any more, just before `run_dir` is touched.
-    Raises `InputError` or `OptionError` before that if data, options or weights cannot work, and
-    `NotFiniteError` if the loss is NaN or infinite.
+    With `resume` the run in `run_dir`, whose configuration `cfg` is, goes on from its newest
+    checkpoint: what follows is what would have followed, on the CPU to the bit. Raises `InputError`
+    or `OptionError` before the folder is touched if data, options or weights cannot work,
+    `NotFiniteError` if the loss is NaN or infinite, and `Interrupted` after a signal.
     """
-    run_folder.check_free(run_dir, overwrite)  # before anything that takes long
+    if not resume:
+        run_folder.check_free(run_dir, overwrite)  # before anything that takes long
     device = runtime.resolve_device(cfg.device)
     precision = runtime.resolve_precision(cfg.precision, device)
     how = runtime.resolve_step(cfg.step, device, precision)
@@ -56,33 +61,43 @@ def train(
     optimizer = adam(
         network.parameters(), cfg.optimizer.lr, cfg.optimizer.weight_decay, how, device
     )
-    schedule = torch.optim.lr_scheduler.MultiStepLR(
-        optimizer,
-        [round(share * cfg.epochs) for share in cfg.optimizer.milestones],
-        cfg.optimizer.gamma,
-    )
     confidence = dhsm.Confidence(len(spectrum.NAMES), device)
     step = TrainingStep(network, optimizer, confidence, cfg.loss, precision, device, how)
+
+    # P̂: uniform through the first epoch. R: no confidence in a spectrum that was never drawn.
+    steps = len(loader)
+    losses = torch.zeros(steps, 3, device=device)
+    state = checkpoint.State(network, optimizer, step.scaler, confidence, losses)
+    at = Progress(1, 0, spectrum.uniform(), np.zeros(len(spectrum.NAMES)))
+    result: dict[str, Any] = {}
 
     kind = kind_of(root, cfg.data.kind)
     resolved = config.resolve(cfg, root, kind, loader.cache, device, precision, how)
     begin()
-    run_folder.create(run_dir, config.to_json(resolved), overwrite)
+    if not resume:
+        run_folder.create(run_dir, config.to_json(resolved), overwrite)
     display.begin(run_dir, runtime.describe(device), resolved, images, protocol)
 
-    # P̂: uniform through the first epoch. R: no confidence in a spectrum that was never drawn.
-    probability = spectrum.uniform()
-    r = np.zeros(len(spectrum.NAMES))
-    losses = torch.zeros(len(loader), 3, device=device)
-    result: dict[str, Any] = {}
-
-    with display.training(cfg.epochs, len(loader)), runtime.own_stream(device):
-        for epoch in range(1, cfg.epochs + 1):
+    with (
+        run_folder.lock(run_dir),
+        interruption.caught() as interrupted,
+        display.training(cfg.epochs, steps),
+        runtime.own_stream(device),
+    ):
+        if resume:
+            at = checkpoint.restore(run_dir, state, display.say) or at
+            run_folder.cut_metrics(run_dir, at.metrics_bytes)
+            display.say(f"resumed   at epoch {at.epoch}, after {at.step} of its {steps} steps")
+        while at.epoch <= cfg.epochs:
+            epoch, last = at.epoch, at.epoch == cfg.epochs
+            evaluate_now = last or is_due(cfg.eval_every, epoch)
             network.train()
-            clock = Clock()
-            for i, batch in enumerate(clock.time_waits(loader.epoch(epoch, probability)), start=1):
+            set_learning_rate(optimizer, learning_rate(cfg.optimizer, epoch, cfg.epochs))
+            clock = Clock(at.seconds, at.waited)
+            batches = loader.epoch(epoch, at.probability, first_step=at.step)
+            for i, batch in enumerate(clock.time_waits(batches), start=at.step + 1):
                 losses[i - 1] = step(batch)
-                if i % cfg.log_every == 0 or i == len(loader):
+                if i % cfg.log_every == 0 or i == steps:
                     check_finite(losses[:i], epoch, precision)
                     display.step(
                         epoch,
@@ -91,42 +106,53 @@ def train(
                         clock.rate(2 * i * len(batch.pids)),
                         clock.wait_share(),
                     )
-            seconds = clock.seconds()
+                at.step = i
+                if interrupted.signal:
+                    break
+            at.seconds, at.waited = clock.seconds(), clock.waited
+            if interrupted.signal or evaluate_now or is_due(cfg.checkpoint_every, epoch):
+                checkpoint.save(run_dir, state, at, trained_on=protocol.name)
+            interrupted.check(run_dir)
 
-            r = dhsm.confidence(*confidence.take(), r)
+            at.r = dhsm.confidence(*confidence.take(), at.r)
             mean_loss, mean_cls, mean_tri = losses.double().mean(dim=0).tolist()
             record = {
                 "event": "epoch",
                 "epoch": epoch,
-                "step": epoch * len(loader),
+                "step": epoch * steps,
                 "loss": mean_loss,
                 "loss_cls": mean_cls,
                 "loss_tri": mean_tri,
-                "lr": float(schedule.get_last_lr()[0]),
-                "images_per_second": 2 * len(loader) * cfg.data.p * cfg.data.k / seconds,
-                "data_wait": clock.wait_share(),
-                "seconds": seconds,
-                "confidence": dict(zip(spectrum.NAMES, r.tolist(), strict=True)),
-                "probability": dict(zip(spectrum.NAMES, probability.tolist(), strict=True)),
+                "lr": learning_rate(cfg.optimizer, epoch, cfg.epochs),
+                "images_per_second": 2 * steps * cfg.data.p * cfg.data.k / at.seconds,
+                "data_wait": at.waited / at.seconds,
+                "seconds": at.seconds,
+                "confidence": dict(zip(spectrum.NAMES, at.r.tolist(), strict=True)),
+                "probability": dict(zip(spectrum.NAMES, at.probability.tolist(), strict=True)),
             }
             run_folder.append_metrics(run_dir, record)
             display.epoch(record)
 
-            schedule.step()
-            if cfg.dhsm.enabled:
-                probability = dhsm.next_probability(probability, r, cfg.dhsm.alpha)
-            last = epoch == cfg.epochs
-            if last or (cfg.checkpoint_every and epoch % cfg.checkpoint_every == 0):
-                checkpoint.save(run_dir, network, epoch, trained_on=protocol.name)
-            if last or (cfg.eval_every and epoch % cfg.eval_every == 0):
+            if evaluate_now:
                 with display.progress("evaluating") as progress:
                     features = extract_features(network, test_loader, progress)
                 result = evaluate(features, protocol, cfg.distance)
                 run_folder.append_metrics(run_dir, {"event": "eval", "epoch": epoch, **result})
+                if not last:
+                    interrupted.check(run_dir)
+            if cfg.dhsm.enabled:
+                at.probability = dhsm.next_probability(at.probability, at.r, cfg.dhsm.alpha)
+            written = run_folder.metrics_bytes(run_dir)
+            at = Progress(epoch + 1, 0, at.probability, at.r, metrics_bytes=written)
 
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
     return result
+
+
+def is_due(every: int, epoch: int) -> bool:
+    """Every n epochs; 0: never."""
+    return every > 0 and epoch % every == 0
 
 
 def check_finite(losses: Float32[Tensor, "steps 3"], epoch: int, precision: str) -> None:

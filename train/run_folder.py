@@ -1,8 +1,11 @@
 """The folder of a run: created once, never overwritten unasked, every file whole or absent."""
 
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,10 @@ def create(run_dir: Path, config_json: str, overwrite: bool) -> None:
     Raises as `check_free` does.
     """
     check_free(run_dir, overwrite)
-    if run_dir.exists():
+    if (run_dir / CONFIG).is_file():
+        with lock(run_dir):
+            shutil.rmtree(run_dir)
+    elif run_dir.exists():
         shutil.rmtree(run_dir)
     (run_dir / CHECKPOINTS).mkdir(parents=True)
     write(run_dir / CONFIG, config_json.encode())
@@ -72,6 +78,32 @@ def make_parent(file: Path) -> None:
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Writes figures as JSON."""
     write(path, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def metrics_bytes(run_dir: Path) -> int:
+    """Length of `metrics.jsonl`."""
+    path = run_dir / METRICS
+    return path.stat().st_size if path.exists() else 0
+
+
+def cut_metrics(run_dir: Path, length: int) -> None:
+    """Takes back the lines of `metrics.jsonl` that a resumed run will write again."""
+    if metrics_bytes(run_dir) > length:
+        write(run_dir / METRICS, (run_dir / METRICS).read_bytes()[:length])
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes from training in the folder; `InputError` if one does."""
+    with (run_dir / CONFIG).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{run_dir}: another process trains in this run folder; wait for it, or choose "
+                "another folder"
+            ) from None
+        yield
 
 
 def append_metrics(run_dir: Path, record: dict[str, Any]) -> None:

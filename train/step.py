@@ -11,6 +11,7 @@ from model.losses import total_loss
 from model.network import Network
 from model.options import LossOptions
 from pipeline.loader import PairedBatch
+from train.config import OptimizerOptions
 from train.dhsm import Confidence
 from train.runtime import StepOptions
 
@@ -34,6 +35,24 @@ def adam(
         fused=how.fused_optimizer == "on",
         capturable=recorded,
     )
+
+
+def learning_rate(options: OptimizerOptions, epoch: int, epochs: int) -> float:
+    """That of `epoch`, from 1: multiplied by gamma at each milestone that lies behind."""
+    lr = options.lr
+    for share in options.milestones:
+        if epoch > round(share * epochs):
+            lr *= options.gamma
+    return lr
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Also that of a recorded step, which reads it from a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 class TrainingStep:

@@ -41,23 +41,29 @@ def train_trials(
 
 
 def continue_trials(run_dir: Path, display: Display) -> dict[str, Any]:
-    """Trains the trials of `run_dir` that have no result yet; one that had begun starts again.
+    """Trains the trials of `run_dir` that have no result yet; one that had begun goes on.
 
-    Raises `InputError` if `run_dir` was not begun by `train_trials`, and as `train` does.
+    Raises as `train` does.
     """
     cfg = run_folder.read_config(run_dir)
-    if cfg.data.trial != "all":
-        raise InputError(
-            f"--resume {run_dir}: is a single training, which cannot be continued yet; "
-            "a run of --trial all can, trial by trial"
-        )
     for trial in range(1, num_trials(cfg) + 1):
         folder = folder_of(run_dir, trial)
         if (folder / run_folder.RESULT).is_file():
             display.say(f"trial {trial} is done: {folder}")
             continue
-        train(_of_trial(cfg, trial), folder, display, overwrite=True)
+        if (folder / run_folder.CONFIG).is_file():
+            train(run_folder.read_config(folder), folder, display, resume=True)
+        else:
+            train(_of_trial(cfg, trial), folder, display)
     return summarise(run_dir, display)
+
+
+def resume(run_dir: Path, display: Display) -> dict[str, Any]:
+    """Goes on with a run, of one training or of ten; raises as `train` does."""
+    cfg = run_folder.read_config(run_dir)
+    if cfg.data.trial == "all":
+        return continue_trials(run_dir, display)
+    return train(cfg, run_dir, display, resume=True)
 
 
 def evaluate_trials(

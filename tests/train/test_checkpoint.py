@@ -1,5 +1,6 @@
 """Checkpoints: equal runs give equal files, foreign files are refused, and trials do not leak."""
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -8,8 +9,13 @@ from model.network import Network
 from model.options import ModelOptions
 from pipeline.errors import InputError
 from train import checkpoint, run_folder
+from train.checkpoint import Progress, State
+from train.dhsm import Confidence
+from train.runtime import StepOptions
+from train.step import adam
 
 OPTIONS = ModelOptions(backbone="resnet10t", weights="none")
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -18,18 +24,98 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_equal_weights_give_equal_files(run):
+def make_state(num_classes: int = 5, seed: int = 0) -> State:
+    """A network after one step, and all that goes with it."""
+    torch.manual_seed(seed)
+    network = Network(OPTIONS, num_classes)
+    optimizer = adam(network.parameters(), 1e-3, 0.0, StepOptions("off", "off", "on", "off"), CPU)
+    features, logits = network(torch.randint(256, (4, 3, 32, 16), dtype=torch.uint8))
+    (features.square().mean() + logits.square().mean()).backward()
+    optimizer.step()
+    confidence = Confidence(4, CPU)
+    confidence.sums += torch.rand(4, dtype=torch.float64)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return State(network, optimizer, scaler, confidence, torch.rand(7, 3))
+
+
+def at(epoch: int = 1, step: int = 7) -> Progress:
+    return Progress(epoch, step, np.array([0.1, 0.2, 0.3, 0.4]), np.array([1 / 3, 0, 0.5, 1]))
+
+
+def assert_same(some: dict, others: dict) -> None:
+    assert set(some) == set(others)
+    for name in some:
+        assert torch.equal(some[name], others[name]), name
+
+
+def test_equal_states_give_equal_files(run):
     # safetensors writes metadata of several entries in random order.
-    network = Network(OPTIONS, 5)
-    files = {checkpoint.save(run, network, 1, "regdb trial 3").read_bytes() for _ in range(8)}
+    state = make_state()
+    files = {checkpoint.save(run, state, at(), "regdb trial 3").read_bytes() for _ in range(8)}
     assert len(files) == 1
 
 
-def test_what_was_saved_is_loaded(run):
-    network = Network(OPTIONS, 5)
-    loaded = checkpoint.load(checkpoint.save(run, network, 1, "sysu"), OPTIONS)
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, loaded.state_dict()[name])
+def test_what_was_saved_is_restored_to_the_bit(run):
+    state, other = make_state(), make_state(seed=1)
+    before = {name: value.clone() for name, value in state.tensors().items()}
+    checkpoint.save(run, state, at(3, 2), "sysu")
+    torch.rand(9)  # dropout drew
+    progress = checkpoint.restore(run, other, pytest.fail)
+    assert_same(other.tensors(), before)
+    assert (progress.epoch, progress.step) == (3, 2)
+    assert progress.probability.tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert progress.r.tolist() == [1 / 3, 0, 0.5, 1]
+
+
+def test_weights_alone_are_loaded_for_a_test(run):
+    state = make_state()
+    loaded = checkpoint.load(checkpoint.save(run, state, at(), "sysu"), OPTIONS)
+    assert_same(loaded.state_dict(), state.network.state_dict())
+
+
+def test_the_two_newest_are_kept(run):
+    state = make_state()
+    for epoch, step in ((1, 3), (1, 7), (2, 1), (12, 7)):
+        checkpoint.save(run, state, at(epoch, step), "sysu")
+    assert [path.name for path in checkpoint.found(run)] == [
+        "step-0000008.safetensors",
+        "step-0000084.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "bit", "header"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(run, damage):
+    state, said = make_state(), []
+    checkpoint.save(run, state, at(1), "sysu")
+    path = checkpoint.save(run, state, at(2), "sysu")
+    content = bytearray(path.read_bytes())
+    content[-9 if damage == "bit" else 9] ^= 1 if damage in ("bit", "header") else 0
+    path.write_bytes(content[: {"cut": 1000, "empty": 0}.get(damage)])
+    assert checkpoint.restore(run, make_state(seed=1), said.append).epoch == 1
+    assert f"{path}: cannot be loaded" in said[0]
+    assert "using the checkpoint before it" in said[0]
+    checkpoint.found(run)[0].write_bytes(b"")
+    with pytest.raises(InputError, match="none is left to go on from: train again"):
+        checkpoint.restore(run, state, said.append)
+
+
+def test_a_run_without_a_checkpoint_begins_at_its_beginning(run):
+    assert checkpoint.restore(run, make_state(), pytest.fail) is None
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_intact(run, monkeypatch):
+    state = make_state()
+    first = checkpoint.save(run, state, at(1), "sysu")
+    content = first.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(run, state, at(2), "sysu")
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [first.name]
+    assert first.read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -55,7 +141,7 @@ def test_a_file_of_another_program_is_refused(run, metadata):
     ],
 )
 def test_only_another_trial_of_one_data_set_leaks(run, trained_on, tested_on, leaks):
-    path = checkpoint.save(run, Network(OPTIONS, 2), 1, trained_on)
+    path = checkpoint.save(run, make_state(2), at(), trained_on)
     if not leaks:
         return checkpoint.check_leak(path, tested_on)
     with pytest.raises(InputError, match=f"was trained on {trained_on}; on {tested_on} it would"):

@@ -8,11 +8,14 @@ T = TypeVar("T")
 
 
 class Clock:
-    """Starts at once. Wall time on the host; on a GPU read it after a sync with the device."""
+    """Starts at once, or goes on after `seconds`, of which `waited` were spent waiting for data.
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._waited = 0.0
+    Wall time on the host; on a GPU read it after a sync with the device.
+    """
+
+    def __init__(self, seconds: float = 0.0, waited: float = 0.0) -> None:
+        self._start = time.perf_counter() - seconds
+        self.waited = waited
 
     def time_waits(self, batches: Iterable[T]) -> Iterator[T]:
         """Passes the batches on and sums how long each one was waited for."""
@@ -24,7 +27,7 @@ class Clock:
             except StopIteration:
                 return
             finally:
-                self._waited += time.perf_counter() - begin
+                self.waited += time.perf_counter() - begin
             yield batch
 
     def seconds(self) -> float:
@@ -37,4 +40,4 @@ class Clock:
 
     def wait_share(self) -> float:
         """The share of the time, 0…1, spent waiting for data."""
-        return self._waited / self.seconds()
+        return self.waited / self.seconds()
