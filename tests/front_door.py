@@ -6,7 +6,7 @@ from pathlib import Path
 import cdp
 
 SMALL = [
-    *("--precision", "off"),
+    *("--precision", "off", "--model.backbone", "test_resnet"),  # timm's smallest
     *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "6", "--epochs", "2"),
     *("--checkpoint-every", "1", "--eval-every", "1", "--device", "cpu"),
 ]

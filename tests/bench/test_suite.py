@@ -18,7 +18,7 @@ from train.presets import PRESETS, Preset
 
 TINY = Config(
     data=DataOptions(height_px=32, width_px=16, p=2, k=2, threads=2),
-    model=ModelOptions(backbone="resnet10t", weights="none"),
+    model=ModelOptions(backbone="test_resnet", weights="none"),
 )
 ONLY_ON_A_GPU = {"host_syncs_per_step", "step_over_timm_benchmark"}
 

@@ -11,7 +11,7 @@ from tests import trees
 from tests.front_door import call, refused
 
 TINY = [
-    *("--precision", "off", "--model.backbone", "resnet10t", "--model.weights", "none"),
+    *("--precision", "off", "--model.backbone", "test_resnet", "--model.weights", "none"),
     *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "3", "--data.k", "2"),
     *("--epochs", "1", "--device", "cpu"),
 ]
