@@ -69,6 +69,13 @@ class DataOptions:
     """Where decoded and resized pixels are kept after their first use: in the host's memory, in the
     GPU's, or not at all; auto: where there is ample room. Batches are the same to the bit."""
 
+    on_bad_image: Literal["error", "skip"] = "error"
+    """A training image that cannot be read: error: stop and name it; skip: take the next image of
+    the same identity and modality instead, and list it in the run folder."""
+
+    max_bad: float = 0.01
+    """Share of the training images that may be skipped; more stop the run."""
+
     eval_batch: int = 128
     """Images a batch when features are extracted."""
 
@@ -79,7 +86,7 @@ class DataOptions:
                 raise InputError(
                     f"--data.{name.replace('_', '-')} {getattr(self, name)}: must be at least {low}"
                 )
-        for name in ("flip", "jitter", "hw_decoder_load"):
+        for name in ("flip", "jitter", "hw_decoder_load", "max_bad"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
                     f"--data.{name.replace('_', '-')} {getattr(self, name)}: must be in 0…1"

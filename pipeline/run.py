@@ -12,8 +12,8 @@ from nvidia.dali import Pipeline
 from torch import Tensor
 
 from pipeline.datasets.records import Index
+from pipeline.errors import BadImageError
 from pipeline.guard import why_undecodable
-from pipeline.source import unusable
 
 
 @runtime_checkable
@@ -25,6 +25,12 @@ class Source(Protocol):
 
     def stop(self) -> None:
         """Ends after the batches already in flight."""
+
+    def skip(self, error: BadImageError) -> bool:
+        """Takes another image for a bad one and stops; False: the run must end."""
+
+    def go_back(self) -> None:
+        """After `skip`: goes on with the first batch in flight."""
 
 
 def device_id(device: torch.device) -> int | None:
@@ -61,7 +67,12 @@ def run_raw(
             except StopIteration:
                 break
             except RuntimeError as error:
-                raise _blame(source, error) from error
+                blamed = _blame(source, error)
+                if not (isinstance(blamed, BadImageError) and source.skip(blamed)):
+                    raise blamed from error
+                _drain(pipeline)
+                source.go_back()
+                continue
             yield source.in_flight.popleft(), outputs
     finally:
         source.stop()
@@ -88,5 +99,5 @@ def _blame(source: Source, error: RuntimeError) -> Exception:
         for row in np.unique(rows):
             flaw = why_undecodable(source.index.path(row))
             if flaw:
-                return unusable(source.index, row, flaw.text)
+                return BadImageError(source.index.path(row), int(row), flaw.text)
     return RuntimeError(f"DALI failed, and every image of the batch is readable: {error}")

@@ -7,7 +7,7 @@ DALI drains, and only then is the next epoch begun: its first batch already sees
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import draw
-from pipeline.errors import InputError
+from pipeline.errors import BadImageError, InputError
 from pipeline.guard import why_unusable
 from pipeline.options import DataOptions
 from pipeline.sampler import check, num_steps, plan_epoch
@@ -35,11 +35,6 @@ def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> UInt8[ndarray, "n 
     )
 
 
-def unusable(index: Index, row: SupportsIndex, reason: str) -> InputError:
-    """The error that names the file of `row`, why it cannot serve, and the mend."""
-    return InputError(f"{index.path(row)}: {reason}; restore it or take it out of the data set")
-
-
 class FirstLook:
     """Checks the header of each file once, before DALI meets it."""
 
@@ -49,13 +44,13 @@ class FirstLook:
         self._threads = ThreadPoolExecutor(16)  # they wait for the disk, not for a core
 
     def __call__(self, rows: Int64[ndarray, " n"]) -> None:
-        """Raises `InputError` naming the first of `rows` whose file cannot serve."""
+        """Raises `BadImageError` for the first of `rows` whose file cannot serve."""
         new = np.unique(rows[~self._seen[rows]])
         paths = [self._index.path(row) for row in new]
         for row, flaw in zip(new, self._threads.map(why_unusable, paths), strict=True):
             if flaw:
-                raise unusable(self._index, row, flaw.text)
-        self._seen[new] = True
+                raise BadImageError(self._index.path(row), int(row), flaw.text)
+            self._seen[row] = True
 
 
 @runtime_checkable
@@ -87,8 +82,9 @@ class TrainingSource:
         self.pids, self.labels = np.unique(index.pids, return_inverse=True)
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
         self._look = FirstLook(index)
+        self.bad: dict[int, str] = {}  # row → why it cannot serve
         self._plan = np.empty((0, options.p * options.k), np.int64)
-        self._epoch = self._step = self._step_of_draws = 0
+        self._epoch = self._step = self._step_of_draws = self._again = 0
         self._probability = np.empty(0, np.float32)
 
     def begin(
@@ -97,6 +93,7 @@ class TrainingSource:
         """Plans `epoch`, from `first_step` on; its RGB counterparts follow `probability` (P̂)."""
         o = self.options
         self._plan = plan_epoch(self.index, o.p, o.k, o.sampling, self.seed, epoch)
+        self._avoid_bad()
         self._epoch = epoch
         self._step = self._step_of_draws = first_step
         if self._pixels:
@@ -112,16 +109,74 @@ class TrainingSource:
         """The next batch's paths, or, from a cache, its pixels, uint8 [n, H, W, 3]."""
         if self._step >= len(self._plan):
             raise StopIteration
-        rows = self._plan[self._step]
+        while True:
+            rows = self._plan[self._step].copy()  # the plan may change while these are in flight
+            try:
+                batch = self._load(rows)
+            except BadImageError as error:
+                if not self._replace(error):
+                    raise
+            else:
+                self._step += 1
+                self.in_flight.append(rows)
+                return batch
+
+    def _load(self, rows: Int64[ndarray, " n"]) -> ndarray | Tensor:
         if self._pixels:
             pixels = self._pixels.take(rows)
-            batch: Any = pixels if pixels.is_cuda else pixels.numpy()
-        else:
-            self._look(rows)
-            batch = encode_paths(self.index, rows)
-        self._step += 1
-        self.in_flight.append(rows)
-        return batch
+            return pixels if pixels.is_cuda else pixels.numpy()
+        self._look(rows)
+        return encode_paths(self.index, rows)
+
+    def skip(self, error: BadImageError) -> bool:
+        """Replaces a bad image, if the options say so, and stops; then `go_back` is called."""
+        if not self._replace(error):
+            return False
+        self._again = self._step - len(self.in_flight)
+        self.stop()
+        return True
+
+    def go_back(self) -> None:
+        """Goes on with the first batch that DALI took and nobody received."""
+        self._step = self._step_of_draws = self._again
+        self.in_flight.clear()
+
+    def _replace(self, error: BadImageError) -> bool:
+        """Puts another image in the plan's place for a bad one; False if the options say error.
+
+        It is the next one of the same identity and modality, whatever was found bad before it, so
+        the plan does not depend on the order in which bad images are met.
+        """
+        if self.options.on_bad_image == "error" or error.row in self.bad:
+            return False
+        self.bad[error.row] = error.reason
+        if len(self.bad) > self.options.max_bad * len(self.index):
+            raise InputError(
+                f"{self.index.root}: {len(self.bad)} of {len(self.index)} training images are bad, "
+                f"more than --data.max-bad {self.options.max_bad}; the last: {error}"
+            )
+        self._avoid_bad()
+        if self._pixels:
+            self._pixels.expect(self._plan[self._step :].ravel())
+        return True
+
+    def _avoid_bad(self) -> None:
+        for row in self.bad:
+            if (self._plan == row).any():
+                self._plan[self._plan == row] = self._next_good(row)
+
+    def _next_good(self, row: int) -> int:
+        index = self.index
+        alike = (index.pids == index.pids[row]) & (index.modality == index.modality[row])
+        rows = np.flatnonzero(alike)
+        for other in np.roll(rows, -int(np.searchsorted(rows, row)) - 1):
+            if int(other) not in self.bad:
+                return int(other)
+        raise InputError(
+            f"{index.path(row)}: {self.bad[row]}; no readable "
+            f"{Modality(index.modality[row]).name} image of its identity is left: restore one, or "
+            "take the identity off the id list"
+        )
 
     def draws(self) -> tuple[ndarray, ...]:
         """The next batch's (P̂, uniform, flip, brightness, infrared, label)."""
@@ -161,6 +216,13 @@ class EvaluationSource:
     def stop(self) -> None:
         """Ends the pass after the batches already in flight."""
         self._next = len(self._rows)
+
+    def skip(self, error: BadImageError) -> bool:
+        """Nothing is left out of a pass over named rows."""
+        return False
+
+    def go_back(self) -> None:
+        """Never needed."""
 
     def __call__(self) -> tuple[ndarray]:
         """The next batch's paths."""

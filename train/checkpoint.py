@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,19 @@ class Progress:
     seconds: float = 0.0  # that the epoch has taken so far
     waited: float = 0.0  # of these, for data
     metrics_bytes: int = 0  # length of metrics.jsonl when the epoch began
+    bad: dict[int, str] = field(default_factory=dict)  # row of an image that is skipped → why
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it; float64 survives to the bit."""
         arrays = {"probability": self.probability.tolist(), "r": self.r.tolist()}
-        return dataclasses.asdict(self) | arrays
+        return dataclasses.asdict(self) | arrays | {"bad": sorted(self.bad.items())}
 
     @staticmethod
     def from_json(written: dict[str, Any]) -> "Progress":
         """The inverse of `to_json`."""
         arrays = {name: np.array(written[name], np.float64) for name in ("probability", "r")}
-        return Progress(**written | arrays)
+        bad = dict(written["bad"])
+        return Progress(**written | arrays | {"bad": bad})
 
 
 @dataclass(frozen=True, slots=True)

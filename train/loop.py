@@ -68,7 +68,7 @@ def train(
     steps = len(loader)
     losses = torch.zeros(steps, 3, device=device)
     state = checkpoint.State(network, optimizer, step.scaler, confidence, losses)
-    at = Progress(1, 0, spectrum.uniform(), np.zeros(len(spectrum.NAMES)))
+    at = Progress(1, 0, spectrum.uniform(), np.zeros(len(spectrum.NAMES)), bad=loader.source.bad)
     result: dict[str, Any] = {}
 
     kind = kind_of(root, cfg.data.kind)
@@ -86,7 +86,8 @@ def train(
     ):
         if resume:
             at = checkpoint.restore(run_dir, state, display.say) or at
-            run_folder.cut_metrics(run_dir, at.metrics_bytes)
+            loader.source.bad = at.bad
+            run_folder.take_back(run_dir, at.metrics_bytes)
             display.say(f"resumed   at epoch {at.epoch}, after {at.step} of its {steps} steps")
         while at.epoch <= cfg.epochs:
             epoch, last = at.epoch, at.epoch == cfg.epochs
@@ -127,10 +128,12 @@ def train(
                 "images_per_second": 2 * steps * cfg.data.p * cfg.data.k / at.seconds,
                 "data_wait": at.waited / at.seconds,
                 "seconds": at.seconds,
+                "num_bad_images": len(at.bad),
                 "confidence": dict(zip(spectrum.NAMES, at.r.tolist(), strict=True)),
                 "probability": dict(zip(spectrum.NAMES, at.probability.tolist(), strict=True)),
             }
             run_folder.append_metrics(run_dir, record)
+            run_folder.write_bad_images(run_dir, images, at.bad)
             display.epoch(record)
 
             if evaluate_now:
@@ -143,10 +146,13 @@ def train(
             if cfg.dhsm.enabled:
                 at.probability = dhsm.next_probability(at.probability, at.r, cfg.dhsm.alpha)
             written = run_folder.metrics_bytes(run_dir)
-            at = Progress(epoch + 1, 0, at.probability, at.r, metrics_bytes=written)
+            at = Progress(epoch + 1, 0, at.probability, at.r, metrics_bytes=written, bad=at.bad)
 
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
+    if at.bad:
+        names = run_dir / run_folder.BAD_IMAGES
+        display.say(f"note      {len(at.bad)} bad images were skipped, see {names}")
     return result
 
 

@@ -3,12 +3,14 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 from train import config
 
@@ -16,6 +18,9 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
+BAD_IMAGES = "bad_images.tsv"
+
+HALF_WRITTEN = re.compile(r"\.(step-\d+\.safetensors|[a-z_]+\.(jsonl?|tsv))\.\d+")  # see `write`
 
 
 def check_free(run_dir: Path, overwrite: bool) -> None:
@@ -86,10 +91,20 @@ def metrics_bytes(run_dir: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def cut_metrics(run_dir: Path, length: int) -> None:
-    """Takes back the lines of `metrics.jsonl` that a resumed run will write again."""
+def take_back(run_dir: Path, length: int) -> None:
+    """Cuts `metrics.jsonl` to what a resumed run keeps; removes half-written files."""
+    for file in [*run_dir.iterdir(), *(run_dir / CHECKPOINTS).iterdir()]:
+        if HALF_WRITTEN.fullmatch(file.name):
+            file.unlink()
     if metrics_bytes(run_dir) > length:
         write(run_dir / METRICS, (run_dir / METRICS).read_bytes()[:length])
+
+
+def write_bad_images(run_dir: Path, index: Index, bad: dict[int, str]) -> None:
+    """Lists the images that were skipped, and why, if there are any."""
+    if bad:
+        lines = [f"{index.path(row)}\t{reason}\n" for row, reason in sorted(bad.items())]
+        write(run_dir / BAD_IMAGES, "".join(lines).encode())
 
 
 @contextmanager

@@ -112,6 +112,7 @@ class Display:
             f"epoch {record['epoch']:3d}  loss {record['loss']:.3f}  "
             f"{record['images_per_second']:6.0f} images/s  "
             f"data wait {100 * record['data_wait']:4.1f} %  P̂ {spectra}"
+            + (f"  {record['num_bad_images']} bad images" if record["num_bad_images"] else "")
         )
 
     def survey(self, survey: Survey) -> None:
