@@ -11,6 +11,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
 
   cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets}
   cdp train --resume RUN_DIR              go on with a run that was interrupted
+  cdp train --replay-batch RUN_DIR        show the batch at which the loss was NaN
   cdp eval RUN_DIR                        test a trained run again
   cdp score --query Q.npz --gallery G.npz --protocol P
                                           official figures for features made elsewhere
@@ -75,6 +76,7 @@ def train(args: list[str]) -> None:
     import tyro
 
     from pipeline.errors import InputError
+    from train import replay
     from train.config import Config
     from train.loop import train as run_training
     from train.presets import PRESETS
@@ -89,10 +91,11 @@ def train(args: list[str]) -> None:
         overwrite: bool = False
         """Replace the run that --run-dir holds."""
 
-    if args[:1] == ["--resume"]:
+    if args[:1] in (["--resume"], ["--replay-batch"]):
         if len(args) != 2:
-            raise InputError("train --resume RUN_DIR: takes the folder and nothing else")
-        to_its_end(Path(args[1]), lambda: resume(Path(args[1]), Display()))
+            raise InputError(f"train {args[0]} RUN_DIR: takes the folder and nothing else")
+        go_on = resume if args[0] == "--resume" else replay.show
+        to_its_end(Path(args[1]), lambda: go_on(Path(args[1]), Display()))
         return
     args = [re.sub("^--trial(?==|$)", "--data.trial", arg) for arg in args]
     named = bool(args) and not args[0].startswith("-")
@@ -117,13 +120,17 @@ def train(args: list[str]) -> None:
 
 def to_its_end(run_dir: Path, run: Callable[[], object]) -> None:
     """Turns an end before its time into one line: status 3 for a signal, 1 for other reasons."""
+    import torch
+
     from train.interruption import EXIT_STATUS, Interrupted
     from train.loop import NotFiniteError
 
     try:
         run()
     except NotFiniteError as error:
-        fail(str(error), 1)
+        fail(f"{error}; `cdp train --replay-batch {run_dir}` shows that batch", 1)
+    except torch.cuda.OutOfMemoryError as error:
+        fail(f"the GPU's memory is full ({error}); lower --data.p, or pass --data.cache host", 1)
     except OSError as error:  # a full disk, above all
         fail(f"{error}; when that is mended, go on with `cdp train --resume {run_dir}`", 1)
     except Interrupted as end:

@@ -1,9 +1,11 @@
 """A contact sheet of originals and counterparts, like the paper's Fig. 4, from the real graph."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy import ndarray
 from PIL import Image, ImageDraw
 
 from pipeline import spectrum
@@ -31,7 +33,7 @@ def preview(root: Path, out: Path, identities: int, seed: int) -> None:
     options = DataOptions(root=root, p=identities, k=2, cache="none")
     index = read_training(options, root)
     loader = TrainingLoader(index, options, torch.device("cpu"), seed)
-    columns: list[np.ndarray] = []
+    columns: list[ndarray] = []
     for one_hot in np.eye(len(spectrum.NAMES)):
         # The draws are a function of (seed, epoch, step): each pass sees the same batch, in the
         # spectrum that its P̂ forces.
@@ -43,25 +45,24 @@ def preview(root: Path, out: Path, identities: int, seed: int) -> None:
         columns.append(pixels[rgb, 1])
     originals = pixels[rgb, 0]
     infrared, jittered = pixels[~rgb, 0], pixels[~rgb, 1]
-    sheet = _sheet([originals, *columns, infrared, jittered], batch.pids.numpy()[rgb], loader)
-    sheet.save(out)
+    pids = loader.source.pids[batch.pids.numpy()[rgb]]
+    sheet([originals, *columns, infrared, jittered], COLUMNS, pids).save(out)
 
 
-def _sheet(columns: list[np.ndarray], labels: np.ndarray, loader: TrainingLoader) -> Image.Image:
-    """Columns of uint8 [rows, H, W, 3] side by side, with headings and pids."""
+def sheet(columns: Sequence[ndarray], titles: Sequence[str], pids: ndarray) -> Image.Image:
+    """Columns of uint8 [rows, H, W, 3] side by side, with headings and each row's pid."""
     rows, height, width, _ = columns[0].shape
     size = (
         HEADER_PX * 2 + len(columns) * (width + GAP_PX),
         HEADER_PX + rows * (height + GAP_PX),
     )
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for c, (title, images) in enumerate(zip(COLUMNS, columns, strict=True)):
+    drawn = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(drawn)
+    for c, (title, images) in enumerate(zip(titles, columns, strict=True)):
         left = HEADER_PX * 2 + c * (width + GAP_PX)
         draw.text((left, 5), title, fill="black")
         for r, image in enumerate(images):
-            sheet.paste(Image.fromarray(image), (left, HEADER_PX + r * (height + GAP_PX)))
-    for r, label in enumerate(labels):
-        pid = loader.source.pids[label]
+            drawn.paste(Image.fromarray(image), (left, HEADER_PX + r * (height + GAP_PX)))
+    for r, pid in enumerate(pids):
         draw.text((4, HEADER_PX + r * (height + GAP_PX)), f"{pid:04d}", fill="black")
-    return sheet
+    return drawn

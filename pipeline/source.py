@@ -105,6 +105,10 @@ class TrainingSource:
         """Ends the epoch after the batches already in flight."""
         self._step = self._step_of_draws = self.steps
 
+    def rows_of(self, step: int) -> Int64[ndarray, " n"]:
+        """The rows of a step, from 1, of the running epoch."""
+        return self._plan[step - 1]
+
     def images(self) -> ndarray | Tensor:
         """The next batch's paths, or, from a cache, its pixels, uint8 [n, H, W, 3]."""
         if self._step >= len(self._plan):

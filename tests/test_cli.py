@@ -156,6 +156,7 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         (["bench", "loader", "--json", "/proc/x/b.json"], "/proc/x/b.json: cannot make its folder"),
         (["train", "--resume", "/nowhere"], "/nowhere: no run folder"),
         (["train", "--resume"], "takes the folder and nothing else"),
+        (["train", "--replay-batch"], "train --replay-batch RUN_DIR: takes the folder"),
         (["train", "table", "--data.root", "/nowhere.csv"], "/nowhere.csv: no such"),
         (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
     ],
@@ -193,6 +194,20 @@ def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
     assert "loss is nan at epoch 1, step 2" in error or "loss is inf at epoch 1, step 2" in error
     assert "--optimizer.lr" in error
     assert "Traceback" not in error
+    assert f"`cdp train --replay-batch {tmp_path / 'r'}` shows that batch" in error
+
+    capsys.readouterr()
+    assert call("train", "--replay-batch", tmp_path / "r") == 0
+    shown = capsys.readouterr().out
+    kept = json.loads((tmp_path / "r" / "not_finite.json").read_text())
+    assert (kept["epoch"], kept["step"], len(kept["files"])) == (1, 2, 24)
+    assert all(f"{path}\n" in shown for path in kept["files"])
+    with Image.open(tmp_path / "r" / "not_finite.png") as picture:
+        assert picture.width > 8 * 16
+
+
+def test_a_batch_is_not_replayed_where_none_failed(run, capsys):
+    assert "nothing to replay" in refused(capsys, "train", "--replay-batch", run)
 
 
 def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(run, tmp_path, capsys):

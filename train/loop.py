@@ -13,7 +13,7 @@ from model.network import Network
 from pipeline import spectrum
 from pipeline.datasets.kinds import kind_of, read_protocol, read_training
 from pipeline.loader import EvaluationLoader, TrainingLoader
-from train import checkpoint, config, dhsm, interruption, run_folder, runtime
+from train import checkpoint, config, dhsm, interruption, replay, run_folder, runtime
 from train.checkpoint import Progress
 from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
@@ -23,7 +23,11 @@ from train.step import TrainingStep, adam, learning_rate, set_learning_rate
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss is NaN or infinite; the message names the step."""
+    """The loss is NaN or infinite; the message names the step, from 1, which is also in `step`."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 def train(
@@ -99,7 +103,11 @@ def train(
             for i, batch in enumerate(clock.time_waits(batches), start=at.step + 1):
                 losses[i - 1] = step(batch)
                 if i % cfg.log_every == 0 or i == steps:
-                    check_finite(losses[:i], epoch, precision)
+                    try:
+                        check_finite(losses[:i], epoch, precision)
+                    except NotFiniteError as error:
+                        replay.keep(run_dir, at, error.step, loader)
+                        raise
                     display.step(
                         epoch,
                         i,
@@ -170,5 +178,6 @@ def check_finite(losses: Float32[Tensor, "steps 3"], epoch: int, precision: str)
         mend = "a lower --optimizer.lr" + ("" if precision == "off" else " or --precision off")
         raise NotFiniteError(
             f"loss is {total} at epoch {epoch}, step {step + 1} (L_cls {cls}, L_tri {tri}); "
-            f"training stopped, earlier checkpoints are kept; try {mend}"
+            f"training stopped, earlier checkpoints are kept; try {mend}",
+            step + 1,
         )

@@ -1,0 +1,66 @@
+"""The batch at which a loss was no number: its place is kept, and it can be looked at again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import preview, spectrum
+from pipeline.datasets.kinds import read_training
+from pipeline.errors import InputError
+from pipeline.loader import TrainingLoader
+from train import run_folder
+from train.checkpoint import Progress
+from train.reporting.display import Display
+
+PLACE = "not_finite.json"
+PICTURE = "not_finite.png"
+
+
+def keep(run_dir: Path, at: Progress, step: int, loader: TrainingLoader) -> None:
+    """Writes where the batch of `step`, from 1, of the running epoch came from."""
+    index, rows = loader.source.index, loader.source.rows_of(step)
+    place = {
+        "epoch": at.epoch,
+        "step": step,
+        "probability": at.probability.tolist(),
+        "bad": sorted(at.bad.items()),
+        "files": [str(index.path(row)) for row in rows],
+    }
+    run_folder.write_result(run_dir / PLACE, place)
+
+
+def show(run_dir: Path, display: Display) -> Path:
+    """Makes that batch again, draws it, and lists its files; returns the picture's file.
+
+    Raises `InputError` if no batch was kept, or its data set is no longer what it was.
+    """
+    cfg = run_folder.read_config(run_dir)
+    file = run_dir / PLACE
+    if not file.is_file():
+        raise InputError(f"{run_dir}: no loss of this run was NaN or infinite; nothing to replay")
+    place: dict[str, Any] = json.loads(file.read_text())
+    assert cfg.data.root, "a run's configuration is resolved"
+    index = read_training(cfg.data, cfg.data.root)
+    loader = TrainingLoader(index, cfg.data, torch.device("cpu"), cfg.seed)
+    loader.source.bad = dict(place["bad"])
+    batches = loader.epoch(place["epoch"], np.array(place["probability"]), place["step"] - 1)
+    batch = next(iter(batches))
+    files = [str(index.path(row)) for row in batch.rows]
+    if files != place["files"]:
+        raise InputError(f"{cfg.data.root}: is no longer the data set of this run; cannot replay")
+    names = dict(enumerate(spectrum.NAMES)) | {spectrum.INFRARED: "jitter"}
+    for path, code in zip(files, batch.spectrum.tolist(), strict=True):
+        display.say(f"{names[code]:>6}  {path}")
+    pairs = batch.images.numpy()
+    p, k = cfg.data.p, cfg.data.k
+    columns = [pairs[i::k, j] for i in range(k) for j in range(2)]
+    pids = loader.source.pids[batch.pids.numpy()[::k]]
+    file = run_dir / PICTURE
+    preview.sheet(columns, ["original", "counterpart"] * k, pids).save(file)
+    display.say(
+        f"epoch {place['epoch']}, step {place['step']}: {2 * p * k} images, drawn to {file}"
+    )
+    return file
