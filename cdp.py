@@ -134,7 +134,7 @@ def to_its_end(run_dir: Path, run: Callable[[], object]) -> None:
     except OSError as error:  # a full disk, above all
         fail(f"{error}; when that is mended, go on with `cdp train --resume {run_dir}`", 1)
     except Interrupted as end:
-        fail(str(end), EXIT_STATUS)
+        fail(f"{end}: saved; go on with `cdp train --resume {run_dir}`", EXIT_STATUS)
 
 
 def evaluate(args: list[str]) -> None:

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from pipeline.datasets.records import Index
 from pipeline.errors import BadImageError
+from pipeline.graph import evaluation_graph
 from pipeline.guard import why_undecodable
+from pipeline.options import DataOptions
+from pipeline.source import EvaluationSource
 
 
 @runtime_checkable
@@ -67,7 +70,7 @@ def run_raw(
             except StopIteration:
                 break
             except RuntimeError as error:
-                blamed = _blame(source, error)
+                blamed = _blame(source, error, device)
                 if not (isinstance(blamed, BadImageError) and source.skip(blamed)):
                     raise blamed from error
                 _drain(pipeline)
@@ -93,11 +96,38 @@ def _drain(pipeline: Pipeline) -> None:
     pipeline.reset()
 
 
-def _blame(source: Source, error: RuntimeError) -> Exception:
-    """The error to raise for a failed run: names the first file in flight that PIL cannot read."""
+def _blame(source: Source, error: RuntimeError, device: torch.device) -> Exception:
+    """The error to raise for a failed run, naming the file.
+
+    Whether a file is bad must not depend on its neighbours, so the decoder itself is asked, file by
+    file; only if it reads all of the batch that failed, PIL is.
+    """
+    if source.in_flight:
+        row = _first_undecodable(source.index, np.unique(source.in_flight[0]), device)
+        if row is not None:
+            path = source.index.path(row)
+            flaw = why_undecodable(path)
+            return BadImageError(path, row, flaw.text if flaw else "the decoder cannot read it")
     for rows in source.in_flight:
         for row in np.unique(rows):
             flaw = why_undecodable(source.index.path(row))
             if flaw:
                 return BadImageError(source.index.path(row), int(row), flaw.text)
     return RuntimeError(f"DALI failed, and every image of the batch is readable: {error}")
+
+
+def _first_undecodable(
+    index: Index, rows: Int64[ndarray, " n"], device: torch.device
+) -> int | None:
+    """The first row that DALI cannot decode by itself."""
+    alone = EvaluationSource(index, batch=1)
+    alone.begin(rows)
+    pipeline = evaluation_graph(alone, DataOptions(), device_id(device), threads=1, batch_size=1)
+    for row in rows:
+        try:
+            pipeline.run()
+        except BadImageError as error:
+            return error.row
+        except RuntimeError:
+            return int(row)
+    return None

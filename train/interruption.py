@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 EXIT_STATUS = 3  # of a run that was interrupted and can be resumed
@@ -13,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
-    """A signal came, and the run is saved; the message says how to go on."""
+    """A signal came, which the message names, and the run is saved."""
 
 
 class Interruption:
@@ -22,12 +21,10 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
-    def check(self, run_dir: Path) -> None:
-        """Raises if a signal has come; the run must have been saved."""
+    def check(self) -> None:
+        """Raises `Interrupted` if a signal has come; the run must have been saved."""
         if self.signal:
-            raise Interrupted(
-                f"{self.signal.name}: saved; go on with `cdp train --resume {run_dir}`"
-            )
+            raise Interrupted(self.signal.name)
 
 
 @contextmanager

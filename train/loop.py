@@ -121,7 +121,7 @@ def train(
             at.seconds, at.waited = clock.seconds(), clock.waited
             if interrupted.signal or evaluate_now or is_due(cfg.checkpoint_every, epoch):
                 checkpoint.save(run_dir, state, at, trained_on=protocol.name)
-            interrupted.check(run_dir)
+            interrupted.check()
 
             at.r = dhsm.confidence(*confidence.take(), at.r)
             mean_loss, mean_cls, mean_tri = losses.double().mean(dim=0).tolist()
@@ -150,7 +150,7 @@ def train(
                 result = evaluate(features, protocol, cfg.distance)
                 run_folder.append_metrics(run_dir, {"event": "eval", "epoch": epoch, **result})
                 if not last:
-                    interrupted.check(run_dir)
+                    interrupted.check()
             if cfg.dhsm.enabled:
                 at.probability = dhsm.next_probability(at.probability, at.r, cfg.dhsm.alpha)
             written = run_folder.metrics_bytes(run_dir)

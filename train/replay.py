@@ -37,10 +37,12 @@ def show(run_dir: Path, display: Display) -> Path:
 
     Raises `InputError` if no batch was kept, or its data set is no longer what it was.
     """
-    cfg = run_folder.read_config(run_dir)
-    file = run_dir / PLACE
-    if not file.is_file():
+    run_folder.read_config(run_dir)
+    file = next(run_dir.rglob(PLACE), None)  # of ten trainings, that which stopped
+    if file is None:
         raise InputError(f"{run_dir}: no loss of this run was NaN or infinite; nothing to replay")
+    run_dir = file.parent
+    cfg = run_folder.read_config(run_dir)
     place: dict[str, Any] = json.loads(file.read_text())
     assert cfg.data.root, "a run's configuration is resolved"
     index = read_training(cfg.data, cfg.data.root)
@@ -60,7 +62,5 @@ def show(run_dir: Path, display: Display) -> Path:
     pids = loader.source.pids[batch.pids.numpy()[::k]]
     file = run_dir / PICTURE
     preview.sheet(columns, ["original", "counterpart"] * k, pids).save(file)
-    display.say(
-        f"epoch {place['epoch']}, step {place['step']}: {2 * p * k} images, drawn to {file}"
-    )
+    display.say(f"epoch {place['epoch']}, step {place['step']}: {2 * p * k} images: {file}")
     return file

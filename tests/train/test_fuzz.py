@@ -1,0 +1,197 @@
+"""Hostile files through check, train and eval: no crash, no hang, no silently wrong image."""
+
+import io
+import json
+import multiprocessing
+import random
+import resource
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.datasets.kinds import read_protocol, read_training
+from pipeline.errors import BadImageError
+from pipeline.loader import EvaluationLoader
+from pipeline.options import DataOptions
+from tests.front_door import SMALL, call
+
+ROUNDS = 25
+SHARE = 0.45  # of the training images that are not spared
+TIMEOUT_S = 120
+OPTIONS = DataOptions(height_px=64, width_px=32, threads=2, cache="none", eval_batch=1)
+
+
+def saved(image: Image.Image, format: str, **how) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **how)
+    return file.getvalue()
+
+
+def sized(content: bytes, height: int, width: int) -> bytes:
+    """The JPEG, its header claiming another size."""
+    at = next(i for i in range(len(content)) if content[i : i + 2] in (b"\xff\xc0", b"\xff\xc2"))
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return content[: at + 5] + size + content[at + 9 :]
+
+
+def flipped(content: bytes, rng: random.Random, first: int, last: int) -> bytes:
+    damaged = bytearray(content)
+    for _ in range(rng.choice([1, 3, 20])):
+        damaged[rng.randrange(first, min(last, len(damaged)))] ^= 1 << rng.randrange(8)
+    return bytes(damaged)
+
+
+def picture(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+EXIF = Image.Exif()
+EXIF[274] = 6  # to be turned by 90 degrees
+MUTATIONS = {
+    "cut anywhere": lambda c, rng: c[: rng.randrange(len(c))],
+    "cut in the header": lambda c, rng: c[: rng.randrange(700)],
+    "bits of the header flipped": lambda c, rng: flipped(c, rng, 0, 620),
+    "bits of the picture flipped": lambda c, rng: flipped(c, rng, 620, len(c)),
+    "no bytes": lambda c, rng: b"",
+    "noise": lambda c, rng: rng.randbytes(5000),
+    "text": lambda c, rng: b"this is no picture\n" * 50,
+    "bytes before": lambda c, rng: rng.randbytes(10) + c,
+    "bytes behind": lambda c, rng: c + rng.randbytes(1000),
+    "claims 20000 x 20000": lambda c, rng: sized(c, 20000, 20000),
+    "claims no height": lambda c, rng: sized(c, 0, 128),
+    "claims twice the height": lambda c, rng: sized(c, 2 * picture(c).height, picture(c).width),
+    "PNG named .jpg": lambda c, rng: saved(picture(c), "PNG"),
+    "16-bit PNG": lambda c, rng: saved(Image.fromarray(np.full((90, 40), 40000, np.uint16)), "PNG"),
+    "GIF": lambda c, rng: saved(picture(c), "GIF"),
+    "CMYK": lambda c, rng: saved(picture(c).convert("CMYK"), "JPEG"),
+    "gray": lambda c, rng: saved(picture(c).convert("L"), "JPEG"),
+    "progressive": lambda c, rng: saved(picture(c), "JPEG", progressive=True),
+    "EXIF rotation": lambda c, rng: saved(picture(c), "JPEG", exif=EXIF),
+    "one pixel": lambda c, rng: saved(picture(c).resize((1, 1)), "JPEG"),
+    "a folder": None,
+    "a dangling link": None,
+}
+
+
+def mutate(path: Path, name: str, rng: random.Random) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    if name == "a folder":
+        path.mkdir()
+    elif name == "a dangling link":
+        path.symlink_to("/nowhere/at/all.jpg")
+    else:
+        path.write_bytes(MUTATIONS[name](content, rng))
+
+
+def hostile_test_images(people: Path, root: Path, rng: random.Random) -> Path:
+    """The data set with one test image damaged."""
+    shutil.copytree(people, root)
+    index = read_protocol(OPTIONS, root).index
+    mutate(index.path(rng.randrange(len(index))), rng.choice([*MUTATIONS]), rng)
+    return root
+
+
+def child(*args: str) -> None:
+    raise SystemExit(call(*args))
+
+
+def look(root: str, outcomes_file: str) -> None:
+    """Each file alone through the evaluation graph: refused, or the picture that PIL sees."""
+    index = read_training(OPTIONS, Path(root))
+    outcomes = {}
+    loader = EvaluationLoader(index, OPTIONS, torch.device("cpu"))
+    for row in range(len(index)):
+        loader.source.begin(np.array([row]))
+        try:
+            outcomes[str(index.path(row))] = compare(loader, index, row)
+        except BadImageError:
+            outcomes[str(index.path(row))] = "refused"
+    Path(outcomes_file).write_text(json.dumps(outcomes))
+
+
+def compare(loader: EvaluationLoader, index, row: int) -> str:
+    from pipeline.run import run
+
+    for _, (pixels,) in run(loader._pipeline, loader.source, torch.device("cpu")):
+        ours = pixels[0].numpy().astype(float)
+    try:
+        with Image.open(index.path(row)) as file:
+            eight_bit = file
+            if file.mode.startswith("I"):  # 16 bits, which PIL's convert clips instead of scaling
+                eight_bit = Image.fromarray((np.asarray(file) / 257).astype(np.uint8))
+            theirs = eight_bit.convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
+    except Exception:
+        return "read, though PIL cannot"
+    # Rounding is a level or two; another picture, or part of one, is tens.
+    return "read" if np.abs(ours - np.asarray(theirs)).mean() < 3 else "another picture than PIL's"
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(ROUNDS, marks=pytest.mark.slow)])
+def test_hostile_files_are_refused_or_read_right(people, tmp_path, capsys, rounds):
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.train.test_fuzz", "train.loop", "train.trials"])
+    table = {name: Counter() for name in MUTATIONS}
+    statuses: Counter = Counter()
+
+    def run(target, *args: object) -> int:
+        process = processes.Process(target=target, args=tuple(map(str, args)))
+        process.start()
+        process.join(TIMEOUT_S)
+        hung = process.is_alive()
+        process.kill()
+        process.join()
+        assert not hung, args
+        return process.exitcode
+
+    for n in range(rounds):
+        rng = random.Random(n)
+        root = Path(shutil.copytree(people, tmp_path / f"people-{n}"))
+        index = read_training(OPTIONS, root)
+        # Of each identity and modality one image stays, else the run rightly stops.
+        _, spared = np.unique(2 * index.pids + index.modality, return_index=True)
+        others = np.setdiff1d(np.arange(len(index)), spared).tolist()
+        rows = rng.sample(others, round(SHARE * len(others)))
+        names = [*MUTATIONS] * (1 + len(rows) // len(MUTATIONS))
+        made = {index.path(row): name for row, name in zip(rows, names, strict=False)}
+        for path, name in made.items():
+            mutate(path, name, rng)
+
+        status = run(child, "data", "check", root)
+        assert status == 2, "faults were planted"
+        run_dir = tmp_path / f"run-{n}"
+        options = ("--data.root", root, "--run-dir", run_dir, *SMALL, "--data.max-bad", "1")
+        status = run(child, "train", "demo", *options, "--data.on-bad-image", "skip")
+        statuses[f"train {status}"] += 1
+        assert status == 0, n
+        status = run(child, "eval", run_dir, "--data-root", people, "--device", "cpu")
+        statuses[f"eval {status}"] += 1
+        assert status == 0, n
+        hostile = hostile_test_images(people, tmp_path / f"test-{n}", rng)
+        status = run(child, "eval", run_dir, "--data-root", hostile, "--device", "cpu")
+        statuses[f"eval of hostile images {status}"] += 1
+        assert status in (0, 2), n  # read, or refused
+        assert run(look, root, tmp_path / "outcomes.json") == 0
+        outcomes = json.loads((tmp_path / "outcomes.json").read_text())
+        for path, name in made.items():
+            table[name][outcomes[str(path)]] += 1
+        skipped = (run_dir / "bad_images.tsv").read_text().splitlines()
+        for line in skipped:  # what training skipped is what cannot be read, and nothing else
+            assert outcomes[line.split("\t")[0]] == "refused", line
+        shutil.rmtree(root)
+        shutil.rmtree(hostile)
+
+    peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    with capsys.disabled():
+        print(f"\n{sum(sum(c.values()) for c in table.values())} files, {dict(statuses)}, ", end="")
+        print(f"0 crashes, 0 hangs, peak {peak_mib:.0f} MiB")
+        for name, counts in table.items():
+            print(f"| {name} | {', '.join(f'{v} {k}' for k, v in sorted(counts.items()))} |")
+    assert peak_mib < 3000
+    for name, counts in table.items():
+        assert not counts["another picture than PIL's"], name
