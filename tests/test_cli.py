@@ -271,7 +271,7 @@ def test_help_is_there(args, capsys):
 
 
 def test_the_installed_command_trains_on_new_people(tmp_path):
-    """In its own process, from an empty folder, making its data: what a newcomer types."""
+    """In a process of its own, from another folder: what a newcomer types."""
 
     def command(*args: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -284,8 +284,7 @@ def test_the_installed_command_trains_on_new_people(tmp_path):
         )
 
     sizes = ("--num-train", "8", "--num-val", "1", "--num-test", "4", "--images-per-camera", "2")
-    made = command("data", "make", "set", *sizes)
-    assert made.returncode == 0, made.stderr
+    assert call("data", "make", tmp_path / "set", *sizes) == 0
     done = command("train", "demo", "--data.root", "set", "--run-dir", "r", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "rank1" in done.stdout

@@ -29,6 +29,7 @@ class Bomb:
         return Path.touch, (self.mark,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["pickle", "torch"])
 def test_weights_that_want_to_run_code_are_refused(people, tmp_path, capsys, how):
     mark, bomb = tmp_path / "mark", tmp_path / "bomb.pth"

@@ -33,7 +33,7 @@ def make_batch(seed: int = 0, device: torch.device = CPU) -> PairedBatch:
 def make_step(precision: str = "off", device: torch.device = CPU, lr: float = 1e-3, **switches):
     torch.manual_seed(0)
     how = resolve_step(StepOptions(**switches), device, precision)
-    network = Network(ModelOptions("resnet10t", "none", dropout=0.0), num_classes=4)
+    network = Network(ModelOptions("test_resnet", "none", dropout=0.0), num_classes=4)
     network = network.to(device).train()
     optimizer = adam(network.parameters(), lr, 0.0, how, device)
     confidence = Confidence(4, device)
