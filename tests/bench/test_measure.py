@@ -1,6 +1,7 @@
 """Interleaving, steady rates and ratios of the bench suite."""
 
 import json
+import subprocess
 import time
 
 import pytest
