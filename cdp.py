@@ -94,8 +94,11 @@ def train(args: list[str]) -> None:
     if args[:1] in (["--resume"], ["--replay-batch"]):
         if len(args) != 2:
             raise InputError(f"train {args[0]} RUN_DIR: takes the folder and nothing else")
-        go_on = resume if args[0] == "--resume" else replay.show
-        to_its_end(Path(args[1]), lambda: go_on(Path(args[1]), Display()))
+        given = Path(args[1])
+        if args[0] == "--resume":
+            to_its_end(given, lambda: resume(given, Display()))
+        else:
+            replay.show(given, Display())
         return
     args = [re.sub("^--trial(?==|$)", "--data.trial", arg) for arg in args]
     named = bool(args) and not args[0].startswith("-")

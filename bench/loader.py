@@ -69,7 +69,6 @@ def loader_side(loader: TrainingLoader, session: Session) -> Side:
 
     The same epoch each time, so that every side does the same work and a cache is full after one.
     """
-
     steps = session.loader_steps(loader)
 
     def side() -> Pass:

@@ -96,5 +96,4 @@ def resident_batch(session: Session, p: int) -> PairedBatch:
 def step_side(session: Session, p: int, **switches: Any) -> Side:
     """The step on one resident batch of `p` identities, again and again."""
     step, batch = make_step(session, **switches), resident_batch(session, p)
-
     return session.resident_side(lambda: step(batch), 2 * len(batch.pids))

@@ -93,7 +93,8 @@ class TrainingSource:
         """Plans `epoch`, from `first_step` on; its RGB counterparts follow `probability` (P̂)."""
         o = self.options
         self._plan = plan_epoch(self.index, o.p, o.k, o.sampling, self.seed, epoch)
-        self._avoid_bad()
+        for row in self.bad:
+            self._avoid(row)
         self._epoch = epoch
         self._step = self._step_of_draws = first_step
         if self._pixels:
@@ -159,15 +160,15 @@ class TrainingSource:
                 f"{self.index.root}: {len(self.bad)} of {len(self.index)} training images are bad, "
                 f"more than --data.max-bad {self.options.max_bad}; the last: {error}"
             )
-        self._avoid_bad()
+        self._avoid(error.row)
         if self._pixels:
             self._pixels.expect(self._plan[self._step :].ravel())
         return True
 
-    def _avoid_bad(self) -> None:
-        for row in self.bad:
-            if (self._plan == row).any():
-                self._plan[self._plan == row] = self._next_good(row)
+    def _avoid(self, row: int) -> None:
+        planned = self._plan == row
+        if planned.any():
+            self._plan[planned] = self._next_good(row)
 
     def _next_good(self, row: int) -> int:
         index = self.index

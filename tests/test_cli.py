@@ -196,6 +196,9 @@ def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
     assert "Traceback" not in error
     assert f"`cdp train --replay-batch {tmp_path / 'r'}` shows that batch" in error
 
+    config = tmp_path / "r" / "config.json"  # as of a run that kept its pixels on a GPU
+    config.write_text(config.read_text().replace('"cache": "host"', '"cache": "gpu"'))
+    assert '"cache": "gpu"' in config.read_text()
     capsys.readouterr()
     assert call("train", "--replay-batch", tmp_path / "r") == 0
     shown = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The batch at which a loss was no number: its place is kept, and it can be looked at again."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def show(run_dir: Path, display: Display) -> Path:
     place: dict[str, Any] = json.loads(file.read_text())
     assert cfg.data.root, "a run's configuration is resolved"
     index = read_training(cfg.data, cfg.data.root)
-    loader = TrainingLoader(index, cfg.data, torch.device("cpu"), cfg.seed)
+    # The run's cache may lie on a GPU that is not here; batches do not depend on it.
+    options = dataclasses.replace(cfg.data, cache="none")
+    loader = TrainingLoader(index, options, torch.device("cpu"), cfg.seed)
     loader.source.bad = dict(place["bad"])
     batches = loader.epoch(place["epoch"], np.array(place["probability"]), place["step"] - 1)
     batch = next(iter(batches))

@@ -40,11 +40,10 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize("cache", ["none", "host"])
 @pytest.mark.parametrize("how", ["missing", "empty", "header", "truncated"])
 def test_a_bad_image_is_replaced_by_one_of_the_same_person_and_modality(root, cache, how):
-    options = DataOptions(**{f: getattr(OPTIONS, f) for f in OPTIONS.__slots__} | {"cache": cache})
+    options = dataclasses.replace(OPTIONS, cache=cache)
     index = read_training(options, root)
-    good = [
-        b.rows.copy() for b in TrainingLoader(index, options, CPU, 0).epoch(1, np.full(4, 0.25))
-    ]
+    whole = TrainingLoader(index, options, CPU, 0)
+    good = [batch.rows for batch in whole.epoch(1, spectrum.uniform())]
     victims = [int(good[1][0]), int(good[2][5]), int(good[-1][-1])]
     for victim in victims:
         damage(index.path(victim), how)
