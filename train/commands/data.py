@@ -1,0 +1,67 @@
+"""cdp data make, check, preview."""
+
+from pathlib import Path
+from typing import Annotated
+
+
+def data_make(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.datasets.synthetic import SyntheticOptions
+    from train.data import make
+    from train.reporting.display import Display
+
+    def parse(
+        root: tyro.conf.Positional[Path],
+        options: Annotated[SyntheticOptions, tyro.conf.arg(name="")],
+    ) -> None:
+        """Writes synthetic RGB-infrared people as JPEG files in SYSU-MM01's layout.
+
+        Args:
+            root: Folder to make; must not exist, or be empty.
+            options: What the set holds.
+        """
+        make(root, options, Display())
+
+    tyro.cli(parse, prog="cdp data make", args=args)
+
+
+def data_check(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.options import KindName
+    from train.data_check import check
+    from train.reporting.display import Display
+
+    def parse(root: tyro.conf.Positional[Path], kind: KindName = "auto") -> None:
+        """Looks at every file of a data set; exit status 2 if something has to be mended.
+
+        Args:
+            root: Folder of a data set, or the CSV file that lists it.
+            kind: Its layout; auto: told by what the folder holds.
+        """
+        check(root, kind, Display())
+
+    tyro.cli(parse, prog="cdp data check", args=args)
+
+
+def data_preview(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.preview import preview
+
+    def parse(
+        root: tyro.conf.Positional[Path], out: Path, identities: int = 8, seed: int = 0
+    ) -> None:
+        """Draws originals and their counterparts, made by the training graph, as one picture.
+
+        Args:
+            root: Folder of a data set, or the CSV file that lists it.
+            out: PNG file to write.
+            identities: Rows of the picture.
+            seed: Picks the identities and images.
+        """
+        preview(root, out, identities, seed)
+        print(out)
+
+    tyro.cli(parse, prog="cdp data preview", args=args)

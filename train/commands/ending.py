@@ -1,0 +1,30 @@
+"""How a command ends when it does not end well: one line on stderr and an exit status."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def fail(message: str, status: int) -> None:
+    """One line on stderr, then exit."""
+    print(f"cdp: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def to_its_end(run_dir: Path, run: Callable[[], object]) -> None:
+    """Turns an end before its time into one line: status 3 for a signal, 1 for other reasons."""
+    import torch
+
+    from train.interruption import EXIT_STATUS, Interrupted
+    from train.loop import NotFiniteError
+
+    try:
+        run()
+    except NotFiniteError as error:
+        fail(f"{error}; `cdp train --replay-batch {run_dir}` shows that batch", 1)
+    except torch.cuda.OutOfMemoryError as error:
+        fail(f"the GPU's memory is full ({error}); lower --data.p, or pass --data.cache host", 1)
+    except OSError as error:  # a full disk, above all
+        fail(f"{error}; when that is mended, go on with `cdp train --resume {run_dir}`", 1)
+    except Interrupted as end:
+        fail(f"{end}: saved; go on with `cdp train --resume {run_dir}`", EXIT_STATUS)

@@ -1,0 +1,69 @@
+"""cdp eval, cdp score."""
+
+from pathlib import Path
+
+
+def evaluate(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.options import Trial
+    from train import run_folder
+    from train.config import Device
+    from train.evaluation.run import evaluate_run
+    from train.reporting.display import Display
+    from train.trials import evaluate_trials
+
+    def parse(
+        run_dir: tyro.conf.Positional[Path],
+        data_root: Path | None = None,
+        trial: Trial | None = None,
+        device: Device = "auto",
+    ) -> None:
+        """Tests a run in every mode of its data set's protocol, as table and result.json.
+
+        Args:
+            run_dir: Folder that `cdp train` wrote.
+            data_root: Where the data set is now, if not where it was; may be another data set.
+            trial: RegDB's trial to test on; refused if the weights saw its identities.
+            device: auto is the GPU if there is one.
+        """
+        many = run_folder.read_config(run_dir).data.trial == "all"
+        run = evaluate_trials if many else evaluate_run
+        run(run_dir, Display(), data_root, trial, device)
+
+    tyro.cli(parse, prog="cdp eval", args=args)
+
+
+def score(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.datasets.rules import RULES
+    from train.evaluation.metrics import Distance
+    from train.evaluation.score import score_files
+    from train.reporting.display import Display
+
+    def parse(
+        query: Path,
+        gallery: tuple[Path, ...],
+        protocol: str,
+        distance: Distance = "euclidean",
+        json: Path | None = None,
+    ) -> None:
+        """CMC, mAP and mINP of features that any model made.
+
+        A file holds the arrays features [n, d] float32, pids [n] int64, camids [n] int64, as
+        numpy.savez writes them. In Python: train.evaluation.score.score.
+
+        Args:
+            query: .npz file of the queries.
+            gallery: .npz file of the gallery; several are trials, whose figures are averaged.
+            protocol: PROTOCOLS
+            distance: Between features.
+            json: File to write the figures to as well.
+        """
+        score_files(query, gallery, protocol, distance, json, Display())
+
+    protocols = "; ".join(f"{name}: {rule.about}" for name, rule in RULES.items())
+    assert parse.__doc__
+    parse.__doc__ = parse.__doc__.replace("PROTOCOLS", protocols)
+    tyro.cli(parse, prog="cdp score", args=args)
