@@ -6,18 +6,21 @@ from collections.abc import Callable
 from bench.command import bench
 from train.commands.data import data_check, data_make, data_preview
 from train.commands.ending import fail
+from train.commands.paper import experiment
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, train
 
 USAGE = """\
 cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
 
-  cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets}
+  cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets},
+                                          and the paper's methods, baseline-1 … cdp-rgb-hsv
   cdp train --resume RUN_DIR              go on with a run that was interrupted
   cdp train --replay-batch RUN_DIR        show the batch at which the loss was NaN
   cdp eval RUN_DIR                        test a trained run again
   cdp score --query Q.npz --gallery G.npz --protocol P
                                           official figures for features made elsewhere
+  cdp experiment NAME                     a table of the paper: runs its rows, or what is missing
   cdp bench PART|all                      images a second: stages, loader, peers, step, end-to-end
   cdp data make DIR                       write the embedded synthetic people as JPEG files
   cdp data check DIR                      is the data set whole, and every image readable?
@@ -64,6 +67,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "eval": evaluate,
     "score": score,
+    "experiment": experiment,
     "bench": bench,
     "data make": data_make,
     "data check": data_check,

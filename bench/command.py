@@ -8,6 +8,7 @@ def bench(args: list[str]) -> None:
 
     from bench.run import PARTS, run_bench
     from pipeline.errors import InputError
+    from pipeline.spectrum import DEFAULT
     from train.config import Device
     from train.presets import PRESETS
 
@@ -36,6 +37,11 @@ def bench(args: list[str]) -> None:
             raise InputError(f"bench: no part {part!r}; there are {', '.join(PARTS)}, all")
         if preset is not None and preset not in PRESETS:
             raise InputError(f"bench: no preset {preset!r}; there are {', '.join(PRESETS)}")
+        if preset is not None and PRESETS[preset].config.data.spectra != DEFAULT:
+            raise InputError(
+                f"bench: preset {preset} makes other pairs than R, G, B, X, or none; the suite "
+                "compares loaders of those: take another"
+            )
         run_bench(part, preset, data_root, device, quick, json, plot)
 
     tyro.cli(parse, prog="cdp bench", args=args)

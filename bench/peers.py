@@ -46,13 +46,14 @@ class Item:
 def plan(index: Index, options: DataOptions, steps: int) -> list[list[Item]]:
     """The batches of our loader's epoch 1 with uniform P̂, seed 0."""
     rows_of = plan_epoch(index, options.p, options.k, options.sampling, 0, 1)[:steps]
-    cumulative = np.cumsum(spectrum.uniform())[:-1]
+    spectra = spectrum.rows(options.spectra)
+    cumulative = np.cumsum(spectrum.uniform(options.spectra))[:-1]
     batches = []
     for step, rows in enumerate(rows_of):
         draws = draw(0, 1, step, len(rows), options.flip, options.jitter)
         batch = []
         for i, row in enumerate(rows):
-            weights = np.asarray(spectrum.ROWS[int((draws.spectrum[i] >= cumulative).sum())])
+            weights = spectra[int((draws.spectrum[i] >= cumulative).sum())]
             if index.modality[row] == Modality.IR:
                 weights = np.asarray(spectrum.LUMA) * draws.brightness[i]
             item = Item(index.path(row), bool(draws.flip[i]), weights.astype(np.float32))

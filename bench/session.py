@@ -16,6 +16,7 @@ from bench.measure import LEAD, TAIL, Samples, Side, in_turn, spread, steady, sy
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 from pipeline.loader import TrainingLoader
+from pipeline.options import num_images
 from train.config import Config
 from train.reporting.display import Display
 
@@ -72,7 +73,7 @@ class Session:
     @property
     def images(self) -> int:
         """2PK: images of a batch."""
-        return 2 * self.config.data.p * self.config.data.k
+        return num_images(self.config.data)
 
     def compare(
         self, title: str, sides: dict[str, Side], base: str, warmup: int = 1, **about: Any

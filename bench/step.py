@@ -8,8 +8,8 @@ import torch
 from bench.measure import Side
 from bench.session import Session
 from model.network import Network
-from pipeline import spectrum
 from pipeline.loader import PairedBatch
+from pipeline.options import num_views
 from train import runtime
 from train.dhsm import Confidence
 from train.runtime import StepOptions
@@ -62,14 +62,15 @@ def make_step(session: Session, **switches: Any) -> TrainingStep:
     """The preset's training step on random weights; switches as named, else as resolved."""
     config, device = session.config, session.device
     how = dataclasses.replace(
-        runtime.resolve_step(config.step, device, session.precision), **switches
+        runtime.resolve_step(config.step, device, session.precision, config.model.structure),
+        **switches,
     )
     torch.manual_seed(config.seed)
     network = Network(config.model, session.num_classes).to(device).train()
     optimizer = adam(
         network.parameters(), config.optimizer.lr, config.optimizer.weight_decay, how, device
     )
-    confidence = Confidence(len(spectrum.NAMES), device)
+    confidence = Confidence(len(config.data.spectra), device)
     return TrainingStep(network, optimizer, confidence, config.loss, session.precision, device, how)
 
 
@@ -77,7 +78,7 @@ def resident_batch(session: Session, p: int) -> PairedBatch:
     """Random pixels of `p` identities, on the device."""
     data = session.config.data
     n = p * data.k
-    size = (n, 2, data.height_px, data.width_px, 3)
+    size = (n, num_views(data), data.height_px, data.width_px, 3)
     pids = torch.arange(p).repeat_interleave(data.k) % session.num_classes
     batch = PairedBatch(
         images=torch.randint(256, size, dtype=torch.uint8),
@@ -96,4 +97,4 @@ def resident_batch(session: Session, p: int) -> PairedBatch:
 def step_side(session: Session, p: int, **switches: Any) -> Side:
     """The step on one resident batch of `p` identities, again and again."""
     step, batch = make_step(session, **switches), resident_batch(session, p)
-    return session.resident_side(lambda: step(batch), 2 * len(batch.pids))
+    return session.resident_side(lambda: step(batch), batch.num_views * len(batch.pids))

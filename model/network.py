@@ -1,7 +1,8 @@
-"""The one-stream network: normalise → backbone → global average pool → dropout → linear.
+"""The network: normalise → backbone → global average pool → dropout → linear.
 
-RGB, infrared and counterpart images take the same path (Fig. 7b). Normalisation is the network's
-first operation, so that training, evaluation and export cannot differ in it.
+RGB, infrared and counterpart images take the same path (Fig. 7b), but in the structures that the
+paper compares with, which differ in how an image enters (structures.py). Normalisation is the
+network's first operation, so that training, evaluation and export cannot differ in it.
 """
 
 import logging
@@ -10,10 +11,11 @@ from typing import Any
 
 import timm
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from model import structures
 from model.options import ModelOptions, OptionError
 
 
@@ -30,6 +32,7 @@ class Network(nn.Module):
         """
         super().__init__()
         self.backbone = _backbone(options, load_weights)
+        self.enter = structures.entry(options.structure, self.backbone)
         width = self.backbone.num_features
         self.neck = nn.BatchNorm1d(width) if options.bnneck else nn.Identity()
         self.dropout = nn.Dropout(options.dropout)
@@ -42,19 +45,25 @@ class Network(nn.Module):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
     def forward(
-        self, images: UInt8[Tensor, "b 3 h w"]
+        self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b m"]]:
-        """Pixels 0…255 to (pooled features, class logits); the triplet loss takes the features."""
-        pooled = self._pool(images)
+        """Pixels 0…255 to (pooled features, class logits); the triplet loss takes the features.
+
+        `infrared` tells the modality of each image; the one-stream network does without it.
+        """
+        pooled = self._pool(images, infrared)
         return pooled, self.classifier(self.dropout(self.neck(pooled)))
 
-    def embed(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def embed(
+        self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b d"]:
         """The features that retrieval compares, float32."""
-        return self.neck(self._pool(images)).float()
+        return self.neck(self._pool(images, infrared)).float()
 
-    def _pool(self, images: Tensor) -> Tensor:
+    def _pool(self, images: Tensor, infrared: Tensor | None) -> Tensor:
         # The pixels' layout, NCHW or channels_last, is that of what follows.
-        return self.backbone((images.to(self.mean.dtype) - self.mean) * self.inverse_std)
+        pixels = (images.to(self.mean.dtype) - self.mean) * self.inverse_std
+        return self.backbone(self.enter(pixels, infrared))
 
 
 def _backbone(options: ModelOptions, load_weights: bool) -> Any:
@@ -66,7 +75,11 @@ def _backbone(options: ModelOptions, load_weights: bool) -> Any:
             + (f"; close: {close}" if close else "; see timm.list_models()")
         )
     wanted = options.weights if load_weights else "none"
-    source: dict[str, Any] = {"pretrained": wanted != "none"}
+    # timm spreads pretrained weights of three input channels over more or fewer.
+    source: dict[str, Any] = {
+        "pretrained": wanted != "none",
+        "in_chans": structures.CHANNELS[options.structure],
+    }
     if wanted not in ("none", "imagenet"):
         if not Path(wanted).is_file():
             raise OptionError(

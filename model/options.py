@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+StructureName = Literal["one-stream", "zero-padding-2", "zero-padding-4", "two-stems"]
+
 
 class OptionError(ValueError):
     """An option of the model cannot work; its one line says which, why and what to do."""
@@ -10,7 +12,7 @@ class OptionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """The one-stream network."""
+    """The network."""
 
     backbone: str = "resnet50.tv_in1k"
     """Any timm model name."""
@@ -27,6 +29,11 @@ class ModelOptions:
 
     dropout: float = 0.5
     """Dropout between the pooled feature and the classifier."""
+
+    structure: StructureName = "one-stream"
+    """one-stream: every image takes the same path; zero-padding-2: gray images in a first channel,
+    infrared ones in a second (Fig. 5a); zero-padding-4: RGB images in three channels, infrared ones
+    in a fourth (Fig. 7e); two-stems: a first stage for each modality, the rest shared (Fig. 7d)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:

@@ -3,6 +3,7 @@
 Training: encoded bytes → decode → resize → one flip for the pair → counterpart → stack. The
 counterpart is one operator for every case: a 1x3 row w applied to each pixel, then triplicated
 (Eq. 1 and Fig. 5c). w is a spectrum's row, or, for an infrared original, luma times its brightness.
+Without spectra an original stands alone.
 """
 
 import math
@@ -11,14 +12,25 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from nvidia.dali import Pipeline, fn, types
+from nvidia.dali import math as dali_math
 
-from pipeline.options import CacheName, DataOptions
-from pipeline.spectrum import LUMA, ROWS
+from pipeline import spectrum
+from pipeline.options import CacheName, DataOptions, num_views
 
 Stage = Literal["read", "decode", "resize", "flip", "counterpart", "stack"]
 
 # Preallocation hints for the GPU decoder: buffers only grow, and growing one stalls the device.
 MAX_CROP_PX = (640, 320)
+
+DRAWS = {  # what `PairSource.draws` returns: type, dimensions of a sample
+    "probability": (types.FLOAT, 1),
+    "uniform": (types.FLOAT, 0),
+    "flip": (types.INT32, 0),
+    "brightness": (types.FLOAT, 0),
+    "infrared": (types.UINT8, 0),
+    "label": (types.INT64, 0),
+}
+ALWAYS_DRAWN = ("flip", "infrared", "label")  # also without a counterpart
 
 WORDS = ((types.INT64, 8), (types.INT32, 4), (types.INT16, 2), (types.UINT8, 1))  # type, bytes
 
@@ -46,22 +58,16 @@ def training_graph(
     """Builds the pipeline whose outputs are one `PairedBatch`.
 
     With a cache its first input is pixels that were decoded and resized before. Outputs: images
-    uint8 [n, 2, H, W, 3], labels int64 [n], modality uint8 [n], spectrum int8 [n], all on the GPU
-    `device_id`, or on the CPU when that is None.
+    uint8 [n, views, H, W, 3], labels int64 [n], modality uint8 [n], spectrum int8 [n], all on the
+    GPU `device_id`, or on the CPU when that is None.
 
     To measure, it can be cut off after the stage `last`, or `leave_out` flip, counterpart
     or stack; what comes first of the outputs is then whatever that stage makes.
     """
     pipeline = _pipeline(options.p * options.k, options, device_id, threads)
     with pipeline:
-        # fmt: off
-        probability, uniform, flip, brightness, infrared, label = fn.external_source(
-            source=source.draws,
-            num_outputs=6,
-            dtype=[types.FLOAT, types.FLOAT, types.INT32, types.FLOAT, types.UINT8, types.INT64],
-            ndim=[1, 0, 0, 0, 0, 0],
-        )
-        # fmt: on
+        drawn = _draws(source, options)
+        flip, infrared, label = (drawn[name] for name in ALWAYS_DRAWN)
         node: dict[Stage, Any] = {}
         if cache == "none":
             paths = fn.external_source(source=source.images, dtype=types.UINT8, ndim=1)
@@ -82,15 +88,16 @@ def training_graph(
         if leave_out != "flip":
             image = fn.flip(image, horizontal=flip)
         node["flip"] = image
-        drawn = _invert_cumulative_sum(probability, uniform)
-        jittered_luma = types.Constant(np.array(LUMA, np.float32)) * brightness
-        row = _blend(infrared, jittered_luma, types.Constant(ROWS)[drawn])
-        counterpart = image if leave_out == "counterpart" else _in_one_spectrum(image, row)
-        node["counterpart"] = counterpart
-        node["stack"] = counterpart
+        chosen: Any = spectrum.INFRARED  # no counterpart, no spectrum
+        node["counterpart"] = image
+        if num_views(options) == 2:
+            chosen = _choose_spectrum(drawn, len(options.spectra))
+            if leave_out != "counterpart":
+                node["counterpart"] = _counterpart(image, drawn, chosen, options, device_id)
+        code = fn.cast(_blend(infrared, spectrum.INFRARED, chosen), dtype=types.INT8)
+        node["stack"] = node["counterpart"]
         if leave_out != "stack":
-            node["stack"] = _stack(image, counterpart, options)
-        code = fn.cast(_blend(infrared, -1, drawn), dtype=types.INT8)
+            node["stack"] = _stack(image, node["counterpart"], options)
         about = (label, infrared, code)
         if device_id is not None:
             about = tuple(node.gpu() for node in about)
@@ -128,6 +135,22 @@ def _pipeline(
     )
 
 
+def _draws(source: PairSource, options: DataOptions) -> dict[str, Any]:
+    """A batch's draws by name; not those that nothing uses, which DALI warns of."""
+    names = list(ALWAYS_DRAWN)
+    names += ["brightness"] * (len(options.spectra) > 0)
+    names += ["probability", "uniform"] * (len(options.spectra) > 1)
+    places = [list(DRAWS).index(name) for name in names]
+
+    def feed() -> tuple[Any, ...]:
+        drawn = source.draws()
+        return tuple(drawn[i] for i in places)
+
+    dtypes, ndims = zip(*(DRAWS[name] for name in names), strict=True)
+    outputs = fn.external_source(source=feed, num_outputs=len(names), dtype=dtypes, ndim=ndims)
+    return dict(zip(names, outputs, strict=True))
+
+
 def _read(paths: Any) -> Any:
     # Mapping a file of 15 KB into memory and out again costs more than a copy of it.
     return fn.io.file.read(paths, dont_use_mmap=True)
@@ -155,29 +178,68 @@ def _resize(image: Any, options: DataOptions) -> Any:
     return fn.resize(image, resize_y=options.height_px, resize_x=options.width_px)
 
 
-def _in_one_spectrum(image: Any, row: Any) -> Any:
-    """The one channel row · (R, G, B) of each pixel, three times."""
-    one_channel = fn.coord_transform(image, M=fn.reshape(row, shape=[1, 3]), dtype=types.UINT8)
+def _counterpart(
+    image: Any, drawn: dict[str, Any], chosen: Any, options: DataOptions, device_id: int | None
+) -> Any:
+    """The one channel row · pixel + offset, three times."""
+    spectra = [spectrum.SPECTRA[name] for name in options.spectra]
+    infrared = drawn["infrared"]
+    jittered_luma = types.Constant(np.array(spectrum.LUMA, np.float32)) * drawn["brightness"]
+    row = _blend(infrared, jittered_luma, types.Constant(spectrum.rows(options.spectra))[chosen])
+    offset = {}
+    if any(s.offset for s in spectra):
+        offsets = types.Constant(np.array([[s.offset] for s in spectra], np.float32))[chosen]
+        offset["T"] = _blend(infrared, np.float32(0), offsets)
+    if any(s.space == "hsv" for s in spectra):
+        is_hsv = types.Constant(np.array([s.space == "hsv" for s in spectra], np.uint8))[chosen]
+        take_hsv = (1 - infrared) * is_hsv
+        if device_id is not None:
+            take_hsv = take_hsv.gpu()
+        image = fn.cast(_blend(take_hsv, _hsv(image), image), dtype=types.UINT8)
+    one_channel = fn.coord_transform(
+        image, M=fn.reshape(row, shape=[1, 3]), **offset, dtype=types.UINT8
+    )
     return fn.color_space_conversion(one_channel, image_type=types.GRAY, output_type=types.RGB)
+
+
+def _hsv(image: Any) -> Any:
+    """Hue (256 to a turn), saturation and value of each pixel, uint8 [H, W, 3]."""
+    red, green, blue = (image[:, :, c : c + 1] for c in range(3))
+    value = fn.reductions.max(image, axes=2, keep_dims=True)
+    low = fn.reductions.min(image, axes=2, keep_dims=True)
+    chroma = fn.cast(value - low, dtype=types.FLOAT)
+    r, g, b = (fn.cast(c, dtype=types.FLOAT) for c in (red, green, blue))
+    step = dali_math.max(chroma, np.float32(1))
+    sixth = _blend(
+        red == value,
+        (g - b) / step,
+        _blend(green == value, (b - r) / step + 2, (r - g) / step + 4),
+    )
+    hue = (sixth + 6 * (sixth < 0)) * np.float32(256 / 6)
+    saturation = 255 * chroma / dali_math.max(fn.cast(value, dtype=types.FLOAT), np.float32(1))
+    planes = [fn.cast(x, dtype=types.UINT8) for x in (hue, saturation, value)]
+    return fn.cat(*planes, axis=2)
 
 
 def _stack(image: Any, counterpart: Any, options: DataOptions) -> Any:
     """The pair, uint8 [2, H, W, 3]; copied 8 bytes at a time, which a stack of uint8 is not."""
     shape = (options.height_px, options.width_px, 3)
+    if num_views(options) == 1:
+        return fn.reshape(image, shape=[1, *shape], layout="")
     size = math.prod(shape)
     word, width = next((t, n) for t, n in WORDS if size % n == 0)
     words = [fn.reinterpret(x, dtype=word, shape=[size // width]) for x in (image, counterpart)]
     return fn.reinterpret(fn.stack(*words), dtype=types.UINT8, shape=[2, *shape])
 
 
-def _invert_cumulative_sum(probability: Any, uniform: Any) -> Any:
+def _choose_spectrum(drawn: dict[str, Any], num_spectra: int) -> Any:
     """int32: how many of P̂'s cumulative sums (the last, 1, left out) `uniform` has reached."""
-    drawn: Any = 0
+    chosen: Any = 0
     threshold: Any = np.float32(0)
-    for i in range(len(ROWS) - 1):
-        threshold = threshold + probability[i]
-        drawn = drawn + fn.cast(uniform >= threshold, dtype=types.INT32)
-    return drawn
+    for i in range(num_spectra - 1):
+        threshold = threshold + drawn["probability"][i]
+        chosen = chosen + fn.cast(drawn["uniform"] >= threshold, dtype=types.INT32)
+    return chosen
 
 
 def _blend(condition: Any, if_one: Any, if_zero: Any) -> Any:

@@ -18,16 +18,21 @@ from pipeline.source import EvaluationSource, TrainingSource
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairedBatch:
-    """N = P·K originals with their counterparts, on the device; pixels are uint8 in 0…255."""
+    """N = P·K originals, with their counterparts if the options name spectra, on the device."""
 
-    images: UInt8[Tensor, "n 2 h w 3"]  # [:, 0] the original, [:, 1] its counterpart
+    images: UInt8[Tensor, "n views h w 3"]  # [:, 0] the original, [:, 1] its counterpart, if any
     pids: Int64[Tensor, " n"]  # class index, 0…M-1
     modality: UInt8[Tensor, " n"]  # pipeline.datasets.records.Modality
-    spectrum: Int8[Tensor, " n"]  # row of pipeline.spectrum.ROWS; -1: an infrared original
+    spectrum: Int8[Tensor, " n"]  # place in DataOptions.spectra; -1: an infrared original
     rows: Int64[ndarray, " n"]  # on the host: the originals' rows of the index
 
+    @property
+    def num_views(self) -> int:
+        """Images an original: 2 with its counterpart, else 1."""
+        return self.images.shape[1]
+
     def flat(self) -> UInt8[Tensor, "images 3 h w"]:
-        """All images, original and counterpart in turn: a channels_last view, no copy."""
+        """All images, 0…255, original and counterpart in turn: a channels_last view, no copy."""
         return self.images.flatten(0, 1).permute(0, 3, 1, 2)
 
 

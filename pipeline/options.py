@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline import spectrum
 from pipeline.errors import InputError
 
 KindName = Literal["auto", "sysu", "regdb", "llcm", "table"]
 CacheName = Literal["none", "host", "gpu", "auto"]
+SamplingName = Literal["balanced", "random", "shuffle"]
 Trial = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, "all"]
 
 
@@ -47,8 +49,13 @@ class DataOptions:
     k: int = 4
     """K: original images of each identity a batch."""
 
-    sampling: Literal["balanced", "random"] = "balanced"
-    """balanced: K/2 RGB and K/2 infrared images of each identity; random: any K."""
+    sampling: SamplingName = "balanced"
+    """balanced: K/2 RGB and K/2 infrared images of each identity; random: any K; shuffle: no PK
+    sampling, P·K images whoever they show."""
+
+    spectra: tuple[str, ...] = spectrum.DEFAULT
+    """Spectra that RGB originals' counterparts are drawn from, of R, G, B, X (gray), U, V (of YUV),
+    hue, saturation, value; none at all: no counterparts, P·K images a batch (the baselines)."""
 
     flip: float = 0.5
     """Probability of the horizontal flip that a pair shares."""
@@ -86,6 +93,13 @@ class DataOptions:
                 raise InputError(
                     f"--data.{name.replace('_', '-')} {getattr(self, name)}: must be at least {low}"
                 )
+        for name in self.spectra:
+            if name not in spectrum.SPECTRA:
+                raise InputError(
+                    f"--data.spectra {name}: unknown; there are {', '.join(spectrum.SPECTRA)}"
+                )
+        if len(set(self.spectra)) < len(self.spectra):
+            raise InputError(f"--data.spectra {' '.join(self.spectra)}: names one twice")
         for name in ("flip", "jitter", "hw_decoder_load", "max_bad"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
@@ -96,6 +110,16 @@ class DataOptions:
                 f"--data.k {self.k}: must be even, half RGB and half infrared; "
                 "or pass --data.sampling random"
             )
+
+
+def num_views(options: DataOptions) -> int:
+    """Images that an original becomes: itself and its counterpart, or itself alone."""
+    return 2 if options.spectra else 1
+
+
+def num_images(options: DataOptions) -> int:
+    """Images of a batch that reach the network: 2PK, or PK without counterparts."""
+    return options.p * options.k * num_views(options)
 
 
 def num_threads(options: DataOptions) -> int:

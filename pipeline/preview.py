@@ -17,7 +17,7 @@ from pipeline.options import DataOptions
 
 GAP_PX = 6
 HEADER_PX = 22
-COLUMNS = ("RGB", *spectrum.NAMES, "infrared", "jittered")
+COLUMNS = ("RGB", *spectrum.DEFAULT, "infrared", "jittered")
 
 
 def preview(root: Path, out: Path, identities: int, seed: int) -> None:
@@ -34,7 +34,7 @@ def preview(root: Path, out: Path, identities: int, seed: int) -> None:
     index = read_training(options, root)
     loader = TrainingLoader(index, options, torch.device("cpu"), seed)
     columns: list[ndarray] = []
-    for one_hot in np.eye(len(spectrum.NAMES)):
+    for one_hot in np.eye(len(spectrum.DEFAULT)):
         # The draws are a function of (seed, epoch, step): each pass sees the same batch, in the
         # spectrum that its P̂ forces.
         batches = loader.epoch(0, one_hot)

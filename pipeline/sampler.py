@@ -3,10 +3,9 @@
 An epoch is ceil(N / PK) steps. Its identities are permutations of all identities one after another,
 so each occurs equally often (±1); each occurrence takes the next images of that identity's shuffled
 list (cyclic), so within an identity and modality each image occurs equally often (±1). An identity
-with fewer images than a batch asks of it repeats some.
+with fewer images than a batch asks of it repeats some. `shuffle` is the paper's baseline without PK
+sampling: a permutation of the images, whose last step is filled from its start.
 """
-
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -15,10 +14,13 @@ from numpy import ndarray
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import Purpose, generator
 from pipeline.errors import InputError
+from pipeline.options import SamplingName
 
 
-def check(index: Index, p: int, k: int, sampling: Literal["balanced", "random"]) -> None:
+def check(index: Index, p: int, k: int, sampling: SamplingName) -> None:
     """Raises `InputError` when the images cannot fill P x K batches the way `sampling` asks."""
+    if sampling == "shuffle":
+        return
     pids = np.unique(index.pids)
     if p > len(pids):
         raise InputError(
@@ -43,12 +45,14 @@ def num_steps(index: Index, p: int, k: int) -> int:
 
 
 def plan_epoch(
-    index: Index, p: int, k: int, sampling: Literal["balanced", "random"], seed: int, epoch: int
+    index: Index, p: int, k: int, sampling: SamplingName, seed: int, epoch: int
 ) -> Int64[ndarray, "steps n"]:
     """Rows of `index` for each step, n = P·K: identity after identity, its RGB images first."""
     rng = generator(seed, Purpose.PLAN, epoch)
-    pids, identity = np.unique(index.pids, return_inverse=True)
     steps = num_steps(index, p, k)
+    if sampling == "shuffle":
+        return np.resize(rng.permutation(len(index)), (steps, p * k))
+    pids, identity = np.unique(index.pids, return_inverse=True)
     slots, occurrence = _identity_slots(rng, len(pids), steps, p)
     if sampling == "random":
         images = _next_images(rng, identity, len(pids), slots, occurrence, k)

@@ -1,28 +1,52 @@
-"""The spectra of Eq. 1 as data: a spectrum is a row w, its image is w · (R, G, B), triplicated.
+"""The spectra of Eq. 1 as data: a spectrum is a row w, its image w · pixel + offset, triplicated.
 
-Adding a spectrum is adding a row. The order of the rows is the code that `PairedBatch.spectrum`
-and the probabilities P̂ use.
+Adding a spectrum is adding a row. A run draws from the names in `DataOptions.spectra`; their order
+is the code that `PairedBatch.spectrum` and the probabilities P̂ use.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """One channel made of three: row · pixel + offset, of pixels 0…255 in a color space."""
+
+    row: tuple[float, float, float]
+    offset: float = 0.0
+    space: Literal["rgb", "hsv"] = "rgb"
+
+
 # BT.601 luma in 16-bit fixed point: rounded to uint8 it equals PIL's `convert("L")` to the bit.
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
-SPECTRA: dict[str, tuple[float, float, float]] = {
-    "R": (1.0, 0.0, 0.0),
-    "G": (0.0, 1.0, 0.0),
-    "B": (0.0, 0.0, 1.0),
-    "X": LUMA,
+SPECTRA: dict[str, Spectrum] = {
+    "R": Spectrum((1.0, 0.0, 0.0)),
+    "G": Spectrum((0.0, 1.0, 0.0)),
+    "B": Spectrum((0.0, 0.0, 1.0)),
+    "X": Spectrum(LUMA),  # also the Y of YUV
+    # The paper's section IV-D tried YUV and HSV; it found that training does not converge.
+    "U": Spectrum((-0.168736, -0.331264, 0.5), offset=128.0),  # BT.601, as JPEG's Cb
+    "V": Spectrum((0.5, -0.418688, -0.081312), offset=128.0),  # Cr
+    "hue": Spectrum((1.0, 0.0, 0.0), space="hsv"),  # 256 to a turn
+    "saturation": Spectrum((0.0, 1.0, 0.0), space="hsv"),
+    "value": Spectrum((0.0, 0.0, 1.0), space="hsv"),
 }
-NAMES = tuple(SPECTRA)
-ROWS: Float32[ndarray, "spectra 3"] = np.array(list(SPECTRA.values()), np.float32)
+DEFAULT = ("R", "G", "B", "X")
 
-INFRARED = -1  # the spectrum code of an infrared original's counterpart
+INFRARED = -1  # the spectrum code of an image without one: infrared, or without counterpart
 
 
-def uniform() -> Float64[ndarray, " spectra"]:
+def rows(names: Sequence[str]) -> Float32[ndarray, "spectra 3"]:
+    """The row of each of the named spectra."""
+    return np.array([SPECTRA[name].row for name in names], np.float32).reshape(-1, 3)
+
+
+def uniform(names: Sequence[str] = DEFAULT) -> Float64[ndarray, " spectra"]:
     """The first P̂: every spectrum as likely as any other."""
-    return np.full(len(NAMES), 1 / len(NAMES))
+    return np.full(len(names), 1 / max(1, len(names)))

@@ -116,6 +116,33 @@ def resolve(
     )
 
 
+def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """The configuration with options, named as on the command line, set to other values."""
+    for name, value in changes.items():
+        group, _, option = name.rpartition(".")
+        if group:
+            part = dataclasses.replace(getattr(config, group), **{option: value})
+            config = dataclasses.replace(config, **{group: part})
+        else:
+            config = dataclasses.replace(config, **{option: value})
+    return config
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every option by its name on the command line."""
+    options: dict[str, Any] = {}
+    for field_ in dataclasses.fields(config):
+        value = getattr(config, field_.name)
+        if dataclasses.is_dataclass(value):
+            part = {
+                f"{field_.name}.{f.name}": getattr(value, f.name) for f in dataclasses.fields(value)
+            }
+        else:
+            part = {field_.name: value}
+        options |= {name.replace("_", "-"): option for name, option in part.items()}
+    return options
+
+
 def to_json(config: Config) -> str:
     """The configuration as indented JSON, paths as strings."""
     return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"

@@ -21,7 +21,8 @@ class DhsmOptions:
     """Dynamic Hard Spectrum Mining."""
 
     enabled: bool = True
-    """Update P̂ after each epoch; off: every spectrum stays equally likely (CDP without DHSM)."""
+    """Update P̂ after each epoch, if there are several spectra; off: every spectrum stays equally
+    likely (CDP without DHSM)."""
 
     alpha: float = 0.1
     """α of Eq. 7: the share of the old P̂ in the new one."""

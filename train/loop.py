@@ -13,6 +13,7 @@ from model.network import Network
 from pipeline import spectrum
 from pipeline.datasets.kinds import kind_of, read_protocol, read_training
 from pipeline.loader import EvaluationLoader, TrainingLoader
+from pipeline.options import num_images
 from train import checkpoint, config, dhsm, interruption, replay, run_folder, runtime
 from train.checkpoint import Progress
 from train.data import locate
@@ -50,7 +51,7 @@ def train(
         run_folder.check_free(run_dir, overwrite)  # before anything that takes long
     device = runtime.resolve_device(cfg.device)
     precision = runtime.resolve_precision(cfg.precision, device)
-    how = runtime.resolve_step(cfg.step, device, precision)
+    how = runtime.resolve_step(cfg.step, device, precision, cfg.model.structure)
     torch.manual_seed(cfg.seed)
 
     # Data: which images, how they are tested, and the pipeline that feeds them.
@@ -60,19 +61,21 @@ def train(
     loader = TrainingLoader(images, cfg.data, device, cfg.seed)
     test_loader = EvaluationLoader(protocol.index, cfg.data, device)
 
-    # Model: one stream for every spectrum.
+    # Model: one stream for every spectrum, or a structure that the paper compares with.
     network = Network(cfg.model, loader.num_classes).to(device)
     optimizer = adam(
         network.parameters(), cfg.optimizer.lr, cfg.optimizer.weight_decay, how, device
     )
-    confidence = dhsm.Confidence(len(spectrum.NAMES), device)
+    spectra = cfg.data.spectra
+    confidence = dhsm.Confidence(len(spectra), device)
     step = TrainingStep(network, optimizer, confidence, cfg.loss, precision, device, how)
 
     # P̂: uniform through the first epoch. R: no confidence in a spectrum that was never drawn.
     steps = len(loader)
     losses = torch.zeros(steps, 3, device=device)
     state = checkpoint.State(network, optimizer, step.scaler, confidence, losses)
-    at = Progress(1, 0, spectrum.uniform(), np.zeros(len(spectrum.NAMES)), bad=loader.source.bad)
+    p_hat = spectrum.uniform(spectra)
+    at = Progress(1, 0, p_hat, np.zeros(len(spectra)), bad=loader.source.bad)
     result: dict[str, Any] = {}
 
     kind = kind_of(root, cfg.data.kind)
@@ -112,7 +115,7 @@ def train(
                         epoch,
                         i,
                         losses[i - 1].tolist(),
-                        clock.rate(2 * i * len(batch.pids)),
+                        clock.rate(i * len(batch.pids) * batch.num_views),
                         clock.wait_share(),
                     )
                 at.step = i
@@ -133,12 +136,12 @@ def train(
                 "loss_cls": mean_cls,
                 "loss_tri": mean_tri,
                 "lr": learning_rate(cfg.optimizer, epoch, cfg.epochs),
-                "images_per_second": 2 * steps * cfg.data.p * cfg.data.k / at.seconds,
+                "images_per_second": num_images(cfg.data) * steps / at.seconds,
                 "data_wait": at.waited / at.seconds,
                 "seconds": at.seconds,
                 "num_bad_images": len(at.bad),
-                "confidence": dict(zip(spectrum.NAMES, at.r.tolist(), strict=True)),
-                "probability": dict(zip(spectrum.NAMES, at.probability.tolist(), strict=True)),
+                "confidence": dict(zip(spectra, at.r.tolist(), strict=True)),
+                "probability": dict(zip(spectra, at.probability.tolist(), strict=True)),
             }
             run_folder.append_metrics(run_dir, record)
             run_folder.write_bad_images(run_dir, images, at.bad)
@@ -151,7 +154,7 @@ def train(
                 run_folder.append_metrics(run_dir, {"event": "eval", "epoch": epoch, **result})
                 if not last:
                     interrupted.check()
-            if cfg.dhsm.enabled:
+            if cfg.dhsm.enabled and len(spectra) > 1:
                 at.probability = dhsm.next_probability(at.probability, at.r, cfg.dhsm.alpha)
             written = run_folder.metrics_bytes(run_dir)
             at = Progress(epoch + 1, 0, at.probability, at.r, metrics_bytes=written, bad=at.bad)

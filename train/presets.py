@@ -1,10 +1,14 @@
-"""Named experiments: command, hardware, time and expected result beside each configuration."""
+"""Named configurations: command, hardware, time and expected result beside each.
+
+The paper's methods (methods.py) are presets on SYSU-MM01, and, as `regdb-…`, on RegDB.
+"""
 
 from dataclasses import dataclass
 
 from model.options import ModelOptions
 from pipeline.options import DataOptions
-from train.config import Config, OptimizerOptions
+from train.config import Config, OptimizerOptions, changed
+from train.methods import ALIASES, FIGURES, METHODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +62,34 @@ Command: cdp train table --data.root people.csv. Hardware: one GPU; time: not me
 Tested by Market-1501's rule: images of one pid and camera do not count.""",
         Config(data=DataOptions(kind="table"), epochs=100),
     ),
+}
+
+BASES = tuple(PRESETS)
+
+COMMANDS = {
+    "sysu": "cdp train {name} --data.root SYSU-MM01",
+    "regdb": "cdp train {name} --data.root RegDB --trial all",
+}
+RESULTS = {
+    "sysu": "SYSU-MM01, all-search single-shot",
+    "regdb": "RegDB, visible to thermal",
+}
+
+
+def _of_paper(name: str, method: str, base: str) -> Preset:
+    """A method of the paper on the data set of a base preset."""
+    about, figures = METHODS[method].about, METHODS[method].paper.get(base)
+    result = "The paper gives no figures of it."
+    if figures:
+        shown = ", ".join(f"{f} {x}" for f, x in zip(FIGURES, figures, strict=True))
+        result = f"The paper's result on {RESULTS[base]}: {shown}."
+    command = COMMANDS[base].format(name=name)
+    text = f"{about}\n\nCommand: {command}. Hardware: one GPU; time: not measured.\n{result}"
+    return Preset(text, changed(PRESETS[base].config, METHODS[method].changes))
+
+
+PRESETS |= {name: _of_paper(name, name, "sysu") for name in METHODS}
+PRESETS |= {name: _of_paper(name, method, "sysu") for name, method in ALIASES.items()}
+PRESETS |= {
+    f"regdb-{name}": _of_paper(f"regdb-{name}", name, "regdb") for name in ("baseline-4", "cdp")
 }

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import preview, spectrum
+from pipeline import preview
 from pipeline.datasets.kinds import read_training
 from pipeline.errors import InputError
 from pipeline.loader import TrainingLoader
+from pipeline.options import num_views
 from train import run_folder
 from train.checkpoint import Progress
 from train.reporting.display import Display
@@ -56,14 +57,15 @@ def show(run_dir: Path, display: Display) -> Path:
     files = [str(index.path(row)) for row in batch.rows]
     if files != place["files"]:
         raise InputError(f"{cfg.data.root}: is no longer the data set of this run; cannot replay")
-    names = dict(enumerate(spectrum.NAMES)) | {spectrum.INFRARED: "jitter"}
+    names = dict(enumerate(cfg.data.spectra))
+    without = "jitter" if cfg.data.spectra else "-"
     for path, code in zip(files, batch.spectrum.tolist(), strict=True):
-        display.say(f"{names[code]:>6}  {path}")
+        display.say(f"{names.get(code, without):>6}  {path}")
     pairs = batch.images.numpy()
-    p, k = cfg.data.p, cfg.data.k
-    columns = [pairs[i::k, j] for i in range(k) for j in range(2)]
+    p, k, views = cfg.data.p, cfg.data.k, num_views(cfg.data)
+    columns = [pairs[i::k, j] for i in range(k) for j in range(views)]
     pids = loader.source.pids[batch.pids.numpy()[::k]]
     file = run_dir / PICTURE
-    preview.sheet(columns, ["original", "counterpart"] * k, pids).save(file)
-    display.say(f"epoch {place['epoch']}, step {place['step']}: {2 * p * k} images: {file}")
+    preview.sheet(columns, ["original", "counterpart"][:views] * k, pids).save(file)
+    display.say(f"epoch {place['epoch']}, step {place['step']}: {views * p * k} images: {file}")
     return file

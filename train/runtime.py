@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from model.options import StructureName
 from pipeline.errors import InputError
 
 Switch = Literal["auto", "on", "off"]
@@ -53,9 +54,21 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bf16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else "off"
 
 
-def resolve_step(options: StepOptions, device: torch.device, precision: str) -> StepOptions:
-    """Each `auto` as `on` or `off`; `InputError` for what this machine cannot do."""
+def resolve_step(
+    options: StepOptions,
+    device: torch.device,
+    precision: str,
+    structure: StructureName = "one-stream",
+) -> StepOptions:
+    """Each `auto` as `on` or `off`; `InputError` for what machine or network cannot do."""
     gpu = device.type == "cuda"
+    fixed_shapes = structure != "two-stems"
+    for name in ("compile", "cuda_graph"):
+        if getattr(options, name) == "on" and not fixed_shapes:
+            raise InputError(
+                f"--step.{name.replace('_', '-')} on: the sizes inside --model.structure "
+                f"{structure} depend on the batch; leave it at auto"
+            )
     if options.cuda_graph == "on" and not gpu:
         raise InputError("--step.cuda-graph on: there is no GPU here; leave it at auto")
     if options.compile == "on" and not _has_compiler():
@@ -69,8 +82,8 @@ def resolve_step(options: StepOptions, device: torch.device, precision: str) -> 
             "pass --precision off as well, or leave compile at auto"
         )
     auto = {
-        "compile": gpu and _has_compiler(),
-        "cuda_graph": gpu and precision != "fp16",
+        "compile": gpu and fixed_shapes and _has_compiler(),
+        "cuda_graph": gpu and fixed_shapes and precision != "fp16",
         "channels_last": True,
         "fused_optimizer": gpu,
     }

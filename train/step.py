@@ -16,6 +16,7 @@ from train.dhsm import Confidence
 from train.runtime import StepOptions
 
 AMP_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+RECORDED = ("images", "pids", "modality", "spectrum")  # what a recorded step reads of a batch
 WARMUP = 3  # steps before a CUDA graph is recorded: kernels get compiled, buffers allocated
 
 
@@ -85,7 +86,7 @@ class TrainingStep:
         )
         # bf16 has float32's range and needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self._compiled: Callable[[Tensor], tuple[Tensor, Tensor]] = self.network
+        self._compiled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.network
         if how.compile == "on":
             # Dropout draws what it draws when nothing is compiled.
             self._compiled = torch.compile(self.network, options={"fallback_random": True})
@@ -99,7 +100,7 @@ class TrainingStep:
             return self._update(batch)
         if self._graph is None:
             self._record(batch)
-        for name in ("images", "pids", "spectrum"):
+        for name in RECORDED:
             getattr(self._batch, name).copy_(getattr(batch, name), non_blocking=True)
         self._graph.replay()  # type: ignore[union-attr]
         return self._losses.clone()
@@ -108,9 +109,7 @@ class TrainingStep:
         """Records `_update` on buffers of its own; nothing is computed yet."""
         self._batch = dataclasses.replace(
             batch,
-            images=batch.images.clone(),
-            pids=batch.pids.clone(),
-            spectrum=batch.spectrum.clone(),
+            **{name: getattr(batch, name).clone() for name in RECORDED},
         )
         self._graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.current_stream(self.device)
@@ -124,19 +123,22 @@ class TrainingStep:
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.confidence.add(logits.detach()[1::2], batch.pids, batch.spectrum)
+        if batch.num_views == 2:
+            self.confidence.add(logits.detach()[1::2], batch.pids, batch.spectrum)
         return torch.stack([loss, cls, tri]).detach()
 
     def forward(
         self, batch: PairedBatch
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "b m"]]:
-        """(L, L_cls, L_tri) and the logits of all 2PK images, original and counterpart in turn."""
+        """(L, L_cls, L_tri) and the logits of all images, original and counterpart in turn."""
         images = batch.flat()
         if self.how.channels_last == "off":
             images = images.contiguous()
+        # A counterpart goes the way of its original.
+        infrared = batch.modality.bool().repeat_interleave(batch.num_views)
         with self.autocast:
-            features, logits = self._compiled(images)
-        # Images alternate: original, counterpart.
-        labels = batch.pids.repeat_interleave(2)
-        losses = total_loss(logits, labels, features[0::2], batch.pids, self.loss)
+            features, logits = self._compiled(images, infrared)
+        labels = batch.pids.repeat_interleave(batch.num_views)
+        originals = features[:: batch.num_views]
+        losses = total_loss(logits, labels, originals, batch.pids, self.loss)
         return *losses, logits

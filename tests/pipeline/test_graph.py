@@ -61,7 +61,7 @@ def test_every_spectrum_equals_pil_and_numpy(index, code):
         rgb = batch.modality == 0
         assert (batch.spectrum[rgb] == code).all()
         for original, counterpart in batch.images[rgb].numpy():
-            if spectrum.NAMES[code] == "X":
+            if spectrum.DEFAULT[code] == "X":
                 expected = np.asarray(Image.fromarray(original).convert("L"))
             else:
                 expected = original[:, :, code]
@@ -73,10 +73,11 @@ def test_every_spectrum_equals_pil_and_numpy(index, code):
 def test_luma_equals_pil_for_every_colour():
     """All 2^24 colours: the float32 product, rounded, is PIL's fixed-point luma."""
     levels = np.arange(256, dtype=np.float32)
-    green_blue = spectrum.ROWS[3, 1] * levels[:, None] + spectrum.ROWS[3, 2] * levels
+    luma = np.array(spectrum.LUMA, np.float32)
+    green_blue = luma[1] * levels[:, None] + luma[2] * levels
     colours = np.stack(np.meshgrid(levels, levels, indexing="ij"), -1).astype(np.uint8)
     for red in range(256):
-        ours = np.floor(spectrum.ROWS[3, 0] * np.float32(red) + green_blue + np.float32(0.5))
+        ours = np.floor(luma[0] * np.float32(red) + green_blue + np.float32(0.5))
         pixels = np.concatenate([np.full((256, 256, 1), red, np.uint8), colours], axis=2)
         np.testing.assert_array_equal(ours, np.asarray(Image.fromarray(pixels).convert("L")))
 
@@ -215,12 +216,12 @@ def test_gpu_spectrum_stage_equals_numpy_on_the_gpu_s_own_originals(index):
             assert batch.spectrum.is_cuda
             rgb = batch.images[batch.modality == 0].cpu().numpy()
             for original, counterpart in rgb:
-                if spectrum.NAMES[code] == "X":
+                if spectrum.DEFAULT[code] == "X":
                     expected = np.asarray(Image.fromarray(original).convert("L"))
                 else:
                     expected = original[:, :, code]
                 difference = np.abs(counterpart[..., 0].astype(int) - expected)
-                assert difference.max() <= (1 if spectrum.NAMES[code] == "X" else 0)
+                assert difference.max() <= (1 if spectrum.DEFAULT[code] == "X" else 0)
 
 
 @pytest.mark.gpu

@@ -117,3 +117,14 @@ def test_one_modality_is_enough_for_random_sampling():
     index = make_index([(2, 0), (3, 0), (0, 4)])
     check(index, 2, 2, "random")
     assert plan_epoch(index, 2, 2, "random", 0, 1).shape == (3, 4)
+
+
+def test_shuffle_takes_every_image_once_and_fills_the_last_step():
+    index = make_index([(3, 1), (9, 0), (2, 2)])  # 17 images; identity 1 has no infrared one
+    check(index, p=8, k=2, sampling="shuffle")  # nothing to ask of the identities
+    plan = plan_epoch(index, 3, 2, "shuffle", seed=1, epoch=1)
+    assert plan.shape == (3, 6)
+    assert sorted(plan.ravel()[:17]) == list(range(17))
+    assert plan.ravel()[17] == plan[0, 0]
+    assert (plan == plan_epoch(index, 3, 2, "shuffle", seed=1, epoch=1)).all()
+    assert (plan != plan_epoch(index, 3, 2, "shuffle", seed=1, epoch=2)).any()

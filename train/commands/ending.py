@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 
 def fail(message: str, status: int) -> None:
@@ -11,8 +10,11 @@ def fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def to_its_end(run_dir: Path, run: Callable[[], object]) -> None:
-    """Turns an end before its time into one line: status 3 for a signal, 1 for other reasons."""
+def to_its_end(again: str, run: Callable[[], object]) -> None:
+    """Turns an end before its time into one line: status 3 for a signal, 1 for other reasons.
+
+    `again` is the command that goes on.
+    """
     import torch
 
     from train.interruption import EXIT_STATUS, Interrupted
@@ -21,10 +23,10 @@ def to_its_end(run_dir: Path, run: Callable[[], object]) -> None:
     try:
         run()
     except NotFiniteError as error:
-        fail(f"{error}; `cdp train --replay-batch {run_dir}` shows that batch", 1)
+        fail(f"{error}; `{again.replace('--resume', '--replay-batch')}` shows that batch", 1)
     except torch.cuda.OutOfMemoryError as error:
         fail(f"the GPU's memory is full ({error}); lower --data.p, or pass --data.cache host", 1)
     except OSError as error:  # a full disk, above all
-        fail(f"{error}; when that is mended, go on with `cdp train --resume {run_dir}`", 1)
+        fail(f"{error}; when that is mended, go on with `{again}`", 1)
     except Interrupted as end:
-        fail(f"{end}: saved; go on with `cdp train --resume {run_dir}`", EXIT_STATUS)
+        fail(f"{end}: saved; go on with `{again}`", EXIT_STATUS)

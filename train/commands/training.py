@@ -8,9 +8,10 @@ from train.commands.ending import to_its_end
 
 
 def preset_names() -> list[str]:
-    from train.presets import PRESETS
+    """Those beside the paper's methods."""
+    from train.presets import BASES
 
-    return list(PRESETS)
+    return list(BASES)
 
 
 def train(args: list[str]) -> None:
@@ -40,7 +41,7 @@ def train(args: list[str]) -> None:
             raise InputError(f"train {args[0]} RUN_DIR: takes the folder and nothing else")
         given = Path(args[1])
         if args[0] == "--resume":
-            to_its_end(given, lambda: resume(given, Display()))
+            to_its_end(f"cdp train --resume {given}", lambda: resume(given, Display()))
         else:
             replay.show(given, Display())
         return
@@ -62,4 +63,7 @@ def train(args: list[str]) -> None:
     )
     run_dir = arguments.run_dir or Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     run = train_trials if arguments.config.data.trial == "all" else run_training
-    to_its_end(run_dir, lambda: run(arguments.config, run_dir, Display(), arguments.overwrite))
+    to_its_end(
+        f"cdp train --resume {run_dir}",
+        lambda: run(arguments.config, run_dir, Display(), arguments.overwrite),
+    )

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model.network import Network
-from pipeline.datasets.records import Protocol
+from pipeline.datasets.records import Modality, Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
 from train.evaluation.metrics import Distance, Images, Ranking, rank, summary
@@ -27,9 +27,11 @@ def extract_features(
     """
     was_training = network.training
     network.eval()
+    infrared = torch.from_numpy(loader.source.index.modality == Modality.IR)
+    infrared = infrared.to(loader.device).split(loader.source.batch)
     features = []
     for done, images in enumerate(loader, start=1):
-        features.append(network.embed(images))
+        features.append(network.embed(images, infrared[done - 1]))
         on_progress(done, len(loader))
     network.train(was_training)
     joined = torch.cat(features)

@@ -1,0 +1,90 @@
+"""How an image enters the network: the input types of Fig. 5, the structures of Fig. 7.
+
+Each entry takes normalised pixels, float [b, 3, h, w], and the modality, bool [b] (true: infrared),
+and returns what the backbone goes on with. Only the one-stream entry works without the modality.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.options import OptionError, StructureName
+
+CHANNELS: dict[StructureName, int] = {
+    "one-stream": 3,
+    "zero-padding-2": 2,
+    "zero-padding-4": 4,
+    "two-stems": 3,
+}
+LUMA = (0.299, 0.587, 0.114)  # BT.601
+
+
+def entry(structure: StructureName, backbone: Any) -> nn.Module:
+    """The entry of a structure; two stems are taken off the backbone.
+
+    Raises `OptionError` if the backbone is no ResNet and has to be one.
+    """
+    if structure == "two-stems":
+        return TwoStems(backbone)
+    if structure == "one-stream":
+        return OneStream()
+    return ZeroPadding(CHANNELS[structure])
+
+
+class OneStream(nn.Module):
+    """All images alike: three channels, of an infrared image three equal ones (Fig. 5b)."""
+
+    def forward(self, pixels: Tensor, infrared: Tensor | None) -> Tensor:
+        return pixels
+
+
+class ZeroPadding(nn.Module):
+    """Infrared images in the last channel, others in those before it; the rest is zero.
+
+    Two channels: others are gray (Fig. 5a). Four: they are RGB (Wu et al., "RGB-Infrared
+    Cross-Modality Person Re-Identification", ICCV 2017).
+    """
+
+    luma: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gray = channels == 2
+        self.register_buffer("luma", torch.tensor(LUMA).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor, infrared: Tensor) -> Tensor:
+        is_infrared = infrared[:, None, None, None].to(pixels.dtype)
+        gray = (pixels * self.luma).sum(dim=1, keepdim=True)
+        visible = gray if self.gray else pixels
+        return torch.cat([visible * (1 - is_infrared), gray * is_infrared], dim=1)
+
+
+class TwoStems(nn.Module):
+    """A first stage for each modality, equal when training begins; the rest is shared (Fig. 7d)."""
+
+    PARTS = ("conv1", "bn1", "act1", "maxpool")  # of a ResNet
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__()
+        missing = [name for name in self.PARTS if not hasattr(backbone, name)]
+        if missing:
+            raise OptionError(
+                f"--model.structure two-stems: the backbone is no ResNet (it has no {missing[0]}); "
+                "take a ResNet, or another structure"
+            )
+        self.rgb = nn.Sequential(*(getattr(backbone, name) for name in self.PARTS))
+        self.infrared = copy.deepcopy(self.rgb)
+        for name in self.PARTS:
+            setattr(backbone, name, nn.Identity())
+
+    def forward(self, pixels: Tensor, infrared: Tensor) -> Tensor:
+        if not self.training:  # fixed shapes, which can be exported
+            of_both = self.infrared(pixels), self.rgb(pixels)
+            return torch.where(infrared[:, None, None, None], *of_both)
+        # Batch norm must see the images of its own modality only.
+        rows = [(~infrared).nonzero().squeeze(1), infrared.nonzero().squeeze(1)]
+        stems = (self.rgb, self.infrared)
+        parts = [stem(pixels[i]) for stem, i in zip(stems, rows, strict=True) if len(i)]
+        return torch.cat(parts)[torch.cat(rows).argsort()]

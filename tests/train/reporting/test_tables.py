@@ -1,0 +1,78 @@
+"""An experiment's tables: hand-worked means and intervals, ours and the paper's apart."""
+
+import csv
+import math
+
+import pytest
+from scipy import stats
+
+from train.evaluation.metrics import FIGURES
+from train.reporting import table_plot
+from train.reporting.display import Display
+from train.reporting.tables import Row, mean_std, paired_difference, write
+
+
+def outcome(seed: int, rank1: float) -> dict:
+    mode = dict.fromkeys(FIGURES, 2 * rank1) | {"rank1": rank1, "chance_rank1": 1.0}
+    mode["protocol"] = "sysu all-search"
+    return mode | {"modes": [mode], "seed": seed, "seconds": 1.5}
+
+
+def row(label: str, *rank1: float | None, paper=(1.1, 2.2, 3.3, 4.4)) -> Row:
+    found = [None if x is None else outcome(seed, float(x)) for seed, x in enumerate(rank1)]
+    return Row(label, paper, found)
+
+
+def test_mean_and_deviation_of_a_sample():
+    assert mean_std([1.0, 2.0, 6.0]) == (3.0, pytest.approx(math.sqrt(7)))
+    assert mean_std([2.0])[0] == 2.0
+    assert math.isnan(mean_std([2.0])[1])
+    assert math.isnan(mean_std([])[0])
+
+
+def test_paired_difference_is_scipy_s_paired_t_test():
+    a, b = [5.0, 4.0, 7.0, 6.5], [4.0, 3.9, 5.0, 7.0]
+    mean, low, high, p = paired_difference(row("a", *a), row("b", *b), "rank1")
+    expected = stats.ttest_rel(a, b)
+    interval = expected.confidence_interval(0.95)
+    assert (mean, p) == (pytest.approx(0.65), pytest.approx(expected.pvalue))
+    assert (low, high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+
+
+def test_only_seeds_that_both_finished_are_paired():
+    found = paired_difference(row("a", 5, None, 7, 4), row("b", 4, 1, None, 2), "rank1")
+    assert found[0] == pytest.approx(1.5)
+    assert all(map(math.isnan, paired_difference(row("a", 5), row("b", 4), "rank1")))
+
+
+def test_files_keep_our_figures_and_the_paper_s_apart(tmp_path, capsys):
+    rows = [row("none", 1, 3), row("gray", 5, None), row("gray R", None, None, paper=None)]
+    write(tmp_path / "t", "A table", "our people", "SYSU-MM01", rows, Display())
+    lines = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert [line["row"] for line in lines] == ["none", "gray", "gray R"]
+    assert [float(line["rank1"]) for line in lines[:2]] == [2, 5]
+    assert [line["diverged"] for line in lines] == ["0", "1", "2"]
+    assert {line["data"] for line in lines} == {"our people"}
+    assert [line["paper_rank1"] for line in lines] == ["1.1", "1.1", ""]
+    assert [line["paper_data"] for line in lines] == ["SYSU-MM01", "SYSU-MM01", ""]
+    runs = list(csv.DictReader((tmp_path / "t-runs.csv").open()))
+    assert [(line["row"], line["seed"], line["rank1"]) for line in runs] == [
+        ("none", "0", "1.0"),
+        ("none", "1", "3.0"),
+        ("gray", "0", "5.0"),
+    ]
+    text = (tmp_path / "t.md").read_text()
+    assert (
+        "| none | 2.0 ± 1.4 | 4.0 ± 2.8 | 4.0 ± 2.8 | 4.0 ± 2.8 | 1.1 | 2.2 | 3.3 | 4.4 |" in text
+    )
+    assert "| gray | 5.0 (1 diverged)" in text
+    assert "| gray R | – (2 diverged) | – | – | – | – |" in text
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "our people" in printed
+    assert "SYSU-MM01" in printed
+
+
+def test_labels_tell_the_number_of_spectra():
+    assert table_plot.number_of_spectra(["none", "gray", "gray R G B"]) == [0, 1, 4]
+    assert table_plot.number_of_spectra(["CDP", "none"]) is None

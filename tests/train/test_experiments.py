@@ -1,0 +1,107 @@
+"""`cdp experiment`, from the front door: rows, resuming, sharing of runs, refusals."""
+
+import csv
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.front_door import SMALL, call, refused
+
+OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
+
+
+def rows(file: Path) -> dict[str, dict[str, str]]:
+    return {line["row"]: line for line in csv.DictReader(file.open())}
+
+
+@pytest.fixture(scope="module")
+def out(people, tmp_path_factory) -> Path:
+    """The folder of an experiment that has run; tests must not change it."""
+    folder = tmp_path_factory.mktemp("experiments")
+    args = ("--data", people, "--seed", "1", "--out", folder, *OPTIONS)
+    assert call("experiment", "structures", *args) == 0
+    return folder
+
+
+def test_every_row_is_run_and_written(out):
+    found = rows(out / "structures.csv")
+    names = [f"{kind}-spectrum" for kind in ("all", "cross", "separate", "intermediate")]
+    assert list(found) == names
+    for line in found.values():
+        assert (line["runs"], line["diverged"], line["data"]) == ("1", "0", "synthetic people")
+    assert found["cross-spectrum"]["paper_rank1"] == "36.2"
+    result = json.loads((out / "cdp-seed-1" / "result.json").read_text())
+    assert float(found["cross-spectrum"]["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
+
+
+def test_a_run_has_what_its_method_changes(out):
+    def config(name: str) -> dict:
+        return json.loads((out / f"{name}-seed-1" / "config.json").read_text())
+
+    assert config("baseline-4")["data"]["spectra"] == []
+    assert config("cdp")["data"]["spectra"] == ["R", "G", "B", "X"]
+    assert not config("cdp")["dhsm"]["enabled"]
+    assert config("separate-spectrum")["model"]["structure"] == "zero-padding-4"
+    assert config("intermediate-spectrum")["model"]["structure"] == "two-stems"
+    assert config("cdp")["seed"] == 1
+    line = json.loads((out / "baseline-4-seed-1" / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["confidence"] == line["probability"] == {}
+
+
+def test_finished_runs_are_shared_and_not_repeated(out, people, capsys):
+    written = {f: f.stat().st_mtime_ns for f in out.glob("*-seed-*/*.json*")}
+    capsys.readouterr()
+    args = ("--data", people, "--seed", "1", "--out", out, *OPTIONS)
+    assert call("experiment", "dhsm", *args) == 0
+    printed = capsys.readouterr().out
+    assert "[1/2] CDP, seed 1: done" in printed
+    assert "[2/2] CDP+DHSM, seed 1: CDP with Dynamic Hard Spectrum Mining" in printed
+    assert {f: f.stat().st_mtime_ns for f in written} == written
+
+
+def test_a_loss_that_is_no_number_is_a_row_that_diverged(people, tmp_path):
+    args = ("--data", people, "--out", tmp_path, *OPTIONS, "--optimizer.lr", "1e30")
+    assert call("experiment", "dhsm", *args) == 0
+    assert {line["diverged"] for line in rows(tmp_path / "dhsm.csv").values()} == {"1"}
+    written = {f: f.stat().st_mtime_ns for f in tmp_path.glob("*-seed-*/*")}
+    assert call("experiment", "dhsm", *args) == 0
+    assert {f: f.stat().st_mtime_ns for f in written} == written
+
+
+def test_an_interrupted_experiment_goes_on(people, tmp_path, capsys):
+    args = ["experiment", "dhsm", "--data", people, "--out", tmp_path, *OPTIONS]
+    args += ["--epochs", "4", "--eval-every", "0"]
+    metrics = tmp_path / "cdp-seed-0" / "metrics.jsonl"
+
+    def interrupt_after_an_epoch() -> None:
+        while not metrics.is_file():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt_after_an_epoch)
+    thread.start()
+    assert call(*args) == 3
+    thread.join()
+    assert "go on with `cdp experiment dhsm --data" in capsys.readouterr().err
+    before = metrics.read_text()
+    assert not (tmp_path / "dhsm.csv").exists()
+    assert call(*args) == 0
+    assert metrics.read_text().startswith(before)
+    epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [line["epoch"] for line in epochs if line["event"] == "epoch"] == [1, 2, 3, 4]
+
+
+def test_wrong_use_is_one_line(people, out, capsys):
+    assert "which one? table3" in refused(capsys, "experiment")
+    assert "no 'table9'; there are table3" in refused(capsys, "experiment", "table9")
+    args = ("experiment", "structures", "--seed", "1", "--data", people, "--out", out, *OPTIONS)
+    assert "--seeds 0: must be" in refused(capsys, *args, "--seeds", "0")
+    message = refused(capsys, *args, "--optimizer.lr", "0.5")
+    assert "was made with --optimizer.lr 0.001, and 0.5 is wanted now" in message
+    assert "--preset nonsense: there is none" in refused(capsys, *args, "--preset", "nonsense")
+    assert "no such folder" in refused(capsys, "experiment", "dhsm", "--data", "/nowhere")

@@ -1,0 +1,71 @@
+"""cdp experiment."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from train.commands.ending import to_its_end
+
+
+def experiment(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.datasets.kinds import kind_of
+    from pipeline.errors import InputError
+    from train.config import Config
+    from train.experiments import EXPERIMENTS, run_experiment
+    from train.presets import PRESETS
+    from train.reporting.display import Display
+
+    @dataclass(frozen=True)
+    class Arguments:
+        config: Annotated[Config, tyro.conf.arg(name="")]
+        seeds: int = 1
+        """Runs of each row, with seeds --seed, --seed + 1, …; tables give mean ± deviation."""
+        preset: str | None = None
+        """Data, network and training that the rows change; default: demo for synthetic data, else
+        that of the data set's kind."""
+        out: Path | None = None
+        """Folder of run folders and tables; default runs/experiments-DATA. What is finished there
+        is not run again."""
+        quick: bool = False
+        """Two epochs a run, to see the table; its figures mean nothing."""
+
+    table = "\n\n".join(f"{name}: {e.title}" for name, e in EXPERIMENTS.items())
+    about = f"Runs the rows of a table or figure of the paper.\n\n{table}"
+    args = [re.sub("^--data(?==|$)", "--data.root", arg) for arg in args]
+    args = [re.sub("^--trial(?==|$)", "--data.trial", arg) for arg in args]
+    named = bool(args) and not args[0].startswith("-")
+    if not named and not {"-h", "--help"} & set(args):
+        raise InputError(f"experiment: which one? {', '.join(EXPERIMENTS)}")
+    name = args.pop(0) if named else "NAME"
+    if named and name not in EXPERIMENTS:
+        raise InputError(f"experiment: no {name!r}; there are {', '.join(EXPERIMENTS)}")
+
+    def parse(preset: str) -> Arguments:
+        if preset not in PRESETS:
+            raise InputError(f"--preset {preset}: there is none; there are {', '.join(PRESETS)}")
+        default = Arguments(PRESETS[preset].config)
+        prog = f"cdp experiment {name}"
+        return tyro.cli(Arguments, prog=prog, description=about, default=default, args=args)
+
+    # The preset gives the defaults of all other options, and the data may give the preset.
+    first = parse("demo")
+    root = first.config.data.root
+    chosen = first.preset or "demo"
+    if not first.preset and root and not (root / "synthetic.json").is_file():
+        chosen = kind_of(root, first.config.data.kind)
+    arguments = parse(chosen)
+    again = f"cdp experiment {name} {' '.join(args)}".rstrip()
+    to_its_end(
+        again,
+        lambda: run_experiment(
+            name,
+            arguments.config,
+            arguments.seeds,
+            arguments.out,
+            arguments.quick,
+            Display(),
+        ),
+    )

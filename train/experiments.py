@@ -1,0 +1,205 @@
+"""The paper's tables as experiments: a row is a method, run once a seed, in run folders of its own.
+
+Rows of several tables share their runs, and a run that is finished is never run again, so an
+experiment that was interrupted goes on where it was.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.datasets.kinds import kind_of
+from pipeline.errors import InputError
+from train import run_folder
+from train.config import Config, changed, flat
+from train.data import locate
+from train.loop import NotFiniteError, train
+from train.methods import METHODS
+from train.replay import PLACE
+from train.reporting import tables
+from train.reporting.display import Display
+from train.reporting.tables import Row
+from train.run_folder import METRICS
+from train.trials import resume, train_trials
+
+QUICK: dict[str, Any] = {"epochs": 2, "eval_every": 0, "checkpoint_every": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A table or figure of the paper: its rows as (label, method)."""
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+
+
+EXPERIMENTS = {
+    "table3": Experiment(
+        "Table III: PK sampling and losses",
+        tuple((name, name) for name in ("baseline-1", "baseline-2", "baseline-3", "baseline-4")),
+    ),
+    "table4": Experiment(
+        "Table IV: dual-subspace pairing",
+        (("baseline-4", "baseline-4"), ("CDP-1", "cdp-1"), ("CDP", "cdp")),
+    ),
+    "table5": Experiment(
+        "Table V and Fig. 8: spectra to draw from",
+        (
+            ("none", "baseline-4"),
+            ("gray", "cdp-2"),
+            ("gray R", "cdp-gray-r"),
+            ("gray G", "cdp-gray-g"),
+            ("gray B", "cdp-gray-b"),
+            ("gray G B", "cdp-gray-gb"),
+            ("gray R B", "cdp-gray-rb"),
+            ("gray R G", "cdp-gray-rg"),
+            ("gray R G B", "cdp"),
+        ),
+    ),
+    "table6": Experiment(
+        "Table VI: cross-spectrum image generation",
+        (("CDP-2", "cdp-2"), ("CDP-3", "cdp-3"), ("CDP", "cdp")),
+    ),
+    "structures": Experiment(
+        "Fig. 7: structures that train in one stage",
+        (
+            ("all-spectrum", "baseline-4"),
+            ("cross-spectrum", "cdp"),
+            ("separate-spectrum", "separate-spectrum"),
+            ("intermediate-spectrum", "intermediate-spectrum"),
+        ),
+    ),
+    "inputs": Experiment(
+        "Fig. 5: input types",
+        (
+            ("zero-padding, two channels", "zero-padding"),
+            ("three channels", "baseline-4"),
+            ("channel expansion", "cdp"),
+        ),
+    ),
+    "colors": Experiment(
+        "Section IV-D: other color spaces",
+        (
+            ("CDP", "cdp"),
+            ("YUV", "cdp-yuv"),
+            ("HSV", "cdp-hsv"),
+            ("RGB and YUV", "cdp-rgb-yuv"),
+            ("RGB, gray and HSV", "cdp-rgb-hsv"),
+        ),
+    ),
+    "dhsm": Experiment(
+        "Tables I and II: Dynamic Hard Spectrum Mining",
+        (("CDP", "cdp"), ("CDP+DHSM", "cdp-dhsm")),
+    ),
+    "science": Experiment(
+        "All-spectrum, cross-spectrum, and dynamic sampling",
+        (("baseline-4", "baseline-4"), ("CDP", "cdp"), ("CDP+DHSM", "cdp-dhsm")),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training of a row."""
+
+    label: str
+    method: str
+    cfg: Config
+    folder: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Is there a result, or a loss that was no number?"""
+        return any((self.folder / name).is_file() for name in (run_folder.RESULT, PLACE))
+
+    def outcome(self) -> dict[str, Any] | None:
+        """Its result with the seed and seconds of training; None if it did not converge."""
+        file = self.folder / run_folder.RESULT
+        if not file.is_file():
+            return None
+        lines = [line for f in self.folder.rglob(METRICS) for line in f.read_text().splitlines()]
+        events = [json.loads(line) for line in lines]
+        seconds = sum(event["seconds"] for event in events if event["event"] == "epoch")
+        return json.loads(file.read_text()) | {"seed": self.cfg.seed, "seconds": seconds}
+
+
+def run_experiment(
+    name: str, base: Config, seeds: int, out: Path | None, quick: bool, display: Display
+) -> None:
+    """Runs what is missing of the experiment's rows, and writes its tables and picture to `out`.
+
+    `base` is CDP+DHSM on the data at hand; each row changes what its method changes. Raises
+    `InputError` if a run folder in `out` was made with other options, and as `train` does.
+    """
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: must be at least 1")
+    experiment = EXPERIMENTS[name]
+    root = locate(base.data.root, display).absolute()
+    kind = kind_of(root, base.data.kind)
+    base = changed(base, {"data.root": root, "data.kind": kind} | (QUICK if quick else {}))
+    out = out or Path("runs", f"experiments{'-quick' if quick else ''}-{root.name}")
+    runs = list(_runs(experiment, base, seeds, out))
+    for run in runs:
+        _check_same(run)
+    for i, run in enumerate(runs, start=1):
+        heading = f"[{i}/{len(runs)}] {run.label}, seed {run.cfg.seed}"
+        if run.is_done:
+            display.say(f"{heading}: done, {run.folder}")
+            continue
+        display.say(f"\n{heading}: {METHODS[run.method].about}")
+        try:
+            _train(run, display)
+        except NotFiniteError as error:
+            display.say(f"{heading}: did not converge; {error}")
+    rows = [
+        Row(
+            label,
+            METHODS[method].paper.get("regdb" if kind == "regdb" else "sysu"),
+            [run.outcome() for run in runs if run.label == label],
+        )
+        for label, method in experiment.rows
+    ]
+    is_synthetic = (root / "synthetic.json").is_file()
+    tables.write(
+        out / name,
+        experiment.title + (" (quick: figures mean nothing)" if quick else ""),
+        "synthetic people" if is_synthetic else root.name,
+        "RegDB" if kind == "regdb" else "SYSU-MM01",
+        rows,
+        display,
+    )
+
+
+def _runs(experiment: Experiment, base: Config, seeds: int, out: Path) -> Iterator[Run]:
+    """All rows of a seed before the next seed."""
+    for seed in range(base.seed, base.seed + seeds):
+        for label, method in experiment.rows:
+            cfg = changed(base, METHODS[method].changes | {"seed": seed})
+            yield Run(label, method, cfg, out / f"{method}-seed-{seed}")
+
+
+def _check_same(run: Run) -> None:
+    """Raises `InputError` if the folder holds a run of other options than this one's."""
+    if not (run.folder / run_folder.CONFIG).is_file():
+        return
+    held = run_folder.read_config(run.folder)
+    # What a run resolves for itself does not count.
+    own = {name: getattr(held, name) for name in ("step", "device", "precision")}
+    wanted = changed(run.cfg, own | {"data.cache": held.data.cache})
+    for name, value in flat(wanted).items():
+        if flat(held)[name] != value:
+            raise InputError(
+                f"{run.folder}: was made with --{name} {flat(held)[name]}, and {value} is wanted "
+                "now; choose another --out, or remove that folder"
+            )
+
+
+def _train(run: Run, display: Display) -> None:
+    if (run.folder / run_folder.CONFIG).is_file():
+        resume(run.folder, display)
+    elif run.cfg.data.trial == "all":
+        train_trials(run.cfg, run.folder, display)
+    else:
+        train(run.cfg, run.folder, display)

@@ -1,0 +1,184 @@
+"""The tables of an experiment: ours beside the paper's, never in one column; CSV, Markdown, PNG."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD as HEADS
+from rich.table import Table
+from scipy import stats
+
+from train import run_folder
+from train.evaluation import metrics
+from train.methods import FIGURES, Figures
+from train.reporting import table_plot
+from train.reporting.display import Display
+
+SHORT = {"rank1": "R1", "rank10": "R10", "rank20": "R20", "mAP": "mAP"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of an experiment: its runs' results (None: did not converge) and the paper's."""
+
+    label: str
+    paper: Figures | None
+    outcomes: list[dict[str, Any] | None]
+
+    def values(self, figure: str) -> list[float]:
+        """Of the runs that converged."""
+        return [outcome[figure] for outcome in self.outcomes if outcome]
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (of a sample, n - 1); NaN where there are too few."""
+    mean = float(np.mean(values)) if values else float("nan")
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
+def paired_difference(row: Row, other: Row, figure: str) -> tuple[float, float, float, float]:
+    """(mean, low, high, p) of `row` - `other`, seed by seed: 95 % interval and p by Student's t.
+
+    NaN with fewer than two seeds.
+    """
+    pairs = zip(row.outcomes, other.outcomes, strict=True)
+    found = np.array([a[figure] - b[figure] for a, b in pairs if a and b])
+    if len(found) < 2:
+        return (float("nan"),) * 4
+    mean, error = found.mean(), found.std(ddof=1) / np.sqrt(len(found))
+    if error == 0:
+        return float(mean), float(mean), float(mean), float("nan")
+    reach = stats.t.ppf(0.975, len(found) - 1) * error
+    p = 2 * stats.t.sf(abs(mean / error), len(found) - 1)
+    return float(mean), float(mean - reach), float(mean + reach), float(p)
+
+
+def write(
+    stem: Path, title: str, ours: str, theirs: str, rows: list[Row], display: Display
+) -> None:
+    """Shows the table, and writes `stem`.md, .csv (a row a method), -runs.csv (a row a run), .png.
+
+    `ours` names the data that the runs used, `theirs` that of the paper's figures.
+    """
+    display.console.print(_shown(title, ours, theirs, rows))
+    files = {
+        ".md": _markdown(title, ours, theirs, rows).encode(),
+        ".csv": _csv(_summary_lines(ours, theirs, rows)).encode(),
+        "-runs.csv": _csv(_run_lines(ours, rows)).encode(),
+    }
+    picture = table_plot.draw(title, ours, theirs, rows)
+    if picture is None:
+        display.say("no picture: needs matplotlib; uv sync --group report")
+    else:
+        files[".png"] = picture
+    for ending, content in files.items():
+        file = stem.with_name(stem.name + ending)
+        run_folder.write(file, content)
+        display.say(str(file))
+
+
+def _cells(row: Row, between: str = " ") -> list[str]:
+    """Ours, then the paper's, as text; `between` stands before a deviation."""
+    cells = []
+    for figure in FIGURES:
+        mean, std = mean_std(row.values(figure))
+        spread = "" if np.isnan(std) else f"{between}± {std:.1f}"
+        cells.append("–" if np.isnan(mean) else f"{mean:.1f}{spread}")
+    failed = sum(outcome is None for outcome in row.outcomes)
+    if failed:
+        cells[0] += f"{between}({failed} diverged)"
+    return cells + ([f"{x:.1f}" for x in row.paper] if row.paper else ["–"] * len(FIGURES))
+
+
+def _shown(title: str, ours: str, theirs: str, rows: list[Row]) -> Table:
+    seeds = len(rows[0].outcomes)
+    over = f"mean ± std of {seeds} seeds" if seeds > 1 else "one seed"
+    chance = mean_std([x for row in rows for x in row.values("chance_rank1")])[0]
+    caption = (
+        f"left: {ours}, {over}, percent, chance R1 {chance:.1f}; right: what the paper reports for "
+        f"{theirs}"
+    )
+    table = Table(title=title, caption=caption, box=HEADS, padding=0, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in SHORT.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in SHORT.values():
+        table.add_column(f"paper\n{name}", justify="right", style="dim", no_wrap=True)
+    for row in rows:
+        table.add_row(row.label, *_cells(row, "\n"))
+    return table
+
+
+def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
+    seeds = len(rows[0].outcomes)
+    heads = ["", *SHORT.values(), *(f"paper {name}" for name in SHORT.values())]
+    lines = [
+        f"# {title}",
+        "",
+        f"Percent. First four columns: {ours}, mean ± standard deviation of {seeds} seed(s). Last "
+        f"four: what the paper reports for {theirs}; the two do not compare.",
+        "",
+        f"| {' | '.join(heads)} |",
+        f"|---{'|---:' * (len(heads) - 1)}|",
+        *(f"| {' | '.join([row.label, *_cells(row)])} |" for row in rows),
+    ]
+    if seeds > 1:
+        first = rows[0]
+        lines += [
+            "",
+            f"Difference to {first.label}, the same seeds: mean [95 % interval], p (Student's t).",
+            "",
+            f"| | {' | '.join(SHORT.values())} |",
+            f"|---{'|---:' * len(SHORT)}|",
+        ]
+        for row in rows[1:]:
+            found = [paired_difference(row, first, figure) for figure in FIGURES]
+            cells = [f"{m:+.2f} [{a:+.2f}, {b:+.2f}], {p:.2g}" for m, a, b, p in found]
+            lines.append(f"| {row.label} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _summary_lines(ours: str, theirs: str, rows: list[Row]) -> list[dict[str, Any]]:
+    lines = []
+    for row in rows:
+        line: dict[str, Any] = {"row": row.label, "data": ours, "runs": len(row.outcomes)}
+        line["diverged"] = sum(outcome is None for outcome in row.outcomes)
+        for figure in FIGURES:
+            mean, std = mean_std(row.values(figure))
+            line |= {figure: round(mean, 4), f"{figure}_std": round(std, 4)}
+        line["paper_data"] = theirs if row.paper else ""
+        paper = row.paper or ("",) * len(FIGURES)
+        line |= {f"paper_{name}": x for name, x in zip(FIGURES, paper, strict=True)}
+        lines.append(line)
+    return lines
+
+
+def _run_lines(ours: str, rows: list[Row]) -> list[dict[str, Any]]:
+    """A line a run and mode of searching."""
+    return [
+        {
+            "row": row.label,
+            "data": ours,
+            "seed": outcome["seed"],
+            "seconds": round(outcome["seconds"], 1),
+            "mode": mode["protocol"],
+            **{name: round(mode[name], 4) for name in (*metrics.FIGURES, "chance_rank1")},
+        }
+        for row in rows
+        for outcome in row.outcomes
+        if outcome
+        for mode in outcome["modes"]
+    ]
+
+
+def _csv(lines: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return text.getvalue()
