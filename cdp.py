@@ -6,6 +6,7 @@ from collections.abc import Callable
 from bench.command import bench
 from train.commands.data import data_check, data_make, data_preview
 from train.commands.ending import fail
+from train.commands.export import export
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, train
 
@@ -18,6 +19,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp eval RUN_DIR                        test a trained run again
   cdp score --query Q.npz --gallery G.npz --protocol P
                                           official figures for features made elsewhere
+  cdp export RUN_DIR --format F           a trained network as safetensors, onnx or torchscript
   cdp bench PART|all                      images a second: stages, loader, peers, step, end-to-end
   cdp data make DIR                       write the embedded synthetic people as JPEG files
   cdp data check DIR                      is the data set whole, and every image readable?
@@ -64,6 +66,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "eval": evaluate,
     "score": score,
+    "export": export,
     "bench": bench,
     "data make": data_make,
     "data check": data_check,
