@@ -6,7 +6,7 @@ from collections.abc import Callable
 from bench.command import bench
 from train.commands.data import data_check, data_make, data_preview
 from train.commands.ending import fail
-from train.commands.export import export
+from train.commands.export import embed, export
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, train
 
@@ -19,6 +19,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp eval RUN_DIR                        test a trained run again
   cdp score --query Q.npz --gallery G.npz --protocol P
                                           official figures for features made elsewhere
+  cdp embed RUN_DIR [IMAGES…] --out F     a trained network's features, as .npz files for cdp score
   cdp export RUN_DIR --format F           a trained network as safetensors, onnx or torchscript
   cdp bench PART|all                      images a second: stages, loader, peers, step, end-to-end
   cdp data make DIR                       write the embedded synthetic people as JPEG files
@@ -66,6 +67,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "eval": evaluate,
     "score": score,
+    "embed": embed,
     "export": export,
     "bench": bench,
     "data make": data_make,
