@@ -20,14 +20,19 @@ CPU = torch.device("cpu")
 
 
 def make_run(run_dir: Path, root: Path, trained_on: str, **changes) -> Config:
-    """A run of `root` with random weights, compared by cosine; batch norms saw some noise."""
+    """A run of `root` with random weights, compared by cosine."""
     data = DataOptions(root=root, height_px=32, width_px=16, eval_batch=32)
     model = ModelOptions(backbone="test_resnet", weights="none", bnneck=True)
     cfg = dataclasses.replace(Config(data=data, model=model, distance="cosine"), **changes)
     torch.manual_seed(0)
     network = Network(cfg.model, num_classes=5)
-    for _ in range(3):  # in training mode: running means and variances of their own
-        network(torch.randint(256, (8, 3, 32, 16), dtype=torch.uint8))
+    with torch.no_grad():
+        for module in network.modules():  # timm's begin with branches that weigh nothing
+            if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(std=0.1)
+        for _ in range(3):  # in training mode: running means and variances of their own
+            network(torch.randint(256, (8, 3, 32, 16), dtype=torch.uint8))
     optimizer = adam(network.parameters(), 1e-3, 0.0, StepOptions("off", "off", "on", "off"), CPU)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     state = State(network, optimizer, scaler, Confidence(4, CPU), torch.zeros(1, 3))

@@ -27,7 +27,7 @@ def export(args: list[str]) -> None:
         against the run's: if they differ, the exit status is 1 and there is no file.
 
         A .safetensors file holds the weights: from train.export.formats import load;
-        network, about = load(Path("model.safetensors")); features = network.embed(pixels).
+        network, about = load("model.safetensors"); features = network.embed(pixels).
 
         Args:
             run_dir: Folder that `cdp train` wrote.
@@ -80,10 +80,13 @@ def embed(args: list[str]) -> None:
             modality: Of the images that neither a CSV nor the data set tells about.
             overwrite: Replace the file or folder.
         """
-        if not images:
-            embed_protocol(run_dir, out, Display(), data_root, device, overwrite)
-            return
         code = MODALITIES[modality] if modality else None
-        embed_images(run_dir, images, out, Display(), data_root, device, code, overwrite)
+        try:
+            if images:
+                embed_images(run_dir, images, out, Display(), data_root, device, code, overwrite)
+            else:
+                embed_protocol(run_dir, out, Display(), data_root, device, overwrite)
+        except OSError as error:  # a full disk, above all
+            fail(str(error), 1)
 
     tyro.cli(parse, prog="cdp embed", args=args)

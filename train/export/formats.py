@@ -45,14 +45,14 @@ def check_packages(name: FormatName) -> None:
         raise InputError(f"--format {name}: needs {', '.join(missing)}; uv sync --group export")
 
 
-def load(file: Path) -> tuple[Network, About]:
+def load(file: Path | str) -> tuple[Network, About]:
     """The network of a .safetensors file, in eval mode, and what the file says of itself.
 
     Its `embed` takes uint8 pixels [n, 3, H, W] and returns float32 features [n, d]; the logits of
     `forward` are features, for there is no classifier. Raises `InputError` if the file was not
     exported by `cdp export`.
 
-        >>> network, about = load(Path("model.safetensors"))
+        >>> network, about = load("model.safetensors")
     """
     try:
         with safe_open(file, framework="pt") as opened:
