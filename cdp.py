@@ -6,6 +6,7 @@ from collections.abc import Callable
 from bench.command import bench
 from train.commands.data import data_check, data_make, data_preview
 from train.commands.ending import fail
+from train.commands.export import embed, export
 from train.commands.paper import experiment
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, train
@@ -21,6 +22,8 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp score --query Q.npz --gallery G.npz --protocol P
                                           official figures for features made elsewhere
   cdp experiment NAME                     a table of the paper: runs its rows, or what is missing
+  cdp embed RUN_DIR [IMAGES…] --out F     a trained network's features, as .npz files for cdp score
+  cdp export RUN_DIR --format F           a trained network as safetensors, onnx or torchscript
   cdp bench PART|all                      images a second: stages, loader, peers, step, end-to-end
   cdp data make DIR                       write the embedded synthetic people as JPEG files
   cdp data check DIR                      is the data set whole, and every image readable?
@@ -68,6 +71,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "eval": evaluate,
     "score": score,
     "experiment": experiment,
+    "embed": embed,
+    "export": export,
     "bench": bench,
     "data make": data_make,
     "data check": data_check,

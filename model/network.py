@@ -31,6 +31,7 @@ class Network(nn.Module):
         Raises `OptionError` for an unknown backbone or weights that cannot be had.
         """
         super().__init__()
+        self.structure = options.structure
         self.backbone = _backbone(options, load_weights)
         self.enter = structures.entry(options.structure, self.backbone)
         width = self.backbone.num_features

@@ -174,18 +174,23 @@ def load(path: Path, options: ModelOptions) -> Network:
     return network
 
 
+def trained_on(path: Path) -> str:
+    """The name of what the checkpoint's weights saw."""
+    return str(_about(path).get("trained_on", ""))
+
+
 def check_leak(path: Path, tested_on: str) -> None:
     """Raises `InputError` if the weights saw identities of the test: another trial of one data set.
 
     RegDB's ten trials split the same people, so half of one trial's test identities were trained on
     in another.
     """
-    trained_on = _about(path).get("trained_on", "")
-    same_data_set = trained_on.partition(" trial ")[:2] == tested_on.partition(" trial ")[:2]
-    if " trial " in trained_on and same_data_set and tested_on != trained_on:
+    seen = trained_on(path)
+    same_data_set = seen.partition(" trial ")[:2] == tested_on.partition(" trial ")[:2]
+    if " trial " in seen and same_data_set and tested_on != seen:
         raise InputError(
-            f"{path}: was trained on {trained_on}; on {tested_on} it would meet identities it was "
-            f"trained on: test it on {trained_on}, or another run's checkpoint here"
+            f"{path}: was trained on {seen}; on {tested_on} it would meet identities it was "
+            f"trained on: test it on {seen}, or another run's checkpoint here"
         )
 
 

@@ -59,17 +59,31 @@ def read_config(run_dir: Path) -> config.Config:
     return config.from_json(path.read_text(), str(path))
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replaces the file atomically: after a crash it holds the old content or the new, whole."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`; it takes that name, whole, if the block ends well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replaces the file atomically: after a crash it holds the old content or the new, whole."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def check_new(file: Path, overwrite: bool) -> None:
+    """Raises `InputError` if `file` is there and must not be replaced, or is a folder."""
+    if file.is_dir():
+        raise InputError(f"--out {file}: is a folder; name a file")
+    if file.exists() and not overwrite:
+        raise InputError(f"--out {file}: exists; name another, or pass --overwrite to replace it")
 
 
 def make_parent(file: Path) -> None:

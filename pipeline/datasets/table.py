@@ -8,6 +8,7 @@ count.
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ MODALITIES = {"rgb": Modality.RGB, "ir": Modality.IR}
 VALUES = {
     "modality": tuple(MODALITIES),
     "split": ("train", "val", "test"),
-    "role": ("query", "gallery", ""),
+    "role": ("query", "gallery"),
 }
 
 
@@ -63,10 +64,13 @@ def read_protocol(file: Path) -> Protocol:
     return protocol
 
 
-def read_table(file: Path, errors: list[str] | None = None) -> tuple[Index, np.ndarray, np.ndarray]:
-    """All rows, with each row's split and role as strings ("" where the file has no role).
+def read_table(
+    file: Path, errors: list[str] | None = None, columns: Sequence[str] = COLUMNS
+) -> tuple[Index, np.ndarray, np.ndarray]:
+    """All rows, with each row's split and role as strings ("" where the file has none).
 
-    Raises `InputError` at the first row that is wrong; given `errors`, collects them there instead.
+    `columns` must be there, split and role may be. Raises `InputError` at the first row that is
+    wrong; given `errors`, collects them there instead.
     """
     if not file.is_file():
         raise InputError(f"--data.root {file}: no such file; expected a CSV of {','.join(COLUMNS)}")
@@ -75,15 +79,16 @@ def read_table(file: Path, errors: list[str] | None = None) -> tuple[Index, np.n
     roles: list[str] = []
     with file.open(newline="", encoding="utf-8-sig") as opened:
         reader = csv.DictReader(opened, skipinitialspace=True)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        missing = [column for column in columns if column not in (reader.fieldnames or ())]
         if missing:
+            optional = [column for column in (*COLUMNS, "role") if column not in columns]
             raise InputError(
                 f"{file}: has no column {missing[0]!r}; the first line must name "
-                f"{','.join(COLUMNS)} and, optionally, role"
+                f"{','.join(columns)} and, optionally, {', '.join(optional)}"
             )
         for row in reader:
             try:
-                image, split, role = _row(row, f"{file}, line {reader.line_num}")
+                image, split, role = _row(row, f"{file}, line {reader.line_num}", columns)
             except InputError as error:
                 if errors is None:
                     raise
@@ -99,7 +104,9 @@ def read_table(file: Path, errors: list[str] | None = None) -> tuple[Index, np.n
     return make_index(folder, rows), np.array(splits, np.str_), np.array(roles, np.str_)
 
 
-def _row(row: dict[str, str], where: str) -> tuple[tuple[str, int, int, Modality], str, str]:
+def _row(
+    row: dict[str, str], where: str, columns: Sequence[str]
+) -> tuple[tuple[str, int, int, Modality], str, str]:
     """((path, pid, camid, modality), split, role) of a line; `InputError` names a wrong field."""
     path = (row["path"] or "").strip()
     if not path:
@@ -112,9 +119,8 @@ def _row(row: dict[str, str], where: str) -> tuple[tuple[str, int, int, Modality
         numbers.append(int(value))
     for column, values in VALUES.items():
         value = (row.get(column) or "").strip().lower()
-        if value not in values:
-            names = ", ".join(name for name in values if name)
-            raise InputError(f"{where}: {column} is {value!r}; expected one of {names}")
+        if value not in values and (value or column in columns):
+            raise InputError(f"{where}: {column} is {value!r}; expected one of {', '.join(values)}")
         row[column] = value
     return (path, numbers[0], numbers[1], MODALITIES[row["modality"]]), row["split"], row["role"]
 

@@ -43,7 +43,7 @@ def score(args: list[str]) -> None:
     from train.reporting.display import Display
 
     def parse(
-        query: Path,
+        query: tuple[Path, ...],
         gallery: tuple[Path, ...],
         protocol: str,
         distance: Distance = "euclidean",
@@ -55,7 +55,7 @@ def score(args: list[str]) -> None:
         numpy.savez writes them. In Python: train.evaluation.score.score.
 
         Args:
-            query: .npz file of the queries.
+            query: .npz file of the queries; one for all trials, or one for each.
             gallery: .npz file of the gallery; several are trials, whose figures are averaged.
             protocol: PROTOCOLS
             distance: Between features.

@@ -50,6 +50,13 @@ class Features:
                     f"{self.name}: {field} has shape {list(array.shape)}; expected "
                     f"[{len(self.features)}], one for each row of features"
                 )
+        unknown = np.flatnonzero(self.pids < 0)
+        if len(unknown):
+            raise InputError(
+                f"{self.name}: pids, row {unknown[0]}: is {self.pids[unknown[0]]}, of nobody known "
+                f"({len(unknown)} such rows); leave these images out, or name them (cdp embed with "
+                "a CSV)"
+            )
         bad = np.flatnonzero(~np.isfinite(self.features).all(axis=1))
         if len(bad):
             raise InputError(
@@ -81,12 +88,14 @@ def read_features(file: Path) -> Features:
 
 
 def score(
-    query: Features,
+    queries: Features | Sequence[Features],
     galleries: Features | Sequence[Features],
     protocol: str,
     distance: Distance = "euclidean",
 ) -> dict[str, Any]:
-    """Figures of one search, in percent; of several galleries (trials), mean and deviation.
+    """Figures of one search, in percent; of several trials, mean and deviation.
+
+    Trials are several galleries, queries or pairs of both; one side alone serves all trials.
 
     `protocol` is a key of `pipeline.datasets.rules.RULES`: sysu, regdb, llcm, market or plain. The
     result holds rank1, rank5, rank10, rank20, mAP, mINP, `num_query` (queries that have a match, of
@@ -99,10 +108,21 @@ def score(
     if protocol not in RULES:
         raise InputError(f"--protocol {protocol}: unknown; there are {', '.join(RULES)}")
     rule = RULES[protocol]
+    queries = [queries] if isinstance(queries, Features) else list(queries)
     galleries = [galleries] if isinstance(galleries, Features) else list(galleries)
+    num_trials = max(1, len(queries), len(galleries))
+    for side, of_side in (("--query", queries), ("--gallery", galleries)):
+        if len(of_side) not in (1, num_trials):
+            raise InputError(
+                f"{side}: {len(of_side)} files for {num_trials} trials; pass one for each, or one "
+                "for all"
+            )
+    queries, galleries = (
+        of_side * (num_trials // len(of_side)) for of_side in (queries, galleries)
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rankings = []
-    for gallery in galleries:
+    for query, gallery in zip(queries, galleries, strict=True):
         widths = [side.features.shape[1] for side in (query, gallery)]
         if widths[0] != widths[1]:
             raise InputError(
@@ -112,7 +132,7 @@ def score(
         pids = np.concatenate([query.pids, gallery.pids])
         codes = rule.exclusion(pids, np.concatenate([query.camids, gallery.camids]))
         split = len(query.pids)
-        queries, images = (
+        searched, images = (
             Images(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays))
             for arrays in (
                 (query.features, query.pids, codes[:split]),
@@ -121,7 +141,7 @@ def score(
         )
         everything = torch.arange(len(gallery.pids), device=device)
         try:
-            rankings += rank(queries, images, [everything], rule.cmc_unique_pids, distance)
+            rankings += rank(searched, images, [everything], rule.cmc_unique_pids, distance)
         except ValueError as error:
             raise InputError(
                 f"{gallery.name}: {error} (protocol {protocol}: {rule.about})"
@@ -131,7 +151,7 @@ def score(
 
 
 def score_files(
-    query: Path,
+    queries: Sequence[Path],
     galleries: Sequence[Path],
     protocol: str,
     distance: Distance,
@@ -141,7 +161,8 @@ def score_files(
     """Scores files, shows the table and, if asked to, writes the result as JSON."""
     if json_file is not None:
         run_folder.make_parent(json_file)
-    result = score(read_features(query), [read_features(g) for g in galleries], protocol, distance)
+    read = [[read_features(file) for file in files] for files in (queries, galleries)]
+    result = score(read[0], read[1], protocol, distance)
     display.result(result)
     if json_file is not None:
         run_folder.write_result(json_file, result)

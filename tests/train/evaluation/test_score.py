@@ -90,6 +90,7 @@ def broken(**changes) -> dict:
             r"features has shape \[0, 8\]; expected \[n, d\]",
         ),
         (broken(pids=np.zeros(80, np.int32)), "pids is int32; expected int64"),
+        (broken(pids=np.full(80, -1)), r"pids, row 0: is -1, of nobody known \(80 such rows\)"),
         (broken(camids=np.zeros(79, np.int64)), r"camids has shape \[79\]; expected \[80\]"),
         (
             broken(features=np.full((80, 8), np.nan, np.float32)),
@@ -146,6 +147,8 @@ def test_what_cannot_be_ranked_says_why():
     q, g = sides()
     with pytest.raises(InputError, match="--protocol nonsense: unknown; there are sysu, regdb"):
         score(Features(**q), Features(**g), "nonsense")
+    with pytest.raises(InputError, match="--query: 2 files for 3 trials; pass one for each"):
+        score([Features(**q)] * 2, [Features(**g)] * 3, "sysu")
     narrow = {**g, "features": g["features"][:, :5]}
     with pytest.raises(InputError, match="features have 5 numbers, those of features 8"):
         score(Features(**q), Features(**narrow), "sysu")

@@ -1,0 +1,46 @@
+"""Does a file compute what the trained network computes?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from train.export.formats import Run
+from train.export.retrieval import Inputs
+
+TOLERANCE = 1e-4  # of a feature's length; sums in another order give some 1e-6 (float32)
+
+
+class ParityError(RuntimeError):
+    """A written file does not compute the trained network's features."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far two networks' features of the same images are apart, at most."""
+
+    absolute: float  # of one number
+    relative: float  # of one image: length of the difference / length of the feature
+
+    @property
+    def holds(self) -> bool:
+        """Within the tolerance; NaN is not."""
+        return self.relative <= TOLERANCE
+
+
+@torch.inference_mode()
+def compare(run: Run, trained: Run, batches: Sequence[Inputs]) -> Parity:
+    """The largest differences over all batches; infinite if the features' shapes differ."""
+    parities = [_apart(run(batch), trained(batch)) for batch in batches]
+    columns = torch.tensor([[p.absolute, p.relative] for p in parities], dtype=torch.float64)
+    return Parity(*columns.amax(dim=0).tolist())  # amax keeps NaN
+
+
+def _apart(found: Tensor, expected: Tensor) -> Parity:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return Parity(float("inf"), float("inf"))
+    difference = found.double() - expected.double()
+    length = torch.linalg.vector_norm(expected.double(), dim=1).clamp_min(1e-30)
+    relative = torch.linalg.vector_norm(difference, dim=1) / length
+    return Parity(float(difference.abs().amax()), float(relative.amax()))

@@ -1,0 +1,94 @@
+"""What is exported: the part of a network that retrieval uses, and all that its user must know."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+
+from model.network import Network
+from train import checkpoint
+from train.config import Config
+
+FORMAT = "cdp-reid export 1"
+Inputs = tuple[Tensor, ...]  # one tensor for each of Retrieval.names, n images each
+
+PREPROCESS = (
+    "decode to 8-bit RGB (an infrared image's one channel three times; EXIF rotation is not "
+    "applied), resize to {height} x {width} (height x width), bilinear and antialiased as PIL does "
+    "it, nothing else: the network normalises"
+)
+
+
+class Retrieval(nn.Module):
+    """`Network.embed` in eval mode, without the classifier: Inputs to features [n, d]."""
+
+    def __init__(self, network: Network) -> None:
+        """Copies the network; it stays as it is."""
+        super().__init__()
+        needs_modality = network.structure != "one-stream"
+        self.names = ("images", "infrared") if needs_modality else ("images",)
+        self.network = copy.deepcopy(network).cpu()
+        for unused in ("dropout", "classifier"):
+            setattr(self.network, unused, nn.Identity())
+        self.eval()
+
+    def forward(
+        self, images: UInt8[Tensor, "n 3 h w"], infrared: Bool[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n d"]:
+        """Pixels 0…255 to float32 features."""
+        return self.network.embed(images, infrared)
+
+    def inputs(self, images: UInt8[Tensor, "n 3 h w"], infrared: Bool[Tensor, " n"]) -> Inputs:
+        """What `forward` takes for these images."""
+        given = {"images": images.contiguous(), "infrared": infrared}
+        return tuple(given[name] for name in self.names)
+
+
+def random_images(num_images: int, cfg: Config) -> UInt8[Tensor, "n 3 h w"]:
+    """Noise of the size that the network was trained with, the same every time."""
+    size = (num_images, 3, cfg.data.height_px, cfg.data.width_px)
+    rng = torch.Generator().manual_seed(0)
+    return torch.randint(256, size, dtype=torch.uint8, generator=rng)
+
+
+def describe(
+    retrieval: Retrieval, cfg: Config, run_dir: Path, weights: Path, format_name: str
+) -> dict[str, Any]:
+    """What the file says of itself; JSON holds all of it."""
+    height, width = cfg.data.height_px, cfg.data.width_px
+    network = retrieval.network
+    inputs: dict[str, Any] = {
+        "images": {
+            "dtype": "uint8",
+            "shape": ["n", 3, height, width],
+            "layout": "NCHW",
+            "colour": "RGB",
+            "range": [0, 255],
+        },
+        "infrared": {"dtype": "bool", "shape": ["n"], "meaning": "taken by an infrared camera"},
+    }
+    return {
+        "format": FORMAT,
+        "file": format_name,
+        "run": run_dir.absolute().name,
+        "checkpoint": weights.name,
+        "trained_on": checkpoint.trained_on(weights),
+        "inputs": {name: inputs[name] for name in retrieval.names},
+        "outputs": {"features": {"dtype": "float32", "shape": ["n", _width(network)]}},
+        "preprocess": PREPROCESS.format(height=height, width=width),
+        "normalisation_inside": {
+            "formula": "(pixel - mean) * inverse_std",
+            "mean": network.mean.flatten().tolist(),
+            "inverse_std": network.inverse_std.flatten().tolist(),
+        },
+        "distance": cfg.distance,
+        "model": dataclasses.asdict(cfg.model),
+    }
+
+
+def _width(network: Network) -> int:
+    return int(network.backbone.num_features)
