@@ -6,6 +6,7 @@ from collections.abc import Callable
 from bench.command import bench
 from train.commands.data import data_check, data_make, data_preview
 from train.commands.ending import fail
+from train.commands.results import report
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, train
 
@@ -16,6 +17,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp train --resume RUN_DIR              go on with a run that was interrupted
   cdp train --replay-batch RUN_DIR        show the batch at which the loss was NaN
   cdp eval RUN_DIR                        test a trained run again
+  cdp report RUN_DIR                      how a run went: an HTML page and its charts
   cdp score --query Q.npz --gallery G.npz --protocol P
                                           official figures for features made elsewhere
   cdp bench PART|all                      images a second: stages, loader, peers, step, end-to-end
@@ -63,6 +65,7 @@ def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "eval": evaluate,
+    "report": report,
     "score": score,
     "bench": bench,
     "data make": data_make,
