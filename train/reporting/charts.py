@@ -15,6 +15,8 @@ from train.reporting.drawing import LIGHT, SERIES, axes_of
 
 DASHES = ("-", "--", "-.", ":")
 MANY_POINTS = 30  # without a mark at each
+MAX_TICKS = 8
+COLUMNS = {4: 6, 3: 10, 2: 22, 1: 10**6}  # of a legend: letters of the longest name that fit
 KIND_MARKS = ("o", "s", "^")
 
 
@@ -35,6 +37,7 @@ def lines(
     y_label: str,
     y_range: tuple[float | None, float | None] = (0, None),
     log: bool = False,
+    x_ticks: Sequence[int] = (),
 ) -> Figure:
     """Curves over whole numbers: epochs or ranks."""
     with axes_of() as axes:
@@ -52,10 +55,13 @@ def lines(
         else:
             axes.set_ylim(*y_range)
         axes.set(xlabel=x_label, ylabel=y_label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if x_ticks or len(curves[0].x) <= MAX_TICKS:
+            axes.set_xticks(x_ticks or curves[0].x)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(MAX_TICKS, integer=True, min_n_ticks=1))
         if len(curves) > 1:
             longest = max(len(curve.name) for curve in curves)
-            _legend(axes, columns=4 if longest < 10 else 2)
+            _legend(axes, next(n for n, most in COLUMNS.items() if longest <= most))
         return axes.figure
 
 
@@ -74,7 +80,7 @@ def histograms(
             )
         axes.set(xlabel=x_label, ylabel="share of the pairs, %")
         axes.set_ylim(0, None)
-        _legend(axes, columns=2)
+        _legend(axes, 2)
         return axes.figure
 
 
@@ -85,7 +91,7 @@ def scatter(
     kind_names: Sequence[str],
 ) -> Figure:
     """Points of a plane: a colour a person, a mark a kind."""
-    with axes_of(height_in=4.8) as axes:
+    with axes_of(height_in=4.5) as axes:
         people = np.unique(pids)
         colours = [LIGHT[SERIES[i % len(SERIES)]] for i in range(len(people))]
         for pid, colour in zip(people, colours, strict=True):
@@ -104,28 +110,19 @@ def scatter(
                 KIND_MARKS, kind_names, (LIGHT["ink"], LIGHT["ink"], "none"), strict=True
             )
         ]
-        axes.figure.legend(handles=marks, loc="outside upper left", ncols=3, handletextpad=0)
-        patches = [
+        of_people = [
             Line2D([], [], ls="", marker="o", color=colour, label=f"pid {pid}")
             for pid, colour in zip(people, colours, strict=True)
         ]
-        axes.figure.legend(
-            handles=patches,
-            loc="outside lower left",
-            ncols=5,
-            handletextpad=0,
-            columnspacing=0.6,
-            fontsize=9,
-        )
+        _legend(axes, 3, handles=marks, handlelength=1, handletextpad=0.3)
+        of_kinds = axes.add_artist(axes.get_legend())  # a second legend would replace it
+        of_kinds.set_clip_on(False)  # else the layout leaves no room for it
+        below = {"loc": "upper left", "bbox_to_anchor": (0, -0.01)}
+        _legend(axes, 5, handles=of_people, handlelength=1, handletextpad=0.3, fontsize=9, **below)
         return axes.figure
 
 
-def _legend(axes: Any, columns: int) -> None:
-    """Above the axes, where it hides nothing."""
-    axes.figure.legend(
-        loc="outside upper left",
-        ncols=columns,
-        handlelength=1.6,
-        columnspacing=1.2,
-        borderpad=0,
-    )
+def _legend(axes: Any, columns: int, **differently: Any) -> None:
+    """Above the axes, where it hides nothing, unless told otherwise."""
+    above = {"loc": "lower left", "bbox_to_anchor": (0, 1.01), "borderaxespad": 0, "borderpad": 0}
+    axes.legend(**above | {"ncols": columns, "handlelength": 1.8, "columnspacing": 1} | differently)

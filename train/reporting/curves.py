@@ -13,7 +13,13 @@ Record = dict[str, Any]
 SPECTRUM_COLOURS = {"R": "red", "G": "green", "B": "blue", "X": "gray"}
 OTHERS = tuple(name for name in SERIES if name not in SPECTRUM_COLOURS.values())
 
-LOSSES = (("loss", "total", "blue"), ("loss_cls", "L_cls", "orange"), ("loss_tri", "L_tri", "teal"))
+MARGIN = 0.05  # above and below the curves of the spectra, which hardly differ at first
+
+LOSSES = (
+    ("loss", "total", "blue", "-"),
+    ("loss_cls", "L_cls", "orange", "--"),
+    ("loss_tri", "L_tri", "teal", "-."),
+)
 
 
 def losses(epochs: Sequence[Record]) -> Section:
@@ -66,7 +72,9 @@ def spectra(epochs: Sequence[Record], alpha: float | None) -> Section:
             )
             for i, spectrum in enumerate(names)
         ]
-        charts.append(_chart(name, heading, curves, label))
+        values = [value for curve in curves for value in curve.y]
+        y_range = (max(0, min(values) - MARGIN), max(values) + MARGIN)
+        charts.append(_chart(name, heading, curves, label, y_range=y_range))
     final = epochs[-1]["probability"]
     hardest = max(final, key=final.get)
     how = (
@@ -117,8 +125,8 @@ def speed(epochs: Sequence[Record]) -> Section:
     total = sum(record["seconds"] for record in epochs)
     bad = epochs[-1]["num_bad_images"]
     lead = (
-        f"{len(epochs)} epochs took {duration(total)}; images are all 2PK of a batch, originals "
-        "and counterparts."
+        f"{len(epochs)} epoch{'s' if len(epochs) > 1 else ''} took {duration(total)}; images are "
+        "all 2PK of a batch, originals and counterparts."
         + (f" {bad} images could not be read and were replaced: bad_images.tsv." if bad else "")
     )
     return Section("speed", "Speed", lead, charts)
@@ -151,12 +159,13 @@ def _chart(
     y_label: str,
     log: bool = False,
     digits: int = 3,
+    y_range: tuple[float | None, float | None] = (0, None),
 ) -> Chart:
     def number(value: float) -> str:
         return f"{value:.0e}" if log else f"{value:.{digits}f}"
 
     alt = f"{title}: " + "; ".join(_course(curve, number) for curve in curves)
-    return Chart(name, title, lines(curves, "epoch", y_label, log=log), alt)
+    return Chart(name, title, lines(curves, "epoch", y_label, y_range, log), alt)
 
 
 def _course(line: Line, number: Callable[[float], str]) -> str:

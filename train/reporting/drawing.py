@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.figure import Figure
 
-SIZE_IN = (4.8, 3.2)  # so small that its letters can be read on a phone
+SIZE_IN = (4.2, 2.9)  # so small that its letters can be read on a phone
 PNG_DPI = 160
 
 # Name → the colour on white and on a dark ground. Figures are drawn in the first ones.
@@ -76,10 +76,12 @@ def axes_of(height_in: float = SIZE_IN[1]) -> Iterator[Any]:
 def png(chart: Chart) -> bytes:
     """The chart under its title, on white."""
     with matplotlib.rc_context(STYLE):
-        title = chart.figure.suptitle(chart.title, x=0.01, ha="left", fontweight="bold")
+        title = chart.figure.suptitle(
+            chart.title, x=0.02, ha="left", fontweight="bold", fontsize=11
+        )
         file = io.BytesIO()
         chart.figure.savefig(file, format="png", dpi=PNG_DPI)
-        title.remove()
+        title.remove()  # a page has it in its own letters
     return file.getvalue()
 
 

@@ -42,6 +42,11 @@ def joined(parts: Iterable[str]) -> Markup:
     return Markup("".join(p if isinstance(p, Markup) else html.escape(p) for p in parts))
 
 
+def with_code(text: str) -> Markup:
+    """Text whose `commands` stand between backticks."""
+    return joined(element("code", p) if i % 2 else p for i, p in enumerate(text.split("`")))
+
+
 def table(label: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
     """A table in a box of its own that scrolls; the first cell of a row is its heading."""
     body = [

@@ -42,9 +42,9 @@ def report(
     hardware = runtime.describe(device)
     many = cfg.data.trial == "all"
     if many:
-        about, notes, sections = _of_trials(run_dir, cfg, file.parent)
+        training, notes, sections = _of_trials(run_dir, cfg, file.parent)
     else:
-        about, notes, sections = _of_run(run_dir, cfg, display, device_name, data_root, seed)
+        training, notes, sections = _of_run(run_dir, cfg, display, device_name, data_root, seed)
     for note in notes:
         display.say(f"note      {note}")
     sections.append(summary.configuration(run_dir, hardware))
@@ -53,7 +53,7 @@ def report(
         for done, chart in enumerate(charts, start=1):
             run_folder.write(file.with_name(f"{chart.name}.png"), png(chart))
             progress(done, len(charts))
-    head = summary.header(run_dir, cfg, about, notes)
+    head = summary.header(run_dir, cfg, training, notes)
     run_folder.write(file, page(f"{run_dir.resolve().name}: report", head, sections).encode())
     display.say(f"report    {file}")
     return file
@@ -73,9 +73,9 @@ def _of_run(
     evaluations = [record for record in records if record["event"] == "eval"]
     result = run_folder.read_result(run_dir)
     last = epochs[-1]["epoch"] if epochs else 0
-    about = f"{last} of {cfg.epochs} epochs" + (
-        f", {curves.duration(sum(record['seconds'] for record in epochs))}." if epochs else "."
-    )
+    training = f"{last} of {cfg.epochs} epochs"
+    if epochs:
+        training += f" in {curves.duration(sum(record['seconds'] for record in epochs))}"
     notes = []
     if last < cfg.epochs:
         notes.append(
@@ -121,7 +121,7 @@ def _of_run(
         sections += _pictures(run, cfg, display, seed)
     if epochs:
         sections.append(curves.speed(epochs))
-    return about, notes, sections
+    return training, notes, sections
 
 
 def _pictures(run: Embedded, cfg: Config, display: Display, seed: int) -> list[Section]:
@@ -147,7 +147,7 @@ def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], l
         notes.append(f"Trials are missing: `cdp train --resume {run_dir}` trains them.")
     sections = [summary.figures_section(result, "")] if result else []
     sections.append(summary.trials_section(folders, out))
-    return f"{len(folders)} trainings of {cfg.epochs} epochs.", notes, sections
+    return f"{len(folders)} trainings of {cfg.epochs} epochs", notes, sections
 
 
 def _embed(
@@ -155,13 +155,17 @@ def _embed(
 ) -> tuple[Embedded | None, str]:
     """The test images embedded by the newest checkpoint, or why not."""
     if not checkpoint.found(run_dir):
-        return None, f"there is no checkpoint yet; `cdp train --resume {run_dir}` makes one"
+        return None, "the run folder holds no checkpoint"
+    root = run_folder.read_config(run_dir).data.root
+    if data_root is None and root is not None and not root.exists():
+        mend = f"`cdp report {run_dir} --data-root DIR` tells where it is now"
+        return None, f"the data set is not at {root} any more; {mend}"
     try:
         return embed_run(run_dir, display, data_root, device_name=device_name), ""
     except InputError as error:
         if data_root is not None:
             raise
-        return None, f"{error} (--data-root DIR tells where the data set is now)"
+        return None, str(error)
 
 
 def _differ(result: dict[str, Any], found: dict[str, Any]) -> bool:

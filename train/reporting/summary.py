@@ -11,24 +11,29 @@ from train import run_folder
 from train.config import Config
 from train.environment import environment
 from train.evaluation.metrics import FIGURES
-from train.reporting.page import Markup, Section, element, facts, folded, joined, table
+from train.reporting.page import Markup, Section, element, facts, folded, joined, table, with_code
 
 TILES = (("rank1", "rank-1"), ("mAP", "mAP"), ("mINP", "mINP"))
 
 
-def header(run_dir: Path, cfg: Config, about: str, notes: Sequence[str]) -> Markup:
-    """The run's name, what it was in a sentence, and what the reader must know."""
-    spectrum_mining = "DHSM" if cfg.dhsm.enabled else "no DHSM"
+def header(run_dir: Path, cfg: Config, training: str, notes: Sequence[str]) -> Markup:
+    """The run's name, what it was, and what the reader must know."""
+    mining = f"DHSM, α = {cfg.dhsm.alpha:g}" if cfg.dhsm.enabled else "no DHSM"
     what = (
-        f"{cfg.model.backbone} ({cfg.model.weights} weights), {cfg.data.height_px} × "
-        f"{cfg.data.width_px} px, P {cfg.data.p} × K {cfg.data.k}, {spectrum_mining}, on "
-        f"{cfg.data.kind} data, {cfg.device}, mixed precision {cfg.precision}. {about}"
+        ("data set", f"{cfg.data.kind}, {cfg.data.root}"),
+        ("network", f"{cfg.model.backbone}, weights {cfg.model.weights}"),
+        (
+            "batches",
+            f"P {cfg.data.p} × K {cfg.data.k} pairs of {cfg.data.height_px} × "
+            f"{cfg.data.width_px} px, {mining}",
+        ),
+        ("training", f"{training}, {cfg.device}, mixed precision {cfg.precision}"),
     )
     return joined(
         [
             element("h1", run_dir.resolve().name),
-            element("p", what, class_="about"),
-            *(element("p", note, class_="note") for note in notes),
+            facts(what),
+            *(element("p", with_code(note), class_="note") for note in notes),
         ]
     )
 

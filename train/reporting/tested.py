@@ -17,10 +17,7 @@ from train.reporting.page import Markup, Section, element, folded, joined, pictu
 from train.reporting.retrieval import Search, some_searches, thumbnail
 
 MODALITY_NAMES = {Modality.RGB: "RGB", Modality.IR: "infrared"}
-PAIR_TITLES = {
-    "within": "Distances within a modality",
-    "across": "Distances across modalities",
-}
+PAIR_NAMES = {"within": "within a modality", "across": "across modalities"}
 SHOWN_RANKS = (1, 5, 10, 20)
 
 
@@ -53,7 +50,7 @@ def cmc_chart(curves: Mapping[str, Float64[ndarray, " ranks"]]) -> tuple[Chart, 
     chart = Chart(
         "cmc",
         "CMC: a right image among the first k",
-        lines(drawn, "rank k", "queries, %", y_range=(0, None)),
+        lines(drawn, "rank k", "queries, %", x_ticks=(1, 5, 10, 15, 20)),
         alt,
     )
     rows = [
@@ -70,8 +67,9 @@ def distance_section(run: Embedded, distance: Distance, seed: int) -> Section:
     rows = choose_rows(index.pids, seed)
     found = pair_distances(run.features[rows], index.pids[rows], index.modality[rows], distance)
     charts = tuple(_histogram(name, pairs, LABELS[distance]) for name, pairs in found.items())
-    orders = ", ".join(
-        f"{100 * pairs.share_in_order():.1f} % {name}" for name, pairs in found.items()
+    orders = " and ".join(
+        f"{100 * pairs.share_in_order():.1f}\u00a0% of cases {PAIR_NAMES[name]}"
+        for name, pairs in found.items()
     )
     sample = (
         f"All {len(rows)} test images"
@@ -79,8 +77,8 @@ def distance_section(run: Embedded, distance: Distance, seed: int) -> Section:
         else f"{len(rows)} of {len(index)} test images, of people drawn by seed {seed}"
     )
     lead = (
-        f"{sample}, each pair once. The less the two overlap the better: a random pair of one "
-        f"person is closer than one of two people in {orders} (50 % would be chance)."
+        f"{sample}, each pair once. The less the two kinds overlap the better: a random pair of "
+        f"one person is closer than one of two people in {orders} (50\u00a0% would be chance)."
         if found
         else "The test images hold no pairs of one person and of two to compare."
     )
@@ -94,11 +92,11 @@ def _histogram(name: str, pairs: Pairs, label: str) -> Chart:
         "different people": (pairs.different, "orange"),
     }
     counted = {key: (np.histogram(v, edges)[0], colour) for key, (v, colour) in groups.items()}
-    alt = f"Histogram of the {label}, {name} modalities: " + "; ".join(
+    alt = f"Histogram of the {label} {PAIR_NAMES[name]}: " + "; ".join(
         f"{key}: {len(v)} pairs, median {np.median(v):.3f}" for key, (v, _) in groups.items()
     )
     figure = histograms(counted, edges, label)
-    return Chart(f"distances-{name}", PAIR_TITLES[name], figure, alt)
+    return Chart(f"distances-{name}", f"Distances {PAIR_NAMES[name]}", figure, alt)
 
 
 def plane_section(run: Embedded, distance: Distance, seed: int) -> Section:
@@ -107,7 +105,7 @@ def plane_section(run: Embedded, distance: Distance, seed: int) -> Section:
     number = len(np.unique(people.pids))
     if number < 2:
         lead = "Fewer than two test identities have both RGB and infrared images."
-        return Section("plane", "Features in the plane", lead)
+        return Section("plane", "t-SNE", lead)
     points = plane(run.network, people, run.data, distance, seed)
     shares = ", ".join(f"{(points.kinds == k).sum()} {name}" for k, name in enumerate(KINDS))
     who = ", ".join(map(str, np.unique(points.pids)))
@@ -123,7 +121,7 @@ def plane_section(run: Embedded, distance: Distance, seed: int) -> Section:
         "whatever took or made them."
         + (f" The test has no more than {number}." if number < NUM_PEOPLE else "")
     )
-    return Section("plane", "Features in the plane", lead, (chart,))
+    return Section("plane", "t-SNE", lead, (chart,))
 
 
 def search_section(run: Embedded, distance: Distance, seed: int) -> Section:
@@ -152,7 +150,7 @@ def _search(run: Embedded, search: Search) -> Markup:
     query = element(
         "figure",
         image(search.query, f"query, pid {pid}, camera {camid}, {taken}"),
-        element("figcaption", f"query {pid}"),
+        element("figcaption", "query"),
         class_="query",
     )
     hits = []
