@@ -25,7 +25,7 @@ class Line:
     """A named curve; `colour` is a name of the palette."""
 
     name: str
-    x: Sequence[float]
+    x: Sequence[int]
     y: Sequence[float]
     colour: str
     dashes: str = "-"
@@ -35,7 +35,7 @@ def lines(
     curves: Sequence[Line],
     x_label: str,
     y_label: str,
-    y_range: tuple[float | None, float | None] = (0, None),
+    y_range: tuple[float | None, float | None] = (0.0, None),
     log: bool = False,
     x_ticks: Sequence[int] = (),
 ) -> Figure:

@@ -73,7 +73,7 @@ def spectra(epochs: Sequence[Record], alpha: float | None) -> Section:
             for i, spectrum in enumerate(names)
         ]
         values = [value for curve in curves for value in curve.y]
-        y_range = (max(0, min(values) - MARGIN), max(values) + MARGIN)
+        y_range = (max(0.0, min(values) - MARGIN), max(values) + MARGIN)
         charts.append(_chart(name, heading, curves, label, y_range=y_range))
     final = epochs[-1]["probability"]
     hardest = max(final, key=final.get)
@@ -110,7 +110,7 @@ def speed(epochs: Sequence[Record]) -> Section:
         _chart(
             "data-wait",
             "Waiting for data",
-            [_line(epochs, "data_wait", "data wait", "orange", scale=100)],
+            [_line(epochs, "data_wait", "data wait", "orange", scale=100.0)],
             "share of the time, %",
             digits=1,
         ),
@@ -159,7 +159,7 @@ def _chart(
     y_label: str,
     log: bool = False,
     digits: int = 3,
-    y_range: tuple[float | None, float | None] = (0, None),
+    y_range: tuple[float | None, float | None] = (0.0, None),
 ) -> Chart:
     def number(value: float) -> str:
         return f"{value:.0e}" if log else f"{value:.{digits}f}"

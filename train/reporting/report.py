@@ -17,9 +17,6 @@ from train.reporting.drawing import Chart, png
 from train.reporting.page import Markup, Section, page
 from train.trials import folder_of, num_trials
 
-FOLDER = "report"
-PAGE = "index.html"
-
 
 def report(
     run_dir: Path,
@@ -37,7 +34,7 @@ def report(
     """
     cfg = run_folder.read_config(run_dir)
     device = runtime.resolve_device(device_name)
-    file = (out or run_dir / FOLDER) / PAGE
+    file = (out or (run_dir / summary.PAGE).parent) / summary.PAGE.name
     run_folder.make_parent(file)
     hardware = runtime.describe(device)
     many = cfg.data.trial == "all"

@@ -13,6 +13,7 @@ from train.environment import environment
 from train.evaluation.metrics import FIGURES
 from train.reporting.page import Markup, Section, element, facts, folded, joined, table, with_code
 
+PAGE = Path("report", "index.html")  # in a run folder
 TILES = (("rank1", "rank-1"), ("mAP", "mAP"), ("mINP", "mINP"))
 
 
@@ -77,9 +78,9 @@ def trials_section(folders: Sequence[Path], out: Path) -> Section:
     """The trainings of a run of several, each with its main figures and its own report."""
     rows = []
     for folder in folders:
-        result = run_folder.read_result(folder) if folder.exists() else None
+        result = run_folder.read_result(folder)
         figures = [f"{result[key]:.1f}" if result else "–" for key, _ in TILES]
-        page = folder / "report" / "index.html"
+        page = folder / PAGE
         link = (
             element("a", "report", href=Path(os.path.relpath(page, out)).as_posix())
             if page.is_file()

@@ -154,7 +154,9 @@ def _search(run: Embedded, search: Search) -> Markup:
         class_="query",
     )
     hits = []
-    for rank, (row, right) in enumerate(zip(search.hits, search.right, strict=True), start=1):
+    for rank, (row, right) in enumerate(
+        zip(search.hits.tolist(), search.right, strict=True), start=1
+    ):
         verdict, mark = ("right", "✓") if right else ("wrong", "✗")
         found = index.pids[row]
         hits.append(
