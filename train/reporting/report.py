@@ -9,7 +9,6 @@ import numpy as np
 from pipeline.errors import InputError
 from train import checkpoint, run_folder, runtime
 from train.config import Config
-from train.evaluation.evaluate import figures, rank_modes
 from train.evaluation.run import Embedded, embed_run
 from train.reporting import curves, summary, tested
 from train.reporting.display import Display
@@ -89,21 +88,16 @@ def _of_run(
     numbers = Markup()
     if run:
         display.say("ranking")
-        rankings = rank_modes(run.features, run.protocol, cfg.distance)
-        found = figures(rankings, run.protocol, cfg.distance)
+        found, cmc = tested.ranked(run, cfg.distance)
+        chart, numbers = tested.cmc_chart(cmc)
+        retrieval.append(chart)
         if result is None:
-            made_by = f"Of the newest checkpoint, {run.weights.name}."
+            result, made_by = found, f"Of the newest checkpoint, {run.weights.name}."
         elif _differ(result, found):
             notes.append(
-                f"result.json says rank-1 {result['rank1']:.1f}, mAP {result['mAP']:.1f} "
-                f"({result['protocol']}); the pictures show {run.weights.name} on "
-                f"{run.protocol.index.root}: rank-1 {found['rank1']:.1f}, mAP {found['mAP']:.1f} "
-                f"({found['protocol']})."
+                f"result.json says {_in_short(result)}; the pictures show {run.weights.name} on "
+                f"{run.protocol.index.root}: {_in_short(found)}."
             )
-        result = result or found
-        names = [mode.name for mode in run.protocol.modes]
-        chart, numbers = tested.cmc_chart(tested.mean_cmc(rankings, names))
-        retrieval.append(chart)
     if result and "remark" in result:
         notes.append(result["remark"])
 
@@ -171,3 +165,7 @@ def _differ(result: dict[str, Any], found: dict[str, Any]) -> bool:
     return result["protocol"] != found["protocol"] or not np.allclose(
         [result[name] for name in names], [found[name] for name in names], atol=0.5
     )
+
+
+def _in_short(result: dict[str, Any]) -> str:
+    return f"rank-1 {result['rank1']:.1f}, mAP {result['mAP']:.1f} ({result['protocol']})"

@@ -1,13 +1,15 @@
 """What a run's newest weights make of the test images, as sections of a report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
 from pipeline.datasets.records import Modality
-from train.evaluation.metrics import Distance, Ranking
+from train.evaluation.evaluate import figures, rank_modes
+from train.evaluation.metrics import Distance
 from train.evaluation.run import Embedded
 from train.reporting.charts import DASHES, Line, histograms, lines, scatter
 from train.reporting.distances import LABELS, Pairs, choose_rows, pair_distances
@@ -21,14 +23,16 @@ PAIR_NAMES = {"within": "within a modality", "across": "across modalities"}
 SHOWN_RANKS = (1, 5, 10, 20)
 
 
-def mean_cmc(
-    rankings: Sequence[Sequence[Ranking]], modes: Sequence[str]
-) -> dict[str, Float64[ndarray, " ranks"]]:
-    """Each mode's CMC in percent, the mean of its trials."""
-    return {
-        mode: 100 * np.mean([ranking.cmc for ranking in of_mode], axis=0)
-        for mode, of_mode in zip(modes, rankings, strict=True)
+def ranked(
+    run: Embedded, distance: Distance
+) -> tuple[dict[str, Any], dict[str, Float64[ndarray, " ranks"]]]:
+    """Figures as `result.json` holds them, and each mode's CMC in percent, the mean of trials."""
+    rankings = rank_modes(run.features, run.protocol, distance)
+    curves = {
+        mode.name: 100 * np.mean([ranking.cmc for ranking in of_mode], axis=0)
+        for mode, of_mode in zip(run.protocol.modes, rankings, strict=True)
     }
+    return figures(rankings, run.protocol, distance), curves
 
 
 def cmc_chart(curves: Mapping[str, Float64[ndarray, " ranks"]]) -> tuple[Chart, Markup]:
