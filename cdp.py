@@ -7,7 +7,7 @@ from bench.command import bench
 from train.commands.data import data_check, data_make, data_preview
 from train.commands.ending import fail
 from train.commands.export import embed, export
-from train.commands.paper import experiment
+from train.commands.results import experiment, report
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, train
 
@@ -19,6 +19,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp train --resume RUN_DIR              go on with a run that was interrupted
   cdp train --replay-batch RUN_DIR        show the batch at which the loss was NaN
   cdp eval RUN_DIR                        test a trained run again
+  cdp report RUN_DIR                      how a run went: an HTML page and its charts
   cdp score --query Q.npz --gallery G.npz --protocol P
                                           official figures for features made elsewhere
   cdp experiment NAME                     a table of the paper: runs its rows, or what is missing
@@ -69,6 +70,7 @@ def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "train": train,
     "eval": evaluate,
+    "report": report,
     "score": score,
     "experiment": experiment,
     "embed": embed,

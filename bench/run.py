@@ -9,7 +9,6 @@ import numpy as np
 
 from bench import plot, targets
 from bench.end_to_end import bench_end_to_end
-from bench.environment import environment
 from bench.loader import bench_loader
 from bench.peers import bench_peers
 from bench.session import Session
@@ -20,6 +19,7 @@ from pipeline.datasets.records import Index
 from train import run_folder, runtime
 from train.config import Config
 from train.data import locate
+from train.environment import environment
 from train.presets import PRESETS
 from train.reporting.display import Display
 

@@ -85,6 +85,9 @@ class Config:
     log_every: int = 20
     """Steps between two looks at the losses; the next look finds a NaN and names its step."""
 
+    tensorboard: bool = False
+    """Also write TensorBoard event files to RUN_DIR/tensorboard."""
+
     def __post_init__(self) -> None:
         if self.seed >= 2**63:
             raise InputError(f"--seed {self.seed}: must be less than 2**63")

@@ -18,6 +18,7 @@ from train import checkpoint, config, dhsm, interruption, replay, run_folder, ru
 from train.checkpoint import Progress
 from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
+from train.reporting import board
 from train.reporting.clock import Clock
 from train.reporting.display import Display
 from train.step import TrainingStep, adam, learning_rate, set_learning_rate
@@ -49,6 +50,7 @@ def train(
     """
     if not resume:
         run_folder.check_free(run_dir, overwrite)  # before anything that takes long
+    board.check(cfg.tensorboard)
     device = runtime.resolve_device(cfg.device)
     precision = runtime.resolve_precision(cfg.precision, device)
     how = runtime.resolve_step(cfg.step, device, precision, cfg.model.structure)
@@ -90,6 +92,7 @@ def train(
         interruption.caught() as interrupted,
         display.training(cfg.epochs, steps),
         runtime.own_stream(device),
+        board.opened(run_dir, cfg.tensorboard) as show_on_board,
     ):
         if resume:
             at = checkpoint.restore(run_dir, state, display.say) or at
@@ -144,6 +147,7 @@ def train(
                 "probability": dict(zip(spectra, at.probability.tolist(), strict=True)),
             }
             run_folder.append_metrics(run_dir, record)
+            show_on_board(record)
             run_folder.write_bad_images(run_dir, images, at.bad)
             display.epoch(record)
 
@@ -151,7 +155,9 @@ def train(
                 with display.progress("evaluating") as progress:
                     features = extract_features(network, test_loader, progress)
                 result = evaluate(features, protocol, cfg.distance)
-                run_folder.append_metrics(run_dir, {"event": "eval", "epoch": epoch, **result})
+                figures = {"event": "eval", "epoch": epoch, **result}
+                run_folder.append_metrics(run_dir, figures)
+                show_on_board(figures)
                 if not last:
                     interrupted.check()
             if cfg.dhsm.enabled and len(spectra) > 1:

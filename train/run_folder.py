@@ -139,3 +139,34 @@ def append_metrics(run_dir: Path, record: dict[str, Any]) -> None:
     """Adds one line to `metrics.jsonl`."""
     with (run_dir / METRICS).open("a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of `metrics.jsonl`, without a last line that is still being written.
+
+    Raises `InputError` naming a line that is no record.
+    """
+    path = run_dir / METRICS
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text().split("\n")[:-1], start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"{path}: line {number} is no JSON ({error})") from error
+    return records
+
+
+def read_result(run_dir: Path) -> dict[str, Any] | None:
+    """What `result.json` holds; None while there is none; `InputError` if it is damaged."""
+    path = run_dir / RESULT
+    if not path.exists():
+        return None
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(
+            f"{path}: is no JSON ({error}); `cdp eval {run_dir}` writes it again"
+        ) from error
+    return result

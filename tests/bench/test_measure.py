@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from bench.environment import environment
 from bench.measure import LEAD, TAIL, Pass, Samples, cpu_seconds, in_turn, spread, steady
 from bench.session import figure
 from bench.targets import TARGETS, goal, judge
+from train.environment import environment
 
 
 def samples(**rates: list[float]) -> Samples:

@@ -1,26 +1,21 @@
 """Features of images as files that `cdp score` and NumPy read."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64, Shaped
 from numpy import ndarray
 
-from model.network import Network
 from pipeline.datasets.kinds import read_protocol, read_training
 from pipeline.datasets.named import UNKNOWN, UNKNOWN_MODALITY, look_up, read_named
 from pipeline.datasets.records import Index, Modality
 from pipeline.errors import InputError
-from pipeline.loader import EvaluationLoader
 from pipeline.options import DataOptions
-from train import checkpoint, run_folder, runtime
-from train.config import Config
+from train import run_folder
 from train.data import locate
-from train.evaluation.evaluate import extract_features
+from train.evaluation.run import TrainedRun, features_of, open_run
 from train.reporting.display import Display
 
 
@@ -45,17 +40,6 @@ class Embedded:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedRun:
-    """A trained run, on a device."""
-
-    cfg: Config
-    data: DataOptions  # of the run, or of the place its data set was moved to
-    weights: Path
-    network: Network
-    device: torch.device
-
-
 def embed_images(
     run_dir: Path,
     images: Sequence[Path],
@@ -75,7 +59,7 @@ def embed_images(
         raise InputError(f"--out {file}: must end in .npz")
     run_folder.check_new(file, overwrite)
     named = read_named(images)
-    run = open_run(run_dir, data_root, device_name, display)
+    run = open_run(run_dir, display, data_root, device_name=device_name)
     index = named.index
     if (index.pids == UNKNOWN).any():
         index = look_up(index, _known(run, display))
@@ -88,7 +72,7 @@ def embed_images(
             f"({len(missing)} such images); pass --modality, or name them in a CSV"
         )
     run_folder.make_parent(file)
-    features = features_of(run, index, display)
+    features = features_of(run, index, display).cpu().numpy()
     Embedded(features, index, named.names).write(file)
     if named.left_out:
         display.say(f"note      {named.left_out} files in the folders are no images, and left out")
@@ -99,31 +83,6 @@ def embed_images(
             f"camid {UNKNOWN}; a CSV of path,pid,camid,modality names them"
         )
     display.say(f"embedded  {len(index)} images, {features.shape[1]} numbers each: {file}")
-
-
-def open_run(
-    run_dir: Path, data_root: Path | None, device_name: str, display: Display
-) -> TrainedRun:
-    """The newest checkpoint's network; `InputError` if there is none, or the folder is no run."""
-    cfg = run_folder.read_config(run_dir)
-    if cfg.data.trial == "all":
-        raise InputError(f"{run_dir}: holds ten runs; embed with one, as {run_dir}/trial-01")
-    data = cfg.data
-    if data_root is not None:
-        data = dataclasses.replace(data, root=data_root, kind="auto")
-    device = runtime.resolve_device(device_name)
-    weights = checkpoint.latest(run_dir)
-    network = checkpoint.load(weights, cfg.model).to(device)
-    display.say(f"device    {runtime.describe(device)}")
-    display.say(f"weights   {weights}")
-    return TrainedRun(cfg, data, weights, network, device)
-
-
-def features_of(run: TrainedRun, index: Index, display: Display) -> Float32[ndarray, "n d"]:
-    """Features of every image, decoded and resized as in training; raises naming a bad one."""
-    loader = EvaluationLoader(index, run.data, run.device)
-    with display.progress("embedding") as progress:
-        return extract_features(run.network, loader, progress).cpu().numpy()
 
 
 def _known(run: TrainedRun, display: Display) -> list[Index]:

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.kinds import read_protocol
 from pipeline.datasets.records import Mode, Protocol
 from pipeline.datasets.rules import RULES
 from pipeline.errors import InputError
-from train import checkpoint, run_folder
-from train.data import locate
-from train.evaluation.embed import Embedded, features_of, open_run
+from train import run_folder
+from train.evaluation.embed import Embedded
 from train.evaluation.metrics import Distance
+from train.evaluation.run import embed_test, open_run
 from train.reporting.display import Display
 
 FORMAT = "cdp-reid embedding 1"
@@ -44,11 +43,10 @@ def embed_protocol(
             "a folder"
         )
     _check_folder(folder, overwrite)
-    run = open_run(run_dir, data_root, device_name, display)
-    protocol = read_protocol(run.data, locate(run.data.root, display))
-    checkpoint.check_leak(run.weights, protocol.name)
+    run = open_run(run_dir, display, data_root, device_name=device_name)
     run_folder.make_parent(folder)
-    features = features_of(run, protocol.index, display)
+    tested = embed_test(run, display)
+    protocol, features = tested.protocol, tested.features.cpu().numpy()
     names = np.array([os.fsdecode(bytes(path)) for path in protocol.index.paths], np.str_)
     embedded = Embedded(features, protocol.index, names)
     commands: list[str] = []

@@ -53,13 +53,26 @@ def evaluate(
     `features` are those of the protocol's index, row by row. The first mode's figures stand at the
     top, all modes' under "modes".
     """
+    return figures(rank_modes(features, protocol, distance), protocol, distance)
+
+
+def rank_modes(
+    features: Float[Tensor, "n d"], protocol: Protocol, distance: Distance = "euclidean"
+) -> list[list[Ranking]]:
+    """The rankings of each mode's trials, for `features` as `evaluate` takes them."""
     codes = protocol.rule.exclusion(protocol.index.pids, protocol.index.camids)
     images = Images(
         features,
         torch.from_numpy(protocol.index.pids).to(features.device),
         torch.from_numpy(codes).to(features.device),
     )
-    rankings = _rank_modes(images, protocol, distance)
+    return _rank_modes(images, protocol, distance)
+
+
+def figures(
+    rankings: list[list[Ranking]], protocol: Protocol, distance: Distance
+) -> dict[str, Any]:
+    """What `evaluate` returns, from the rankings of each mode's trials."""
     about: dict[str, Any] = {"distance": distance, "unit": "percent"}
     if protocol.remark:
         about["remark"] = protocol.remark
@@ -72,7 +85,7 @@ def evaluate(
 
 
 def _rank_modes(images: Images, protocol: Protocol, distance: Distance) -> list[list[Ranking]]:
-    """The rankings of each mode's trials; distances are computed once for all trials of a query."""
+    """Distances are computed once for all trials of a query."""
     groups: dict[bytes, list[tuple[int, int]]] = {}  # equal queries: (mode, trial)
     for m, mode in enumerate(protocol.modes):
         for t, trial in enumerate(mode.trials):

@@ -1,16 +1,45 @@
 """Tests a trained run again from its folder alone."""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from model.network import Network
 from pipeline.datasets.kinds import read_protocol
+from pipeline.datasets.records import Index, Protocol
+from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
-from pipeline.options import Trial
+from pipeline.options import DataOptions, Trial
 from train import checkpoint, run_folder, runtime
+from train.config import Config
 from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
 from train.reporting.display import Display
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A run's newest weights, on a device."""
+
+    cfg: Config
+    data: DataOptions  # of the run, or of the place its data set was moved to
+    weights: Path
+    network: Network
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TestedRun:
+    """A run, and what it makes of the images of a test."""
+
+    trained: TrainedRun
+    protocol: Protocol
+    features: Float32[Tensor, "n d"]  # of the protocol's index, row by row, float32, on the device
 
 
 def evaluate_run(
@@ -22,10 +51,27 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluates the last checkpoint in every mode, shows the table and writes `result.json`.
 
-    Another `data_root` may hold another data set. Raises `InputError` if the folder is no run, has
-    no checkpoint, its data set is gone, or the weights have seen the identities of the test.
+    Another `data_root` may hold another data set. Raises as `open_run` and `embed_test` do.
     """
+    run = open_run(run_dir, display, data_root, trial, device_name)
+    tested = embed_test(run, display)
+    result = evaluate(tested.features, tested.protocol, run.cfg.distance)
+    run_folder.write_result(run_dir / run_folder.RESULT, result)
+    display.result(result)
+    return result
+
+
+def open_run(
+    run_dir: Path,
+    display: Display,
+    data_root: Path | None = None,
+    trial: Trial | None = None,
+    device_name: str = "auto",
+) -> TrainedRun:
+    """The last checkpoint's network; `InputError` if the folder is no run or has no checkpoint."""
     cfg = run_folder.read_config(run_dir)
+    if cfg.data.trial == "all":
+        raise InputError(f"{run_dir}: holds ten runs; name one, as {run_dir}/trial-01")
     data = cfg.data
     if data_root is not None:
         data = dataclasses.replace(data, root=data_root, kind="auto")
@@ -33,15 +79,25 @@ def evaluate_run(
         data = dataclasses.replace(data, trial=trial)
     device = runtime.resolve_device(device_name)
     weights = checkpoint.latest(run_dir)
-    network = checkpoint.load(weights, cfg.model).to(device)
-    protocol = read_protocol(data, locate(data.root, display))
-    checkpoint.check_leak(weights, protocol.name)
-    loader = EvaluationLoader(protocol.index, data, device)
+    network = checkpoint.load(weights, cfg.model).to(device).eval()
     display.say(f"device    {runtime.describe(device)}")
     display.say(f"weights   {weights}")
-    with display.progress("evaluating") as progress:
-        features = extract_features(network, loader, progress)
-    result = evaluate(features, protocol, cfg.distance)
-    run_folder.write_result(run_dir / run_folder.RESULT, result)
-    display.result(result)
-    return result
+    return TrainedRun(cfg, data, weights, network, device)
+
+
+def embed_test(run: TrainedRun, display: Display) -> TestedRun:
+    """Embeds the data set's test images.
+
+    Raises `InputError` if the data set is gone, an image cannot be read, or the weights have seen
+    the identities of the test.
+    """
+    protocol = read_protocol(run.data, locate(run.data.root, display))
+    checkpoint.check_leak(run.weights, protocol.name)
+    return TestedRun(run, protocol, features_of(run, protocol.index, display))
+
+
+def features_of(run: TrainedRun, index: Index, display: Display) -> Float32[Tensor, "n d"]:
+    """Features of every image, decoded and resized as in training; raises naming a bad one."""
+    loader = EvaluationLoader(index, run.data, run.device)
+    with display.progress("embedding") as progress:
+        return extract_features(run.network, loader, progress)

@@ -1,0 +1,145 @@
+"""From a matplotlib figure to SVG inside a page, in the page's colours, and to a PNG file."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.figure import Figure
+
+SIZE_IN = (4.2, 2.9)  # so small that its letters can be read on a phone
+PNG_DPI = 160
+
+# Name → the colour on white and on a dark ground. Figures are drawn in the first ones.
+PALETTE = {
+    "ink": ("#1f2933", "#e6e9ec"),
+    "quiet": ("#5b6775", "#9fabb8"),
+    "line": ("#dde2e7", "#343b43"),
+    "red": ("#d1242f", "#ff7b72"),
+    "green": ("#1a7f37", "#56d364"),
+    "blue": ("#0b61d8", "#79b8ff"),
+    "gray": ("#7d8590", "#b6bfc9"),
+    "orange": ("#c2570c", "#ffa657"),
+    "teal": ("#0a8585", "#4fd8d2"),
+    "purple": ("#8250df", "#d2a8ff"),
+    "pink": ("#c43a8d", "#ff9bce"),
+    "olive": ("#8a6d00", "#e3b341"),
+    "brown": ("#7a4a32", "#d4a58c"),
+}
+LIGHT = {name: light for name, (light, _) in PALETTE.items()}
+SERIES = tuple(name for name in PALETTE if name not in ("ink", "quiet", "line"))
+
+STYLE = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",  # comes with matplotlib; wider than what pages use
+    "text.color": LIGHT["ink"],
+    "axes.labelcolor": LIGHT["quiet"],
+    "axes.edgecolor": LIGHT["quiet"],
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": LIGHT["line"],
+    "xtick.color": LIGHT["quiet"],
+    "ytick.color": LIGHT["quiet"],
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cdp",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chart:
+    """A figure of the report: `name` is its file's, `alt` says in words what can be seen."""
+
+    name: str
+    title: str
+    figure: Figure
+    alt: str
+
+
+@contextmanager
+def axes_of(height_in: float = SIZE_IN[1]) -> Iterator[Any]:
+    """Yields axes to draw on, in the report's style."""
+    with matplotlib.rc_context(STYLE):
+        yield Figure(figsize=(SIZE_IN[0], height_in), layout="constrained").subplots()
+
+
+def png(chart: Chart) -> bytes:
+    """The chart under its title, on white."""
+    with matplotlib.rc_context(STYLE):
+        title = chart.figure.suptitle(
+            chart.title, x=0.02, ha="left", fontweight="bold", fontsize=11
+        )
+        file = io.BytesIO()
+        chart.figure.savefig(file, format="png", dpi=PNG_DPI)
+        title.remove()  # a page has it in its own letters
+    return file.getvalue()
+
+
+def svg(chart: Chart) -> str:
+    """The chart as an `<svg>` element for a page whose style sheet holds `palette_css()`."""
+    with matplotlib.rc_context(STYLE):
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        chart.figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    root = ElementTree.fromstring(file.getvalue())
+    ids = _ids_in_use(root, chart.name)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith("}style"):  # it would hold for the whole page
+                parent.remove(child)
+    for part in root.iter():
+        part.tag = part.tag.rpartition("}")[2]  # in HTML no namespace is written
+        part.attrib = {
+            key.rpartition("}")[2]: _of_page(value, ids)
+            for key, value in part.attrib.items()
+            if key != "id" or value in ids
+        }
+        part.text, part.tail = (part.text or "").strip(), ""
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": chart.alt}
+    title = ElementTree.Element("title")
+    title.text = chart.alt
+    root.insert(0, title)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def palette_css() -> str:
+    """The palette as CSS variables, by day and by night."""
+
+    def variables(column: int) -> str:
+        return "".join(f"--{name}:{colours[column]};" for name, colours in PALETTE.items())
+
+    night = f"@media (prefers-color-scheme: dark){{:root{{{variables(1)}}}}}"
+    return f":root{{{variables(0)}}}\n{night}\n"
+
+
+def _ids_in_use(root: ElementTree.Element, name: str) -> dict[str, str]:
+    """The ids that something in the drawing points to, and names for them that no other has."""
+    used = re.findall(r"#(\w+)\)|^#(\w+)$", "\n".join(_values(root)), flags=re.MULTILINE)
+    return {old: f"{name}-{i}" for i, old in enumerate(dict.fromkeys(a or b for a, b in used))}
+
+
+def _values(root: ElementTree.Element) -> Iterator[str]:
+    for part in root.iter():
+        for key, value in part.attrib.items():
+            if key.endswith(("href", "clip-path")):
+                yield value
+
+
+def _of_page(value: str, ids: dict[str, str]) -> str:
+    """An attribute with the page's ids, colours and letters."""
+    for name, light in LIGHT.items():
+        value = value.replace(light, f"var(--{name})")
+    if value in ids:
+        return ids[value]
+    value = re.sub(r"(url\(#|^#)(\w+)", lambda m: m[1] + ids.get(m[2], m[2]), value)
+    return re.sub(r"font-family: [^;]*;? ?", "", value).replace("\n", "")

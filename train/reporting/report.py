@@ -1,0 +1,172 @@
+"""`cdp report`: how a run went, as one page that opens anywhere, and its charts as PNG files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import InputError
+from train import checkpoint, run_folder, runtime
+from train.config import Config
+from train.evaluation.run import TestedRun, embed_test, open_run
+from train.reporting import curves, summary, tested
+from train.reporting.display import Display
+from train.reporting.drawing import Chart, png
+from train.reporting.page import Markup, Section, page
+from train.trials import folder_of, num_trials
+
+
+def report(
+    run_dir: Path,
+    display: Display,
+    out: Path | None = None,
+    device_name: str = "auto",
+    data_root: Path | None = None,
+    seed: int = 0,
+) -> Path:
+    """Writes the report of a run, finished or not, to `out` or RUN_DIR/report; returns its page.
+
+    What needs a checkpoint or the test images is left out, and said to be, if they are not there.
+    `seed` draws what is shown of many. Raises `InputError` if `run_dir` is no run, `out` cannot be
+    written, or a device or `data_root` that was asked for cannot serve.
+    """
+    cfg = run_folder.read_config(run_dir)
+    device = runtime.resolve_device(device_name)
+    file = (out or (run_dir / summary.PAGE).parent) / summary.PAGE.name
+    run_folder.make_parent(file)
+    hardware = runtime.describe(device)
+    many = cfg.data.trial == "all"
+    if many:
+        training, notes, sections = _of_trials(run_dir, cfg, file.parent)
+    else:
+        training, notes, sections = _of_run(run_dir, cfg, display, device_name, data_root, seed)
+    for note in notes:
+        display.say(f"note      {note}")
+    sections.append(summary.configuration(run_dir, hardware))
+    charts = [chart for section in sections for chart in section.charts]
+    with display.progress("charts") as progress:
+        for done, chart in enumerate(charts, start=1):
+            run_folder.write(file.with_name(f"{chart.name}.png"), png(chart))
+            progress(done, len(charts))
+    head = summary.header(run_dir, cfg, training, notes)
+    run_folder.write(file, page(f"{run_dir.resolve().name}: report", head, sections).encode())
+    display.say(f"report    {file}")
+    return file
+
+
+def _of_run(
+    run_dir: Path,
+    cfg: Config,
+    display: Display,
+    device_name: str,
+    data_root: Path | None,
+    seed: int,
+) -> tuple[str, list[str], list[Section]]:
+    """What is said at the top, what is missing, and the sections."""
+    records = run_folder.read_metrics(run_dir)
+    epochs = [record for record in records if record["event"] == "epoch"]
+    evaluations = [record for record in records if record["event"] == "eval"]
+    result = run_folder.read_result(run_dir)
+    last = epochs[-1]["epoch"] if epochs else 0
+    training = f"{last} of {cfg.epochs} epochs"
+    if epochs:
+        training += f" in {curves.duration(sum(record['seconds'] for record in epochs))}"
+    notes = []
+    if last < cfg.epochs:
+        notes.append(
+            f"The training has not finished: `cdp train --resume {run_dir}` goes on with it."
+        )
+    run, missing = _embed(run_dir, display, data_root, device_name)
+    if missing:
+        notes.append(f"Without pictures of the test: {missing}.")
+    elif not result and last == cfg.epochs:
+        notes.append(f"There is no result.json: `cdp eval {run_dir}` writes it.")
+
+    made_by = ""
+    retrieval: list[Chart | None] = [curves.accuracy(evaluations)]
+    numbers = Markup()
+    if run:
+        display.say("ranking")
+        found, cmc = tested.ranked(run, cfg.distance)
+        chart, numbers = tested.cmc_chart(cmc)
+        retrieval.append(chart)
+        if result is None:
+            result, made_by = found, f"Of the newest checkpoint, {run.trained.weights.name}."
+        elif _differ(result, found):
+            notes.append(
+                f"result.json says {_in_short(result)}; the pictures show "
+                f"{run.trained.weights.name} on {run.protocol.index.root}: {_in_short(found)}."
+            )
+    if result and "remark" in result:
+        notes.append(result["remark"])
+
+    sections = [summary.figures_section(result, made_by)] if result else []
+    shown = tuple(chart for chart in retrieval if chart)
+    if shown:
+        sections.append(Section("retrieval", "Retrieval", "", shown, numbers))
+    alpha = cfg.dhsm.alpha if cfg.dhsm.enabled else None
+    if epochs:
+        sections += [curves.losses(epochs), curves.spectra(epochs, alpha)]
+    if run:
+        sections += _pictures(run, cfg, display, seed)
+    if epochs:
+        sections.append(curves.speed(epochs))
+    return training, notes, sections
+
+
+def _pictures(run: TestedRun, cfg: Config, display: Display, seed: int) -> list[Section]:
+    made: tuple[Callable[..., Section], ...] = (
+        tested.distance_section,
+        tested.plane_section,
+        tested.search_section,
+    )
+    sections = []
+    with display.progress("pictures") as progress:
+        for done, make in enumerate(made, start=1):
+            sections.append(make(run, cfg.distance, seed))
+            progress(done, len(made))
+    return sections
+
+
+def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], list[Section]]:
+    """As `_of_run`, for a run of several trainings."""
+    folders = [folder_of(run_dir, n) for n in range(1, num_trials(cfg) + 1)]
+    result = run_folder.read_result(run_dir)
+    notes = []
+    if result is None:
+        notes.append(f"Trials are missing: `cdp train --resume {run_dir}` trains them.")
+    sections = [summary.figures_section(result, "")] if result else []
+    sections.append(summary.trials_section(folders, out))
+    return f"{len(folders)} trainings of {cfg.epochs} epochs", notes, sections
+
+
+def _embed(
+    run_dir: Path, display: Display, data_root: Path | None, device_name: str
+) -> tuple[TestedRun | None, str]:
+    """The test images embedded by the newest checkpoint, or why not."""
+    if not checkpoint.found(run_dir):
+        return None, "the run folder holds no checkpoint"
+    root = run_folder.read_config(run_dir).data.root
+    if data_root is None and root is not None and not root.exists():
+        mend = f"`cdp report {run_dir} --data-root DIR` tells where it is now"
+        return None, f"the data set is not at {root} any more; {mend}"
+    try:
+        run = open_run(run_dir, display, data_root, device_name=device_name)
+        return embed_test(run, display), ""
+    except InputError as error:
+        if data_root is not None:
+            raise
+        return None, str(error)
+
+
+def _differ(result: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Are these the figures of other weights or another test? Rounding apart."""
+    names = ("rank1", "mAP")
+    return result["protocol"] != found["protocol"] or not np.allclose(
+        [result[name] for name in names], [found[name] for name in names], atol=0.5
+    )
+
+
+def _in_short(result: dict[str, Any]) -> str:
+    return f"rank-1 {result['rank1']:.1f}, mAP {result['mAP']:.1f} ({result['protocol']})"
