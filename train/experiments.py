@@ -16,7 +16,7 @@ from train import run_folder
 from train.config import Config, changed, flat
 from train.data import locate
 from train.loop import NotFiniteError, train
-from train.methods import METHODS
+from train.methods import METHODS, SEARCHES
 from train.replay import PLACE
 from train.reporting import tables
 from train.reporting.display import Display
@@ -114,15 +114,16 @@ class Run:
         """Is there a result, or a loss that was no number?"""
         return any((self.folder / name).is_file() for name in (run_folder.RESULT, PLACE))
 
-    def outcome(self) -> dict[str, Any] | None:
-        """Its result with the seed and seconds of training; None if it did not converge."""
+    def outcome(self, mode: int) -> dict[str, Any] | None:
+        """Its result in one mode, with seed and seconds of training; None if it diverged."""
         file = self.folder / run_folder.RESULT
         if not file.is_file():
             return None
         lines = [line for f in self.folder.rglob(METRICS) for line in f.read_text().splitlines()]
         events = [json.loads(line) for line in lines]
         seconds = sum(event["seconds"] for event in events if event["event"] == "epoch")
-        return json.loads(file.read_text()) | {"seed": self.cfg.seed, "seconds": seconds}
+        figures = json.loads(file.read_text())["modes"][mode]
+        return figures | {"seed": self.cfg.seed, "seconds": seconds}
 
 
 def run_experiment(
@@ -153,12 +154,17 @@ def run_experiment(
             _train(run, display)
         except NotFiniteError as error:
             display.say(f"{heading}: did not converge; {error}")
+    # The paper's figures of another data set stand beside ours, in columns of their own.
+    searches = [s for s, (of_kind, _, _) in SEARCHES.items() if of_kind == kind] or ["sysu"]
     rows = [
         Row(
-            label,
-            METHODS[method].paper.get("regdb" if kind == "regdb" else "sysu"),
-            [run.outcome() for run in runs if run.label == label],
+            label
+            if search == searches[0]
+            else f"{label}, {SEARCHES[search][2].partition(', ')[2]}",
+            METHODS[method].paper.get(search),
+            [run.outcome(SEARCHES[search][1]) for run in runs if run.label == label],
         )
+        for search in searches
         for label, method in experiment.rows
     ]
     is_synthetic = (root / "synthetic.json").is_file()
@@ -166,7 +172,7 @@ def run_experiment(
         out / name,
         experiment.title + (" (quick: figures mean nothing)" if quick else ""),
         "synthetic people" if is_synthetic else root.name,
-        "RegDB" if kind == "regdb" else "SYSU-MM01",
+        SEARCHES[searches[0]][2],
         rows,
         display,
     )

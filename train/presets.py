@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from model.options import ModelOptions
 from pipeline.options import DataOptions
 from train.config import Config, OptimizerOptions, changed
-from train.methods import ALIASES, FIGURES, METHODS
+from train.methods import ALIASES, FIGURES, METHODS, SEARCHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +70,23 @@ COMMANDS = {
     "sysu": "cdp train {name} --data.root SYSU-MM01",
     "regdb": "cdp train {name} --data.root RegDB --trial all",
 }
-RESULTS = {
-    "sysu": "SYSU-MM01, all-search single-shot",
-    "regdb": "RegDB, visible to thermal",
-}
 
 
 def _of_paper(name: str, method: str, base: str) -> Preset:
     """A method of the paper on the data set of a base preset."""
-    about, figures = METHODS[method].about, METHODS[method].paper.get(base)
-    result = "The paper gives no figures of it."
-    if figures:
-        shown = ", ".join(f"{f} {x}" for f, x in zip(FIGURES, figures, strict=True))
-        result = f"The paper's result on {RESULTS[base]}: {shown}."
-    command = COMMANDS[base].format(name=name)
-    text = f"{about}\n\nCommand: {command}. Hardware: one GPU; time: not measured.\n{result}"
-    return Preset(text, changed(PRESETS[base].config, METHODS[method].changes))
+    paper = METHODS[method].paper
+    results = [
+        f"The paper's result on {words}: "
+        + ", ".join(f"{f} {x}" for f, x in zip(FIGURES, paper[search], strict=True))
+        for search, (kind, _, words) in SEARCHES.items()
+        if kind == base and search in paper
+    ]
+    about = (
+        METHODS[method].about,
+        f"Command: {COMMANDS[base].format(name=name)}. Hardware: one GPU; time: not measured.",
+        *[f"{result}." for result in results or ["The paper gives no figures of it"]],
+    )
+    return Preset("\n\n".join(about), changed(PRESETS[base].config, METHODS[method].changes))
 
 
 PRESETS |= {name: _of_paper(name, name, "sysu") for name in METHODS}
