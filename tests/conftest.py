@@ -1,5 +1,6 @@
 """What several tests share: small data sets on disk, and the reason why GPU tests are skipped."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,14 @@ import torch
 from pipeline.datasets import synthetic
 from pipeline.datasets.records import Index
 from tests import trees
+
+# Two test processes whose threads wait for each other's cores are slower than one: share them.
+worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw"))
+if worker >= 0:
+    cores = sorted(os.sched_getaffinity(0))
+    share = cores[worker :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or cores
+    os.sched_setaffinity(0, share)
+    torch.set_num_threads(len(share))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -156,24 +156,13 @@ def run_experiment(
             display.say(f"{heading}: did not converge; {error}")
     # The paper's figures of another data set stand beside ours, in columns of their own.
     searches = [s for s, (of_kind, _, _) in SEARCHES.items() if of_kind == kind] or ["sysu"]
-    rows = [
-        Row(
-            label
-            if search == searches[0]
-            else f"{label}, {SEARCHES[search][2].partition(', ')[2]}",
-            METHODS[method].paper.get(search),
-            [run.outcome(SEARCHES[search][1]) for run in runs if run.label == label],
-        )
-        for search in searches
-        for label, method in experiment.rows
-    ]
     is_synthetic = (root / "synthetic.json").is_file()
     tables.write(
         out / name,
         experiment.title + (" (quick: figures mean nothing)" if quick else ""),
         "synthetic people" if is_synthetic else root.name,
         SEARCHES[searches[0]][2],
-        rows,
+        _rows(experiment, runs, searches),
         display,
     )
 
@@ -184,6 +173,18 @@ def _runs(experiment: Experiment, base: Config, seeds: int, out: Path) -> Iterat
         for label, method in experiment.rows:
             cfg = changed(base, METHODS[method].changes | {"seed": seed})
             yield Run(label, method, cfg, out / f"{method}-seed-{seed}")
+
+
+def _rows(experiment: Experiment, runs: list[Run], searches: list[str]) -> list[Row]:
+    """The experiment's rows, once for each way of searching (keys of `SEARCHES`)."""
+    rows = []
+    for i, search in enumerate(searches):
+        _, mode, words = SEARCHES[search]
+        for label, method in experiment.rows:
+            outcomes = [run.outcome(mode) for run in runs if run.label == label]
+            where = f", {words.partition(', ')[2]}" if i else ""
+            rows.append(Row(label + where, METHODS[method].paper.get(search), outcomes))
+    return rows
 
 
 def _check_same(run: Run) -> None:
