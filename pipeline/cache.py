@@ -30,14 +30,19 @@ def num_bytes(index: Index, options: DataOptions) -> int:
     return len(index) * options.height_px * options.width_px * 3
 
 
-def place(index: Index, options: DataOptions, device: torch.device) -> CacheName:
+def place(
+    index: Index, options: DataOptions, device: torch.device, local_size: int = 1
+) -> CacheName:
     """Where to keep the pixels: as `options.cache` says; auto: the first of gpu, host with room.
+
+    The host's room is for `local_size` processes, each of which keeps its own.
 
     Raises `InputError` if a place that is named has no room, or is not there.
     """
     if options.cache == "none":
         return "none"
     need, free = num_bytes(index, options), free_bytes(device)
+    free["host"] //= local_size
     if options.cache != "auto":
         if options.cache not in free:
             raise InputError("--data.cache gpu: there is no GPU here; pass host or auto")

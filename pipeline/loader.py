@@ -1,5 +1,6 @@
 """Runs a graph, epoch after epoch, and yields its batches as torch tensors without a copy."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from pipeline.datasets.records import Index
 from pipeline.graph import evaluation_graph, training_graph
 from pipeline.options import CacheName, DataOptions, num_threads
 from pipeline.run import device_id, run
-from pipeline.source import EvaluationSource, TrainingSource
+from pipeline.sampler import Share
+from pipeline.source import ALL, EvaluationSource, TrainingSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,15 +45,24 @@ class TrainingLoader:
     when a file cannot be decoded, naming it.
     """
 
-    def __init__(self, index: Index, options: DataOptions, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        index: Index,
+        options: DataOptions,
+        device: torch.device,
+        seed: int,
+        share: Share = ALL,
+    ) -> None:
+        """`share`: the part of each batch that this process makes."""
         self.device = device
-        self.cache: CacheName = place(index, options, device)
+        self.cache: CacheName = place(index, options, device, share.local_size)
         how = (device_id(device), num_threads(options))
         pixels = None
         if self.cache != "none":
             pixels = PixelCache(index, options, self.cache, device, *how)
-        self.source = TrainingSource(index, options, seed, pixels)
-        self._pipeline = training_graph(self.source, options, *how, self.cache)
+        self.source = TrainingSource(index, options, seed, pixels, share)
+        own = dataclasses.replace(options, p=options.p // share.size)
+        self._pipeline = training_graph(self.source, own, *how, self.cache)
 
     @property
     def num_classes(self) -> int:

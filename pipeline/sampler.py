@@ -7,6 +7,8 @@ with fewer images than a batch asks of it repeats some. `shuffle` is the paper's
 sampling: a permutation of the images, whose last step is filled from its start.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
@@ -15,6 +17,25 @@ from pipeline.datasets.records import Index, Modality
 from pipeline.draws import Purpose, generator
 from pipeline.errors import InputError
 from pipeline.options import SamplingName
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of each batch that one of several processes makes: whole identities."""
+
+    rank: int = 0
+    size: int = 1  # processes
+    local_size: int = 1  # of them on this machine, whose memory and cores they share
+
+    def columns(self, p: int, k: int) -> slice:
+        """Its places among a batch's P·K originals; `InputError` if P cannot be shared equally."""
+        if p % self.size:
+            raise InputError(
+                f"--data.p {p}: cannot be shared equally by {self.size} processes; pass a multiple "
+                f"of {self.size}, or start another number of them"
+            )
+        n = p // self.size * k
+        return slice(self.rank * n, (self.rank + 1) * n)
 
 
 def check(index: Index, p: int, k: int, sampling: SamplingName) -> None:

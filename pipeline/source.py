@@ -19,7 +19,7 @@ from pipeline.draws import draw
 from pipeline.errors import BadImageError, InputError
 from pipeline.guard import why_unusable
 from pipeline.options import DataOptions
-from pipeline.sampler import check, num_steps, plan_epoch
+from pipeline.sampler import Share, check, num_steps, plan_epoch
 
 
 def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> UInt8[ndarray, "n length"]:
@@ -64,6 +64,9 @@ class Pixels(Protocol):
         """The pixels of rows that were announced."""
 
 
+ALL = Share()
+
+
 class TrainingSource:
     """Turns an epoch's plan and P̂ into the two inputs of the training graph, one batch a call.
 
@@ -71,8 +74,15 @@ class TrainingSource:
     """
 
     def __init__(
-        self, index: Index, options: DataOptions, seed: int, pixels: Pixels | None = None
+        self,
+        index: Index,
+        options: DataOptions,
+        seed: int,
+        pixels: Pixels | None = None,
+        share: Share = ALL,
     ) -> None:
+        """Hands out the `share` of each batch that this process makes."""
+        self._columns = share.columns(options.p, options.k)
         check(index, options.p, options.k, options.sampling)
         self._pixels = pixels
         self.index = index
@@ -98,7 +108,7 @@ class TrainingSource:
         self._epoch = epoch
         self._step = self._step_of_draws = first_step
         if self._pixels:
-            self._pixels.expect(self._plan[first_step:].ravel())
+            self._pixels.expect(self._plan[first_step:, self._columns].ravel())
         self._probability = np.ascontiguousarray(probability, np.float32)
         self.in_flight.clear()
 
@@ -107,7 +117,7 @@ class TrainingSource:
         self._step = self._step_of_draws = self.steps
 
     def rows_of(self, step: int) -> Int64[ndarray, " n"]:
-        """The rows of a step, from 1, of the running epoch."""
+        """The rows of a step, from 1, of the running epoch, of all shares."""
         return self._plan[step - 1]
 
     def images(self) -> ndarray | Tensor:
@@ -115,7 +125,8 @@ class TrainingSource:
         if self._step >= len(self._plan):
             raise StopIteration
         while True:
-            rows = self._plan[self._step].copy()  # the plan may change while these are in flight
+            # A copy: the plan may change while these are in flight.
+            rows = self._plan[self._step, self._columns].copy()
             try:
                 batch = self._load(rows)
             except BadImageError as error:
@@ -162,7 +173,7 @@ class TrainingSource:
             )
         self._avoid(error.row)
         if self._pixels:
-            self._pixels.expect(self._plan[self._step :].ravel())
+            self._pixels.expect(self._plan[self._step :, self._columns].ravel())
         return True
 
     def _avoid(self, row: int) -> None:
@@ -187,15 +198,15 @@ class TrainingSource:
         """The next batch's (P̂, uniform, flip, brightness, infrared, label)."""
         if self._step_of_draws >= len(self._plan):
             raise StopIteration
-        rows = self._plan[self._step_of_draws]
-        o = self.options
-        draws = draw(self.seed, self._epoch, self._step_of_draws, len(rows), o.flip, o.jitter)
+        o, mine = self.options, self._columns
+        rows = self._plan[self._step_of_draws, mine]
+        draws = draw(self.seed, self._epoch, self._step_of_draws, o.p * o.k, o.flip, o.jitter)
         self._step_of_draws += 1
         return (
             np.tile(self._probability, (len(rows), 1)),  # DALI refuses a broadcast view
-            draws.spectrum,
-            draws.flip,
-            draws.brightness,
+            draws.spectrum[mine],
+            draws.flip[mine],
+            draws.brightness[mine],
             (self.index.modality[rows] == Modality.IR).astype(np.uint8),
             self.labels[rows],
         )

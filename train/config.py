@@ -73,6 +73,10 @@ class Config:
     """Mixed precision (AMP) of the forward pass; fp16 scales the loss. auto: bf16 on a GPU and on a
     CPU that has its instructions (AVX512-BF16), else off."""
 
+    sync_batch_norm: bool = True
+    """Under torchrun: batch norm's statistics are those of the global batch, and losses those of
+    one process; off: those of each rank's part: less to send, other losses."""
+
     distance: Distance = "euclidean"
     """Distance between features at test."""
 

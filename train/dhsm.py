@@ -5,6 +5,7 @@ network gave the true identity of each counterpart. At its end Eq. 5-7 turn the 
 epoch's P̂, in float64 on the host.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,14 @@ class DhsmOptions:
 class Confidence:
     """Eq. 5's sums over an epoch: for each spectrum, Σ p_i and how many counterparts had it."""
 
-    def __init__(self, num_spectra: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        num_spectra: int,
+        device: torch.device,
+        total: Callable[[Tensor], Tensor] = lambda values: values,
+    ) -> None:
+        """`total` sums over the processes that share a batch."""
+        self._total = total
         self._codes = torch.arange(num_spectra, device=device)
         self.sums = torch.zeros(num_spectra, dtype=torch.float64, device=device)
         self.counts = torch.zeros(num_spectra, dtype=torch.float64, device=device)
@@ -54,8 +62,10 @@ class Confidence:
         probability = logits.float().softmax(dim=1).gather(1, pids[:, None]).double()
         # A matrix product instead of a scatter: its order of summation is fixed.
         of_spectrum = (spectrum[None, :] == self._codes[:, None]).double()
-        self.sums += (of_spectrum @ probability).squeeze(1)
-        self.counts += of_spectrum.sum(dim=1)
+        added = torch.stack([(of_spectrum @ probability).squeeze(1), of_spectrum.sum(dim=1)])
+        sums, counts = self._total(added)
+        self.sums += sums
+        self.counts += counts
 
     def take(self) -> tuple[Float64[ndarray, " spectra"], Float64[ndarray, " spectra"]]:
         """The epoch's (sums, counts) on the host; starts again at zero."""

@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from train import run_folder
 from train.config import Config, changed, flat
 from train.data import locate
+from train.distributed import find_world
 from train.loop import NotFiniteError, train
 from train.methods import METHODS, SEARCHES
 from train.replay import PLACE
@@ -134,6 +135,8 @@ def run_experiment(
     `base` is CDP+DHSM on the data at hand; each row changes what its method changes. Raises
     `InputError` if a run folder in `out` was made with other options, and as `train` does.
     """
+    if find_world().size > 1:
+        raise InputError("cdp experiment: not under torchrun; start its rows as presets instead")
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: must be at least 1")
     experiment = EXPERIMENTS[name]

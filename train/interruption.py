@@ -2,9 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 EXIT_STATUS = 3  # of a run that was interrupted and can be resumed
 # SIGUSR1 is what SLURM sends ahead of a time limit or pre-emption (`--signal=USR1@60`).
@@ -19,7 +20,12 @@ class Interruption:
     """Knows whether a signal has come."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.signal: signal.Signals | None = None  # that all ranks know of
+        self.own: signal.Signals | None = None  # that this process got
+
+    def agree(self, collect: Callable[[Any], list[Any]]) -> None:
+        """Takes note of this process's signal or another's; `collect` gives every rank's value."""
+        self.signal = next((s for s in collect(self.own) if s), None)
 
     def check(self) -> None:
         """Raises `Interrupted` if a signal has come; the run must have been saved."""
@@ -33,9 +39,9 @@ def caught() -> Iterator[Interruption]:
     interruption = Interruption()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if interruption.signal:
+        if interruption.own:
             os._exit(128 + number)
-        interruption.signal = signal.Signals(number)
+        interruption.own = signal.Signals(number)
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
     try:

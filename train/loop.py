@@ -1,6 +1,7 @@
 """`train()`: the whole program, top to bottom."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor
 from model.network import Network
 from pipeline import spectrum
 from pipeline.datasets.kinds import kind_of, read_protocol, read_training
+from pipeline.datasets.table import take
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from pipeline.options import num_images
 from train import checkpoint, config, dhsm, interruption, replay, run_folder, runtime
 from train.checkpoint import Progress
 from train.data import locate
+from train.distributed import World, find_world, joined
 from train.evaluation.evaluate import evaluate, extract_features
 from train.reporting import board
 from train.reporting.clock import Clock
@@ -47,21 +50,42 @@ def train(
     checkpoint: what follows is what would have followed, on the CPU to the bit. Raises `InputError`
     or `OptionError` before the folder is touched if data, options or weights cannot work,
     `NotFiniteError` if the loss is NaN or infinite, and `Interrupted` after a signal.
+
+    Under torchrun each process takes its share of every batch, and rank 0 writes and speaks.
     """
-    if not resume:
+    world = find_world()
+    if world.leads and not resume:
         run_folder.check_free(run_dir, overwrite)  # before anything that takes long
     board.check(cfg.tensorboard)
-    device = runtime.resolve_device(cfg.device)
+    device = runtime.resolve_device(cfg.device, world)
+    with joined(world, device):
+        return _train(cfg, run_dir, display, overwrite, begin, resume, world, device)
+
+
+def _train(
+    cfg: config.Config,
+    run_dir: Path,
+    display: Display,
+    overwrite: bool,
+    begin: Callable[[], None],
+    resume: bool,
+    world: World,
+    device: torch.device,
+) -> dict[str, Any]:
+    """All of it, on one rank of `world`."""
+    display = display if world.leads else Display(quiet=True)
     precision = runtime.resolve_precision(cfg.precision, device)
-    how = runtime.resolve_step(cfg.step, device, precision, cfg.model.structure)
-    torch.manual_seed(cfg.seed)
+    how = runtime.resolve_step(cfg.step, device, precision, cfg.model.structure, world.size)
+    torch.manual_seed(cfg.seed)  # the same on every rank
 
     # Data: which images, how they are tested, and the pipeline that feeds them.
-    root = locate(cfg.data.root, display)
+    root = world.leader_first(lambda: locate(cfg.data.root, display))
     images = read_training(cfg.data, root)
     protocol = read_protocol(cfg.data, root)
-    loader = TrainingLoader(images, cfg.data, device, cfg.seed)
-    test_loader = EvaluationLoader(protocol.index, cfg.data, device)
+    options = runtime.share_threads(cfg.data, world)
+    loader = TrainingLoader(images, options, device, cfg.seed, world.share)
+    own_test = take(protocol.index, world.own_rows(len(protocol.index)))
+    test_loader = EvaluationLoader(own_test, options, device)
 
     # Model: one stream for every spectrum, or a structure that the paper compares with.
     network = Network(cfg.model, loader.num_classes).to(device)
@@ -69,8 +93,11 @@ def train(
         network.parameters(), cfg.optimizer.lr, cfg.optimizer.weight_decay, how, device
     )
     spectra = cfg.data.spectra
-    confidence = dhsm.Confidence(len(spectra), device)
-    step = TrainingStep(network, optimizer, confidence, cfg.loss, precision, device, how)
+    confidence = dhsm.Confidence(len(spectra), device, world.total)
+    step = TrainingStep(
+        *(network, optimizer, confidence, cfg.loss, precision, device, how),
+        *(world, cfg.sync_batch_norm),
+    )
 
     # P̂: uniform through the first epoch. R: no confidence in a spectrum that was never drawn.
     steps = len(loader)
@@ -83,21 +110,22 @@ def train(
     kind = kind_of(root, cfg.data.kind)
     resolved = config.resolve(cfg, root, kind, loader.cache, device, precision, how)
     begin()
-    if not resume:
+    if world.leads and not resume:
         run_folder.create(run_dir, config.to_json(resolved), overwrite)
     display.begin(run_dir, runtime.describe(device), resolved, images, protocol)
 
     with (
-        run_folder.lock(run_dir),
+        run_folder.lock(run_dir) if world.leads else nullcontext(),
         interruption.caught() as interrupted,
         display.training(cfg.epochs, steps),
         runtime.own_stream(device),
-        board.opened(run_dir, cfg.tensorboard) as show_on_board,
+        board.opened(run_dir, cfg.tensorboard and world.leads) as show_on_board,
     ):
         if resume:
             at = checkpoint.restore(run_dir, state, display.say) or at
             loader.source.bad = at.bad
-            run_folder.take_back(run_dir, at.metrics_bytes)
+            if world.leads:
+                run_folder.take_back(run_dir, at.metrics_bytes)
             display.say(f"resumed   at epoch {at.epoch}, after {at.step} of its {steps} steps")
         while at.epoch <= cfg.epochs:
             epoch, last = at.epoch, at.epoch == cfg.epochs
@@ -108,24 +136,31 @@ def train(
             batches = loader.epoch(epoch, at.probability, first_step=at.step)
             for i, batch in enumerate(clock.time_waits(batches), start=at.step + 1):
                 losses[i - 1] = step(batch)
-                if i % cfg.log_every == 0 or i == steps:
+                look = i % cfg.log_every == 0 or i == steps
+                if look:
                     try:
                         check_finite(losses[:i], epoch, precision)
                     except NotFiniteError as error:
-                        replay.keep(run_dir, at, error.step, loader)
+                        if world.leads:
+                            replay.keep(run_dir, at, error.step, loader)
                         raise
                     display.step(
                         epoch,
                         i,
                         losses[i - 1].tolist(),
-                        clock.rate(i * len(batch.pids) * batch.num_views),
+                        clock.rate(i * num_images(cfg.data)),
                         clock.wait_share(),
                     )
                 at.step = i
+                if look or world.size == 1:
+                    interrupted.agree(world.collect)
                 if interrupted.signal:
                     break
             at.seconds, at.waited = clock.seconds(), clock.waited
-            if interrupted.signal or evaluate_now or is_due(cfg.checkpoint_every, epoch):
+            for bad in world.collect(at.bad):
+                at.bad.update(bad)
+            save_now = interrupted.signal or evaluate_now or is_due(cfg.checkpoint_every, epoch)
+            if world.leads and save_now:
                 checkpoint.save(run_dir, state, at, trained_on=protocol.name)
             interrupted.check()
 
@@ -146,25 +181,32 @@ def train(
                 "confidence": dict(zip(spectra, at.r.tolist(), strict=True)),
                 "probability": dict(zip(spectra, at.probability.tolist(), strict=True)),
             }
-            run_folder.append_metrics(run_dir, record)
-            show_on_board(record)
-            run_folder.write_bad_images(run_dir, images, at.bad)
+            if world.leads:
+                run_folder.append_metrics(run_dir, record)
+                show_on_board(record)
+                run_folder.write_bad_images(run_dir, images, at.bad)
             display.epoch(record)
 
             if evaluate_now:
+                world.share_buffers(network)
                 with display.progress("evaluating") as progress:
-                    features = extract_features(network, test_loader, progress)
-                result = evaluate(features, protocol, cfg.distance)
-                figures = {"event": "eval", "epoch": epoch, **result}
-                run_folder.append_metrics(run_dir, figures)
-                show_on_board(figures)
+                    own_features = extract_features(network, test_loader, progress)
+                features = world.gather_rows(own_features, len(protocol.index))
+                if world.leads:
+                    result = evaluate(features, protocol, cfg.distance)
+                    figures = {"event": "eval", "epoch": epoch, **result}
+                    run_folder.append_metrics(run_dir, figures)
+                    show_on_board(figures)
                 if not last:
+                    interrupted.agree(world.collect)
                     interrupted.check()
             if cfg.dhsm.enabled and len(spectra) > 1:
                 at.probability = dhsm.next_probability(at.probability, at.r, cfg.dhsm.alpha)
             written = run_folder.metrics_bytes(run_dir)
             at = Progress(epoch + 1, 0, at.probability, at.r, metrics_bytes=written, bad=at.bad)
 
+    if not world.leads:
+        return {}
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
     if at.bad:

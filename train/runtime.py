@@ -12,6 +12,8 @@ import torch
 
 from model.options import StructureName
 from pipeline.errors import InputError
+from pipeline.options import DataOptions, num_threads
+from train.distributed import ALONE, World
 
 Switch = Literal["auto", "on", "off"]
 
@@ -26,7 +28,7 @@ class StepOptions:
 
     cuda_graph: Switch = "auto"
     """Record the whole step, update included, and replay it: one launch a step instead of a
-    thousand; auto: on a GPU, unless in fp16."""
+    thousand; auto: on a GPU, unless in fp16 or under torchrun."""
 
     channels_last: Switch = "auto"
     """Keep activations as N,H,W,C: how pixels arrive and tensor cores compute; auto: on."""
@@ -35,13 +37,30 @@ class StepOptions:
     """Update all weights by one kernel; auto: on a GPU."""
 
 
-def resolve_device(name: str) -> torch.device:
-    """The torch device for `auto`, `cuda` or `cpu`; `InputError` if there is no GPU to use."""
+def resolve_device(name: str, world: World = ALONE) -> torch.device:
+    """The torch device for `auto`, `cuda` or `cpu`; `InputError` if there is no GPU to use.
+
+    Each process of a world has a GPU of its own.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; pass --device cpu or auto")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+    if world.size == 1:
+        return torch.device("cuda", torch.cuda.current_device())
+    if world.local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"--nproc-per-node {world.local_size}: more processes than GPUs, there are "
+            f"{torch.cuda.device_count()}; start as many processes as GPUs, or pass --device cpu"
+        )
+    return torch.device("cuda", world.local_rank)
+
+
+def share_threads(options: DataOptions, world: World) -> DataOptions:
+    """The options for one of several processes on this machine, which share its cores."""
+    if world.local_size == 1:
+        return options
+    return dataclasses.replace(options, threads=max(1, num_threads(options) // world.local_size))
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -59,6 +78,7 @@ def resolve_step(
     device: torch.device,
     precision: str,
     structure: StructureName = "one-stream",
+    num_ranks: int = 1,
 ) -> StepOptions:
     """Each `auto` as `on` or `off`; `InputError` for what machine or network cannot do."""
     gpu = device.type == "cuda"
@@ -81,9 +101,11 @@ def resolve_step(
             "--step.compile on: torch 2.10 fails to compile a backward pass in bf16 for a CPU; "
             "pass --precision off as well, or leave compile at auto"
         )
+    if options.cuda_graph == "on" and num_ranks > 1:
+        raise InputError("--step.cuda-graph on: not under torchrun; leave it at auto")
     auto = {
         "compile": gpu and fixed_shapes and _has_compiler(),
-        "cuda_graph": gpu and fixed_shapes and precision != "fp16",
+        "cuda_graph": gpu and fixed_shapes and precision != "fp16" and num_ranks == 1,
         "channels_last": True,
         "fused_optimizer": gpu,
     }

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.losses import total_loss
@@ -13,6 +14,7 @@ from model.options import LossOptions
 from pipeline.loader import PairedBatch
 from train.config import OptimizerOptions
 from train.dhsm import Confidence
+from train.distributed import ALONE, World, wrapped
 from train.runtime import StepOptions
 
 AMP_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,8 +74,11 @@ class TrainingStep:
         precision: str,
         device: torch.device,
         how: StepOptions,
+        world: World = ALONE,
+        sync_batch_norm: bool = True,
     ) -> None:
         """`how` is resolved: each switch on or off (`runtime.resolve_step`)."""
+        self.world = world
         layout = torch.channels_last if how.channels_last == "on" else torch.contiguous_format
         self.network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = optimizer
@@ -86,15 +91,20 @@ class TrainingStep:
         )
         # bf16 has float32's range and needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self._compiled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.network
+        all_used = loss.classification and network.structure != "two-stems"
+        run: Any = wrapped(self.network, world, sync_batch_norm, all_used)
+        self._compiled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = run
         if how.compile == "on":
             # Dropout draws what it draws when nothing is compiled.
-            self._compiled = torch.compile(self.network, options={"fallback_random": True})
+            self._compiled = torch.compile(run, options={"fallback_random": True})
         self._num_calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, batch: PairedBatch) -> Float32[Tensor, "3"]:
-        """Returns (L, L_cls, L_tri) of Eq. 2-4 before the update, on the device."""
+    def __call__(self, batch: PairedBatch) -> Float[Tensor, "3"]:
+        """Returns (L, L_cls, L_tri) of Eq. 2-4 before the update, on the device.
+
+        With several ranks `batch` is this one's share, and the losses those of the global batch.
+        """
         self._num_calls += 1
         if self.how.cuda_graph == "off" or self._num_calls <= WARMUP:
             return self._update(batch)
@@ -117,15 +127,18 @@ class TrainingStep:
         with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._losses = self._update(self._batch)
 
-    def _update(self, batch: PairedBatch) -> Float32[Tensor, "3"]:
+    def _update(self, batch: PairedBatch) -> Float[Tensor, "3"]:
         loss, cls, tri, logits = self.forward(batch)
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        # The mean of the ranks' gradients is taken. Each has its part of L_cls, so that is its
+        # gradient; each has the whole of L_tri, but only its own images' part of the gradient.
+        whole_tri = (self.world.size - 1) * self.loss.triplet_weight * tri
+        self.scaler.scale(loss + whole_tri).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if batch.num_views == 2:
             self.confidence.add(logits.detach()[1::2], batch.pids, batch.spectrum)
-        return torch.stack([loss, cls, tri]).detach()
+        return self.world.mean(torch.stack([loss, cls, tri]).detach())
 
     def forward(
         self, batch: PairedBatch
@@ -140,5 +153,6 @@ class TrainingStep:
             features, logits = self._compiled(images, infrared)
         labels = batch.pids.repeat_interleave(batch.num_views)
         originals = features[:: batch.num_views]
-        losses = total_loss(logits, labels, originals, batch.pids, self.loss)
+        originals, pids = self.world.gather_batch(originals, batch.pids)
+        losses = total_loss(logits, labels, originals, pids, self.loss)
         return *losses, logits

@@ -11,6 +11,7 @@ from pipeline.datasets.kinds import KINDS, kind_of
 from pipeline.errors import InputError
 from pipeline.options import Trial
 from train import config, run_folder
+from train.distributed import find_world
 from train.evaluation.metrics import FIGURES
 from train.evaluation.run import evaluate_run
 from train.loop import train
@@ -25,6 +26,7 @@ def train_trials(
     Raises `InputError` before `run_dir` is touched if the data set has one training only, and as
     `train` does.
     """
+    _check_alone()
     if cfg.data.root is None:
         raise InputError("--trial all: needs a folder of RegDB; pass --data.root")
     root, kind = cfg.data.root.absolute(), kind_of(cfg.data.root, cfg.data.kind)
@@ -45,6 +47,7 @@ def continue_trials(run_dir: Path, display: Display) -> dict[str, Any]:
 
     Raises as `train` does.
     """
+    _check_alone()
     cfg = run_folder.read_config(run_dir)
     for trial in range(1, num_trials(cfg) + 1):
         folder = folder_of(run_dir, trial)
@@ -97,6 +100,11 @@ def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
     return result
+
+
+def _check_alone() -> None:
+    if find_world().size > 1:
+        raise InputError("--trial all: not under torchrun; start --trial 1 … 10 one by one")
 
 
 def num_trials(cfg: config.Config) -> int:

@@ -1,12 +1,14 @@
 """How a command ends when it does not end well: one line on stderr and an exit status."""
 
+import os
 import sys
 from collections.abc import Callable
 
 
 def fail(message: str, status: int) -> None:
-    """One line on stderr, then exit."""
-    print(f"cdp: {message}", file=sys.stderr)
+    """One line on stderr, then exit; under torchrun it names the process."""
+    rank = os.environ.get("RANK")
+    print(f"cdp{f' (rank {rank})' if rank else ''}: {message}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -17,6 +19,7 @@ def to_its_end(again: str, run: Callable[[], object]) -> None:
     """
     import torch
 
+    from train.distributed import LostRankError
     from train.interruption import EXIT_STATUS, Interrupted
     from train.loop import NotFiniteError
 
@@ -26,6 +29,8 @@ def to_its_end(again: str, run: Callable[[], object]) -> None:
         fail(f"{error}; `{again.replace('--resume', '--replay-batch')}` shows that batch", 1)
     except torch.cuda.OutOfMemoryError as error:
         fail(f"the GPU's memory is full ({error}); lower --data.p, or pass --data.cache host", 1)
+    except LostRankError as error:
+        fail(f"{error}; go on with `{again}`", 1)
     except OSError as error:  # a full disk, above all
         fail(f"{error}; when that is mended, go on with `{again}`", 1)
     except Interrupted as end:

@@ -28,8 +28,8 @@ SPECTRUM_STYLES = {"R": "red", "G": "green", "B": "blue", "X": "white"}
 class Display:
     """Shows a run. On a terminal things move in place; elsewhere an epoch is one line."""
 
-    def __init__(self) -> None:
-        self.console = Console()
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet)
         self._bars = Progress(
             TextColumn("{task.description:>10}"),
             BarColumn(),

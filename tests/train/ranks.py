@@ -1,0 +1,85 @@
+"""What each process of tests/train/test_distributed.py does, started by torchrun or alone.
+
+    torchrun --nproc-per-node N -m tests.train.ranks DATA OUT
+
+Rank 0 leaves OUT/step.pt, what a few steps on given batches computed, and OUT/run, a training run.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.network import Network
+from model.options import LossOptions, ModelOptions
+from pipeline.datasets.kinds import read_training
+from pipeline.loader import TrainingLoader
+from pipeline.options import DataOptions
+from train.config import Config
+from train.dhsm import Confidence
+from train.distributed import find_world, joined
+from train.loop import train
+from train.reporting.display import Display
+from train.runtime import StepOptions
+from train.step import TrainingStep
+
+CPU = torch.device("cpu")
+DATA = DataOptions(height_px=32, width_px=16, p=8, k=4, threads=1, cache="none")
+MODEL = ModelOptions("test_resnet", "none", bnneck=True)
+HOW = StepOptions("off", "off", "on", "off")
+STEPS = 3
+
+
+def steps(root: Path) -> dict[str, torch.Tensor]:
+    """Losses, gathered features, DHSM's sums, and the weights after steps of plain SGD."""
+    world = find_world()
+    options = dataclasses.replace(DATA, root=root)
+    torch.manual_seed(0)
+    loader = TrainingLoader(read_training(options, root), options, CPU, 0, world.share)
+    network = Network(MODEL, loader.num_classes).double()  # what rounding does would hide a fault
+    for module in network.modules():  # timm's residual branches begin with weight 0
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    confidence = Confidence(4, CPU, world.total)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    step = TrainingStep(network, optimizer, confidence, LossOptions(), "off", CPU, HOW, world)
+    network.train()
+    losses, gathered = [], []
+    for _, batch in zip(range(STEPS), loader.epoch(1, np.full(4, 0.25)), strict=False):
+        losses.append(step(batch))
+        means = batch.images.double().mean(dim=(1, 2, 3))
+        means, pids = world.gather_batch(means, batch.pids)
+        gathered.append(torch.cat([means, pids[:, None]], dim=1))
+    sums, counts = confidence.take()
+    state = {f"weight {name}": value for name, value in network.state_dict().items()}
+    return state | {
+        "losses": torch.stack(losses),
+        "gathered": torch.stack(gathered),
+        "confidence": torch.from_numpy(np.stack([sums, counts])),
+    }
+
+
+def main(root: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    cfg = Config(
+        data=dataclasses.replace(DATA, root=root),
+        model=MODEL,
+        epochs=2,
+        eval_every=1,
+        checkpoint_every=1,
+        precision="off",
+        device="cpu",
+        distance="cosine",
+    )
+    with joined(find_world(), CPU):
+        found = steps(root)
+        if find_world().leads:
+            out.mkdir(parents=True)
+            torch.save(found, out / "step.pt")
+        train(cfg, out / "run", Display())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

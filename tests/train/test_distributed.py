@@ -1,0 +1,131 @@
+"""One, two and four ranks (gloo, CPU) train the same network; what happens when one dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cdp
+from pipeline.errors import InputError
+from pipeline.sampler import Share
+from tests.front_door import SMALL, call
+from tests.train import ranks
+from train.distributed import World
+
+REPOSITORY = Path(cdp.__file__).parent
+
+
+def torchrun(num_ranks: int, *args: str | Path, **how) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(num_ranks), "-m", *map(str, args)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, **how)
+
+
+@pytest.fixture(scope="module")
+def out(people, tmp_path_factory) -> Path:
+    """What `tests.train.ranks` left, in a folder for each number of ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    ranks.main(people, folder / "1")
+    for n in (2, 4):
+        process = torchrun(
+            n, "tests.train.ranks", people, folder / str(n), stdout=-1, stderr=subprocess.STDOUT
+        )
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, printed
+    return folder
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_few_steps_are_those_of_one_process(out, n):
+    alone, shared = (torch.load(out / str(i) / "step.pt") for i in (1, n))
+    assert set(alone) == set(shared)
+    # The same batches, whole on every rank; the same losses; the same gradients.
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_a_run_is_that_of_one_process(out, n):
+    def events(i: int) -> list[dict]:
+        lines = (out / str(i) / "run" / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    alone, shared = events(1), events(n)
+    assert [e["event"] for e in shared] == ["epoch", "eval"] * 2
+    for a, b in zip(alone, shared, strict=True):
+        if a["event"] == "epoch":
+            for name in ("loss", "loss_cls", "loss_tri"):
+                assert b[name] == pytest.approx(a[name], rel=1e-3)
+            for name in ("confidence", "probability"):
+                assert b[name] == pytest.approx(a[name], abs=1e-3)
+            assert (b["step"], b["lr"]) == (a["step"], a["lr"])
+        else:
+            assert (b["num_query"], b["num_gallery"]) == (a["num_query"], a["num_gallery"])
+            assert b["mAP"] == pytest.approx(a["mAP"], abs=1.5)  # few queries: one swap moves it
+    names = [sorted(p.name for p in (out / str(i) / "run").rglob("*")) for i in (1, n)]
+    assert names[0] == names[1]
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(out, tmp_path, people):
+    """Two epochs on two ranks, of which the second is taken away and done again on one."""
+    run = out / "2" / "run"
+    before = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    copy = tmp_path / "run"
+    copy.mkdir()
+    (copy / "checkpoints").mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (copy / name).write_bytes((run / name).read_bytes())
+    first = sorted((run / "checkpoints").iterdir())[0]
+    (copy / "checkpoints" / first.name).write_bytes(first.read_bytes())
+    assert call("train", "--resume", copy) == 0
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert [(e["event"], e["epoch"]) for e in lines][-2:] == [("epoch", 2), ("eval", 2)]
+    assert lines[-1]["mAP"] == pytest.approx(before["mAP"], abs=1.5)
+
+
+@pytest.mark.slow
+def test_a_dead_rank_ends_the_job_which_one_rank_finishes(people, tmp_path):
+    run = tmp_path / "run"
+    args = ["cdp", "train", "demo", "--data.root", people, "--run-dir", run, *SMALL]
+    args += ["--epochs", "40", "--eval-every", "0"]
+    process = torchrun(2, *args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    metrics = run / "metrics.jsonl"
+    while not metrics.is_file():
+        time.sleep(0.1)
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    )
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    died = time.monotonic()
+    printed, _ = process.communicate(timeout=60)
+    assert time.monotonic() - died < 60
+    assert process.returncode != 0
+    assert "another rank is gone" in printed or "Signal 9 (SIGKILL)" in printed
+    assert call("train", "--resume", run) == 0
+    assert (run / "result.json").is_file()
+    epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [e["epoch"] for e in epochs if e["event"] == "epoch"] == list(range(1, 41))
+
+
+def test_shares_are_whole_identities_and_cover_the_batch():
+    for size in (1, 2, 4, 8):
+        columns = [np.arange(32)[Share(rank, size).columns(8, 4)] for rank in range(size)]
+        assert np.concatenate(columns).tolist() == list(range(32))
+        assert all(len(c) % 4 == 0 for c in columns)
+    with pytest.raises(InputError, match=r"--data.p 8: cannot be shared equally by 3 processes"):
+        Share(0, 3).columns(8, 4)
+
+
+def test_rows_are_divided_as_equally_as_can_be():
+    for num, size in ((10, 4), (3, 2), (7, 7)):
+        parts = [World(rank, size).own_rows(num) for rank in range(size)]
+        assert np.concatenate(parts).tolist() == list(range(num))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
