@@ -51,7 +51,9 @@ class TrainingLoader:
         if self.cache != "none":
             pixels = PixelCache(index, options, self.cache, device, *how)
         self.source = TrainingSource(index, options, seed, pixels)
-        self._pipeline = training_graph(self.source, options, *how, self.cache)
+        self._pipeline = training_graph(
+            self.source, options, *how, self.cache, packed=index.is_packed
+        )
 
     @property
     def num_classes(self) -> int:
@@ -80,7 +82,12 @@ class EvaluationLoader:
         self.source = EvaluationSource(index, options.eval_batch)
         self.device = device
         self._pipeline = evaluation_graph(
-            self.source, options, device_id(device), num_threads(options), options.eval_batch
+            self.source,
+            options,
+            device_id(device),
+            num_threads(options),
+            options.eval_batch,
+            index.is_packed,
         )
 
     def __len__(self) -> int:

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline.datasets.kinds import KINDS, kind_of
+from pipeline.datasets import regdb
+from pipeline.datasets.kinds import KINDS, kind_of, original_kind
 from pipeline.errors import InputError
 from pipeline.options import Trial
 from train import config, run_folder
@@ -15,6 +16,8 @@ from train.evaluation.metrics import FIGURES
 from train.evaluation.run import evaluate_run
 from train.loop import train
 from train.reporting.display import Display
+
+TRIALS = range(1, regdb.NUM_TRIALS + 1)  # the only protocol of several trainings
 
 
 def train_trials(
@@ -29,7 +32,7 @@ def train_trials(
         raise InputError("--trial all: needs a folder of RegDB; pass --data.root")
     root, kind = cfg.data.root.absolute(), kind_of(cfg.data.root, cfg.data.kind)
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, root=root, kind=kind))
-    if num_trials(cfg) == 1:
+    if KINDS[original_kind(root, kind)].num_trials == 1:
         raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
     run_folder.check_free(run_dir, overwrite)
 
@@ -46,7 +49,7 @@ def continue_trials(run_dir: Path, display: Display) -> dict[str, Any]:
     Raises as `train` does.
     """
     cfg = run_folder.read_config(run_dir)
-    for trial in range(1, num_trials(cfg) + 1):
+    for trial in TRIALS:
         folder = folder_of(run_dir, trial)
         if (folder / run_folder.RESULT).is_file():
             display.say(f"trial {trial} is done: {folder}")
@@ -76,15 +79,14 @@ def evaluate_trials(
     """Evaluates each trial's run as `evaluate_run` does, and averages; raises as that does."""
     if trial is not None:
         raise InputError(f"--trial {trial}: {run_dir} holds ten; evaluate {run_dir}/trial-NN")
-    for n in range(1, num_trials(run_folder.read_config(run_dir)) + 1):
+    for n in TRIALS:
         evaluate_run(folder_of(run_dir, n), display, data_root, device_name=device_name)
     return summarise(run_dir, display)
 
 
 def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
     """Averages the trials' `result.json`s into that of `run_dir`, and shows it."""
-    cfg = run_folder.read_config(run_dir)
-    files = [folder_of(run_dir, n) / run_folder.RESULT for n in range(1, num_trials(cfg) + 1)]
+    files = [folder_of(run_dir, n) / run_folder.RESULT for n in TRIALS]
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise InputError(
@@ -97,11 +99,6 @@ def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
     return result
-
-
-def num_trials(cfg: config.Config) -> int:
-    """Trainings that the protocol of the data set, whose kind is resolved, asks for."""
-    return KINDS[cfg.data.kind].num_trials
 
 
 def folder_of(run_dir: Path, trial: int) -> Path:
