@@ -37,9 +37,14 @@ class Index:
 
     def take(self, rows: Int64[ndarray, " k"]) -> "Index":
         """The index of these rows."""
-        columns = (self.paths, self.pids, self.camids, self.modality)
-        members = self.members.take(rows) if self.members else None
-        return Index(self.root, *(column[rows] for column in columns), members)
+        return Index(
+            self.root,
+            self.paths[rows],
+            self.pids[rows],
+            self.camids[rows],
+            self.modality[rows],
+            self.members.take(rows) if self.members else None,
+        )
 
     @property
     def is_packed(self) -> bool:
