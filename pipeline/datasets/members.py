@@ -1,4 +1,7 @@
-"""Images inside uncompressed tar files, read by offset from memory maps."""
+"""Images inside uncompressed tar files, read by offset from memory maps.
+
+Nobody may shorten a file that is mapped: to read what was cut off ends the process (SIGBUS).
+"""
 
 import errno
 import mmap

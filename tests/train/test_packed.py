@@ -39,8 +39,7 @@ def run(people, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("cache", ["none", "host"])
-@pytest.mark.parametrize("prefetch", [1, 3])
+@pytest.mark.parametrize(("cache", "prefetch"), [("none", 3), ("host", 1)])
 def test_batches_are_those_of_loose_files_to_the_bit(people, packed, cache, prefetch):
     loose = TrainingLoader(read_training(OPTIONS, people), OPTIONS, CPU, 3)
     options = dataclasses.replace(OPTIONS, cache=cache, prefetch=prefetch)
