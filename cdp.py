@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from bench.command import bench
-from train.commands.data import data_check, data_make, data_preview
+from train.commands.data import data_check, data_make, data_pack, data_preview
 from train.commands.ending import fail
 from train.commands.export import embed, export
 from train.commands.results import experiment, report
@@ -28,6 +28,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp bench PART|all                      images a second: stages, loader, peers, step, end-to-end
   cdp data make DIR                       write the embedded synthetic people as JPEG files
   cdp data check DIR                      is the data set whole, and every image readable?
+  cdp data pack DIR --out SHARDS          a few tar files in place of many images, same training
   cdp data preview DIR --out FILE.png     picture of originals and their counterparts
 
 `cdp train --help` shows every field with its default; so does --help after any other command.
@@ -78,6 +79,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "bench": bench,
     "data make": data_make,
     "data check": data_check,
+    "data pack": data_pack,
     "data preview": data_preview,
 }
 

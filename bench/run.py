@@ -16,6 +16,7 @@ from bench.stages import bench_stages
 from bench.step import bench_step
 from pipeline.datasets.kinds import kind_of, read_training
 from pipeline.datasets.records import Index
+from pipeline.errors import InputError
 from train import run_folder, runtime
 from train.config import Config
 from train.data import locate
@@ -67,6 +68,8 @@ def run_bench(
         chosen = preset or ("sysu" if device.type == "cuda" or name in WITHOUT_A_MODEL else "demo")
         config = _measurable(PRESETS[chosen].config, root)
         index = read_training(config.data, root)
+        if index.is_packed:
+            raise InputError(f"--data {root}: is packed; name loose files, which others read too")
         result["data"] = _describe(index)
         session = Session(
             index=index,

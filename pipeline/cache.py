@@ -97,7 +97,12 @@ class PixelCache:
         self._ready = np.zeros(len(index), bool)
         self._source = EvaluationSource(index, options.p * options.k)
         self._graph = evaluation_graph(
-            self._source, options, device_id, threads, batch_size=options.p * options.k
+            self._source,
+            options,
+            device_id,
+            threads,
+            batch_size=options.p * options.k,
+            packed=index.is_packed,
         )
         self._graph_device = device
         # Behind the caller's kernels a gather would come a step late.

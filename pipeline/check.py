@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.datasets.findings import Survey
 from pipeline.datasets.kinds import kind_of
+from pipeline.datasets.packed_survey import survey_packed
 from pipeline.datasets.survey import SURVEYS
 from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions, KindName, num_threads
@@ -21,10 +22,11 @@ def check(
     Raises `InputError` if there is no data set of a known kind at `root`.
     """
     kind = kind_of(root, kind)
-    survey = SURVEYS[kind](root)
+    survey = (SURVEYS | {"packed": survey_packed})[kind](root)
     files = sorted(survey.files)
     with ThreadPoolExecutor(num_threads(DataOptions())) as pool:
-        flaws = pool.map(why_undecodable, (survey.root / file for file in files))
+        images = (survey.contents.get(file, survey.root / file) for file in files)
+        flaws = pool.map(why_undecodable, images)
         for done, (file, flaw) in enumerate(zip(files, flaws, strict=True), start=1):
             if flaw:
                 survey.fault(flaw.kind, file, f"{flaw.text}; restore it")

@@ -40,7 +40,7 @@ class PairSource(Protocol):
     """What a training graph asks of its source, a batch a call."""
 
     def images(self) -> Any:
-        """Paths as uint8 characters, or the cache's pixels, uint8 [n, H, W, 3]."""
+        """Paths as uint8 characters, images' bytes, or the cache's pixels, uint8 [n, H, W, 3]."""
 
     def draws(self) -> Any:
         """(P̂, uniform, flip, brightness, infrared, label)."""
@@ -54,10 +54,12 @@ def training_graph(
     cache: CacheName = "none",
     last: Stage = "stack",
     leave_out: Stage | None = None,
+    packed: bool = False,
 ) -> Pipeline:
     """Builds the pipeline whose outputs are one `PairedBatch`.
 
-    With a cache its first input is pixels that were decoded and resized before. Outputs: images
+    Its first input is paths; of a packed data set the files' bytes; with a cache pixels that were
+    decoded and resized before. Outputs: images
     uint8 [n, views, H, W, 3], labels int64 [n], modality uint8 [n], spectrum int8 [n], all on the
     GPU `device_id`, or on the CPU when that is None.
 
@@ -70,8 +72,8 @@ def training_graph(
         flip, infrared, label = (drawn[name] for name in ALWAYS_DRAWN)
         node: dict[Stage, Any] = {}
         if cache == "none":
-            paths = fn.external_source(source=source.images, dtype=types.UINT8, ndim=1)
-            node["read"] = _read(paths)
+            files = fn.external_source(source=source.images, dtype=types.UINT8, ndim=1)
+            node["read"] = files if packed else _read(files)
             node["decode"] = _decode(node["read"], options, device_id)
             image = _resize(node["decode"], options)
         else:
@@ -112,12 +114,16 @@ def evaluation_graph(
     device_id: int | None,
     threads: int,
     batch_size: int,
+    packed: bool = False,
 ) -> Pipeline:
-    """Builds the pipeline whose output is uint8 [n, H, W, 3]: decoded and resized, nothing else."""
+    """Builds the pipeline whose output is uint8 [n, H, W, 3]: decoded and resized, nothing else.
+
+    Its input is paths, or, of a packed data set, the files' bytes.
+    """
     pipeline = _pipeline(batch_size, options, device_id, threads)
     with pipeline:
-        (paths,) = fn.external_source(source=source, num_outputs=1, dtype=types.UINT8, ndim=1)
-        image = _decode(_read(paths), options, device_id)
+        (files,) = fn.external_source(source=source, num_outputs=1, dtype=types.UINT8, ndim=1)
+        image = _decode(files if packed else _read(files), options, device_id)
         pipeline.set_outputs(_resize(image, options))
     pipeline.build()
     return pipeline

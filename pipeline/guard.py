@@ -7,8 +7,12 @@ the header raises in DALI, and `why_undecodable` finds the file.
 """
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
+
+from jaxtyping import UInt8
+from numpy import ndarray
 
 os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # we say what is wrong, and where
 
@@ -19,6 +23,8 @@ FORMATS = ("jpeg", "png", "bmp")
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM")
 MAX_PIXELS = 4096 * 4096  # a person crop has some 20,000
 
+Encoded = Path | UInt8[ndarray, " _"]  # a file, or its content
+
 
 class Flaw(NamedTuple):
     """Why a file cannot serve: a short name for tables, and the words of an error message."""
@@ -27,19 +33,19 @@ class Flaw(NamedTuple):
     text: str
 
 
-def why_unusable(path: Path) -> Flaw | None:
-    """The reason why the file's header cannot serve, or None."""
+def why_unusable(image: Encoded) -> Flaw | None:
+    """The reason why the image's header cannot serve, or None."""
     try:
-        content = path.read_bytes()
+        content = image.read_bytes() if isinstance(image, Path) else image
     except OSError as error:
         return Flaw("unreadable", f"cannot be read ({error.strerror})")
-    if not content:
+    if not len(content):
         return Flaw("zero bytes", "is empty")
     try:
         stream = nvimgcodec.CodeStream(content)
         height, width, codec = stream.height, stream.width, stream.codec_name
     except RuntimeError:
-        kind = "damaged header" if content.startswith(SIGNATURES) else "not an image"
+        kind = "damaged header" if bytes(content[:4]).startswith(SIGNATURES) else "not an image"
         return Flaw(kind, "is no image, or its header is damaged")
     if codec not in FORMATS:
         return Flaw("other format", f"is a {codec} file; expected {', '.join(FORMATS)}")
@@ -48,14 +54,14 @@ def why_unusable(path: Path) -> Flaw | None:
     return None
 
 
-def why_undecodable(path: Path) -> Flaw | None:
-    """The reason why the file's pixels cannot be had, or None; decodes it."""
-    flaw = why_unusable(path)
+def why_undecodable(image: Encoded) -> Flaw | None:
+    """The reason why the image's pixels cannot be had, or None; decodes it."""
+    flaw = why_unusable(image)
     if flaw:
         return flaw
     try:
-        with Image.open(path) as image:
-            image.load()
+        with Image.open(image if isinstance(image, Path) else BytesIO(image.data)) as opened:
+            opened.load()
     except (OSError, SyntaxError, ValueError) as error:
         kind = "truncated" if "truncated" in str(error) else "damaged pixels"
         return Flaw(kind, f"cannot be decoded ({error})")

@@ -62,7 +62,7 @@ class TrainingLoader:
             pixels = PixelCache(index, options, self.cache, device, *how)
         self.source = TrainingSource(index, options, seed, pixels, share)
         own = dataclasses.replace(options, p=options.p // share.size)
-        self._pipeline = training_graph(self.source, own, *how, self.cache)
+        self._pipeline = training_graph(self.source, own, *how, self.cache, packed=index.is_packed)
 
     @property
     def num_classes(self) -> int:
@@ -91,7 +91,12 @@ class EvaluationLoader:
         self.source = EvaluationSource(index, options.eval_batch)
         self.device = device
         self._pipeline = evaluation_graph(
-            self.source, options, device_id(device), num_threads(options), options.eval_batch
+            self.source,
+            options,
+            device_id(device),
+            num_threads(options),
+            options.eval_batch,
+            index.is_packed,
         )
 
     def __len__(self) -> int:

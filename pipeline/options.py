@@ -8,7 +8,7 @@ from typing import Literal
 from pipeline import spectrum
 from pipeline.errors import InputError
 
-KindName = Literal["auto", "sysu", "regdb", "llcm", "table"]
+KindName = Literal["auto", "sysu", "regdb", "llcm", "table", "packed"]
 CacheName = Literal["none", "host", "gpu", "auto"]
 SamplingName = Literal["balanced", "random", "shuffle"]
 Trial = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, "all"]
@@ -19,8 +19,8 @@ class DataOptions:
     """Where the images are, how batches are drawn from them, and how DALI runs."""
 
     root: Path | None = None
-    """Folder of the data set, or the CSV file that lists it; None: the embedded synthetic set, made
-    once under runs/."""
+    """Folder of the data set, packed or not, or the CSV file that lists it; None: the embedded
+    synthetic set, made once under runs/."""
 
     kind: KindName = "auto"
     """Layout of the data set; auto: told by what the folder holds."""

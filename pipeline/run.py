@@ -106,11 +106,11 @@ def _blame(source: Source, error: RuntimeError, device: torch.device) -> Excepti
         row = _first_undecodable(source.index, np.unique(source.in_flight[0]), device)
         if row is not None:
             path = source.index.path(row)
-            flaw = why_undecodable(path)
+            flaw = why_undecodable(source.index.image(row))
             return BadImageError(path, row, flaw.text if flaw else "the decoder cannot read it")
     for rows in source.in_flight:
         for row in np.unique(rows):
-            flaw = why_undecodable(source.index.path(row))
+            flaw = why_undecodable(source.index.image(row))
             if flaw:
                 return BadImageError(source.index.path(row), int(row), flaw.text)
     return RuntimeError(f"DALI failed, and every image of the batch is readable: {error}")
@@ -122,7 +122,9 @@ def _first_undecodable(
     """The first row that DALI cannot decode by itself."""
     alone = EvaluationSource(index, batch=1)
     alone.begin(rows)
-    pipeline = evaluation_graph(alone, DataOptions(), device_id(device), threads=1, batch_size=1)
+    pipeline = evaluation_graph(
+        alone, DataOptions(), device_id(device), threads=1, batch_size=1, packed=index.is_packed
+    )
     for row in rows:
         try:
             pipeline.run()

@@ -21,6 +21,8 @@ from pipeline.guard import why_unusable
 from pipeline.options import DataOptions
 from pipeline.sampler import Share, check, num_steps, plan_epoch
 
+Batch = ndarray | list[ndarray] | Tensor
+
 
 def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> UInt8[ndarray, "n length"]:
     """Each row's absolute path as uint8 characters, which is how DALI's file reader takes it.
@@ -35,6 +37,17 @@ def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> UInt8[ndarray, "n 
     )
 
 
+def encode(index: Index, rows: Int64[ndarray, " n"]) -> ndarray | list[ndarray]:
+    """What the graph reads: the rows' paths, or, of a packed data set, the images' bytes.
+
+    DALI copies those. Without a copy they would have to stay mapped until the last batch in flight
+    is decoded, and Python tells of no order in which what nobody holds any more goes away.
+    """
+    if index.members:
+        return [index.members.content(row) for row in rows]
+    return encode_paths(index, rows)
+
+
 class FirstLook:
     """Checks the header of each file once, before DALI meets it."""
 
@@ -46,8 +59,8 @@ class FirstLook:
     def __call__(self, rows: Int64[ndarray, " n"]) -> None:
         """Raises `BadImageError` for the first of `rows` whose file cannot serve."""
         new = np.unique(rows[~self._seen[rows]])
-        paths = [self._index.path(row) for row in new]
-        for row, flaw in zip(new, self._threads.map(why_unusable, paths), strict=True):
+        images = [self._index.image(row) for row in new]
+        for row, flaw in zip(new, self._threads.map(why_unusable, images), strict=True):
             if flaw:
                 raise BadImageError(self._index.path(row), int(row), flaw.text)
             self._seen[row] = True
@@ -120,8 +133,8 @@ class TrainingSource:
         """The rows of a step, from 1, of the running epoch, of all shares."""
         return self._plan[step - 1]
 
-    def images(self) -> ndarray | Tensor:
-        """The next batch's paths, or, from a cache, its pixels, uint8 [n, H, W, 3]."""
+    def images(self) -> Batch:
+        """The next batch's paths or bytes, or, from a cache, its pixels, uint8 [n, H, W, 3]."""
         if self._step >= len(self._plan):
             raise StopIteration
         while True:
@@ -137,12 +150,12 @@ class TrainingSource:
                 self.in_flight.append(rows)
                 return batch
 
-    def _load(self, rows: Int64[ndarray, " n"]) -> ndarray | Tensor:
+    def _load(self, rows: Int64[ndarray, " n"]) -> Batch:
         if self._pixels:
             pixels = self._pixels.take(rows)
             return pixels if pixels.is_cuda else pixels.numpy()
         self._look(rows)
-        return encode_paths(self.index, rows)
+        return encode(self.index, rows)
 
     def skip(self, error: BadImageError) -> bool:
         """Replaces a bad image, if the options say so, and stops; then `go_back` is called."""
@@ -213,7 +226,7 @@ class TrainingSource:
 
 
 class EvaluationSource:
-    """Hands out the paths of rows, `batch` at a time; the last batch may be smaller."""
+    """Hands out rows' paths or bytes, `batch` at a time; the last batch may be smaller."""
 
     def __init__(self, index: Index, batch: int) -> None:
         self.index = index
@@ -240,12 +253,12 @@ class EvaluationSource:
     def go_back(self) -> None:
         """Never needed."""
 
-    def __call__(self) -> tuple[ndarray]:
-        """The next batch's paths."""
+    def __call__(self) -> tuple[ndarray | list[ndarray]]:
+        """The next batch's paths or bytes."""
         if self._next >= len(self._rows):
             raise StopIteration
         rows = self._rows[self._next : self._next + self.batch]
         self._look(rows)
         self._next += len(rows)
         self.in_flight.append(rows)
-        return (encode_paths(self.index, rows),)
+        return (encode(self.index, rows),)

@@ -5,7 +5,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.datasets import synthetic
+from pipeline.datasets import packing, synthetic
+from pipeline.options import KindName
 from train.reporting.display import Display
 
 
@@ -27,3 +28,17 @@ def make(root: Path, options: synthetic.SyntheticOptions, display: Display) -> N
     with display.progress("images") as progress:
         num_images = synthetic.make(root, options, on_progress=progress)
     display.say(f"{num_images} images")
+
+
+def pack(
+    root: Path, out: Path, kind: KindName, shard_mib: int, stand_in: bool, display: Display
+) -> None:
+    """Writes the data set as tar shards, with a progress bar."""
+    with display.progress("images") as progress:
+        done = packing.pack(root, out, kind, shard_mib, stand_in, progress)
+    display.say(
+        f"{done.num_images} images of {root} ({done.kind}), {done.num_bytes / 2**20:.1f} MiB in "
+        f"{done.num_shards} shards: {out}"
+    )
+    for view, reason in done.left_out.items():
+        display.say(f"note      without {view}: {reason}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.datasets.kinds import kind_of
+from pipeline.datasets.kinds import kind_of, original_kind
 from pipeline.errors import InputError
 from train import run_folder
 from train.config import Config, changed, flat
@@ -158,7 +158,8 @@ def run_experiment(
         except NotFiniteError as error:
             display.say(f"{heading}: did not converge; {error}")
     # The paper's figures of another data set stand beside ours, in columns of their own.
-    searches = [s for s, (of_kind, _, _) in SEARCHES.items() if of_kind == kind] or ["sysu"]
+    of_data = original_kind(root, kind)
+    searches = [s for s, (of_kind, _, _) in SEARCHES.items() if of_kind == of_data] or ["sysu"]
     is_synthetic = (root / "synthetic.json").is_file()
     tables.write(
         out / name,

@@ -13,7 +13,6 @@ from torch import Tensor
 from model.network import Network
 from pipeline import spectrum
 from pipeline.datasets.kinds import kind_of, read_protocol, read_training
-from pipeline.datasets.table import take
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from pipeline.options import num_images
 from train import checkpoint, config, dhsm, interruption, replay, run_folder, runtime
@@ -84,7 +83,7 @@ def _train(
     protocol = read_protocol(cfg.data, root)
     options = runtime.share_threads(cfg.data, world)
     loader = TrainingLoader(images, options, device, cfg.seed, world.share)
-    own_test = take(protocol.index, world.own_rows(len(protocol.index)))
+    own_test = protocol.index.take(world.own_rows(len(protocol.index)))
     test_loader = EvaluationLoader(own_test, options, device)
 
     # Model: one stream for every spectrum, or a structure that the paper compares with.

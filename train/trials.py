@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline.datasets.kinds import KINDS, kind_of
+from pipeline.datasets import regdb
+from pipeline.datasets.kinds import KINDS, kind_of, original_kind
 from pipeline.errors import InputError
 from pipeline.options import Trial
 from train import config, run_folder
@@ -16,6 +17,8 @@ from train.evaluation.metrics import FIGURES
 from train.evaluation.run import evaluate_run
 from train.loop import train
 from train.reporting.display import Display
+
+TRIALS = range(1, regdb.NUM_TRIALS + 1)  # the only protocol of several trainings
 
 
 def train_trials(
@@ -31,7 +34,7 @@ def train_trials(
         raise InputError("--trial all: needs a folder of RegDB; pass --data.root")
     root, kind = cfg.data.root.absolute(), kind_of(cfg.data.root, cfg.data.kind)
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, root=root, kind=kind))
-    if num_trials(cfg) == 1:
+    if KINDS[original_kind(root, kind)].num_trials == 1:
         raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
     run_folder.check_free(run_dir, overwrite)
 
@@ -49,7 +52,7 @@ def continue_trials(run_dir: Path, display: Display) -> dict[str, Any]:
     """
     _check_alone()
     cfg = run_folder.read_config(run_dir)
-    for trial in range(1, num_trials(cfg) + 1):
+    for trial in TRIALS:
         folder = folder_of(run_dir, trial)
         if (folder / run_folder.RESULT).is_file():
             display.say(f"trial {trial} is done: {folder}")
@@ -79,15 +82,14 @@ def evaluate_trials(
     """Evaluates each trial's run as `evaluate_run` does, and averages; raises as that does."""
     if trial is not None:
         raise InputError(f"--trial {trial}: {run_dir} holds ten; evaluate {run_dir}/trial-NN")
-    for n in range(1, num_trials(run_folder.read_config(run_dir)) + 1):
+    for n in TRIALS:
         evaluate_run(folder_of(run_dir, n), display, data_root, device_name=device_name)
     return summarise(run_dir, display)
 
 
 def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
     """Averages the trials' `result.json`s into that of `run_dir`, and shows it."""
-    cfg = run_folder.read_config(run_dir)
-    files = [folder_of(run_dir, n) / run_folder.RESULT for n in range(1, num_trials(cfg) + 1)]
+    files = [folder_of(run_dir, n) / run_folder.RESULT for n in TRIALS]
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise InputError(
@@ -105,11 +107,6 @@ def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
 def _check_alone() -> None:
     if find_world().size > 1:
         raise InputError("--trial all: not under torchrun; start --trial 1 … 10 one by one")
-
-
-def num_trials(cfg: config.Config) -> int:
-    """Trainings that the protocol of the data set, whose kind is resolved, asks for."""
-    return KINDS[cfg.data.kind].num_trials
 
 
 def folder_of(run_dir: Path, trial: int) -> Path:

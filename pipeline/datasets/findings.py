@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from numpy import ndarray
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -20,6 +22,7 @@ class Survey:
 
     root: Path
     files: set[str] = field(default_factory=set)  # images to look at, relative to root
+    contents: dict[str, ndarray] = field(default_factory=dict)  # of those that are no files
     faults: list[Fault] = field(default_factory=list)
     counts: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # found, expected
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.datasets import llcm, regdb, sysu, table
+from pipeline.datasets import llcm, packed, regdb, sysu, table
 from pipeline.datasets.records import Index, Protocol
 from pipeline.errors import InputError
 from pipeline.options import DataOptions, KindName
@@ -22,6 +22,7 @@ class Kind:
     training: Callable[[DataOptions, Path], Index]
     protocol: Callable[[DataOptions, Path], Protocol]
     num_trials: int = 1  # trainings that the protocol asks for
+    splits: tuple[str, ...] = ("train+val",)  # those that its reader tells apart
 
 
 def _one_trial(options: DataOptions) -> int:
@@ -36,6 +37,7 @@ KINDS: dict[KindName, Kind] = {
         ("exp", "cam1"),
         lambda options, root: sysu.read_training(root, options.split),
         lambda options, root: sysu.read_protocol(root, options.stand_in_galleries),
+        splits=("train", "train+val"),
     ),
     "regdb": Kind(
         "RegDB: Visible, Thermal, idx/{train,test}_{visible,thermal}_{1…10}.txt",
@@ -55,6 +57,13 @@ KINDS: dict[KindName, Kind] = {
         (),
         lambda options, root: table.read_training(root, options.split),
         lambda options, root: table.read_protocol(root),
+        splits=("train", "train+val"),
+    ),
+    "packed": Kind(
+        "a data set that `cdp data pack` wrote: pack.json, shard-*.tar, index",
+        (),
+        lambda options, root: packed.read_training(root, options.split, _one_trial(options)),
+        lambda options, root: packed.read_protocol(root, _one_trial(options)),
     ),
 }
 
@@ -69,6 +78,11 @@ def kind_of(root: Path, kind: KindName = "auto") -> KindName:
             f"--data.root {root}: no such folder; "
             f"`cdp data make {root}` writes a synthetic set there"
         )
+    if packed.is_pack(root):
+        of = packed.read_kind(root)
+        if kind in ("auto", "packed", of):
+            return "packed"
+        raise InputError(f"--data.kind {kind}: {root} is packed {of}; leave --data.kind out")
     if kind != "auto":
         return kind
     if root.is_file():
@@ -80,11 +94,17 @@ def kind_of(root: Path, kind: KindName = "auto") -> KindName:
     raise InputError(f"--data.root {root}: holds no data set that is known ({layouts})")
 
 
+def original_kind(root: Path, kind: KindName = "auto") -> KindName:
+    """As `kind_of`; of a packed data set the kind that it was packed from."""
+    kind = kind_of(root, kind)
+    return packed.read_kind(root) if kind == "packed" else kind
+
+
 def read_training(options: DataOptions, root: Path) -> Index:
     """The training images of `options` at `root`; raises `InputError` as the data set's reader."""
-    kind = kind_of(root, options.kind)
-    if options.trial != 1 and KINDS[kind].num_trials == 1:
-        raise InputError(f"--trial {options.trial}: {kind} has one training; leave --trial out")
+    kind, original = kind_of(root, options.kind), original_kind(root, options.kind)
+    if options.trial != 1 and KINDS[original].num_trials == 1:
+        raise InputError(f"--trial {options.trial}: {original} has one training; leave --trial out")
     return KINDS[kind].training(options, root)
 
 

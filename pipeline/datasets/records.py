@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 from numpy import ndarray
 
+from pipeline.datasets.members import Members
 from pipeline.datasets.rules import Rule
 
 
@@ -29,13 +30,35 @@ class Index:
     pids: Int64[ndarray, " n"]  # as the data set numbers them
     camids: Int64[ndarray, " n"]
     modality: UInt8[ndarray, " n"]
+    members: Members | None = None  # of a packed data set: where the images' bytes are
 
     def __len__(self) -> int:
         return len(self.pids)
 
+    def take(self, rows: Int64[ndarray, " k"]) -> "Index":
+        """The index of these rows."""
+        return Index(
+            self.root,
+            self.paths[rows],
+            self.pids[rows],
+            self.camids[rows],
+            self.modality[rows],
+            self.members.take(rows) if self.members else None,
+        )
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether the images lie in tar files."""
+        return self.members is not None
+
     def path(self, row: SupportsIndex) -> Path:
-        """Where the image of `row` is."""
-        return self.root / os.fsdecode(bytes(self.paths[row]))
+        """Where the image of `row` is; of a packed data set `SHARD.tar:NAME`, to tell people."""
+        path = os.fsdecode(bytes(self.paths[row]))
+        return self.members.path(row, path) if self.members else self.root / path
+
+    def image(self, row: SupportsIndex) -> Path | UInt8[ndarray, " _"]:
+        """The file of `row`, or, of a packed data set, its bytes."""
+        return self.members.content(row) if self.members else self.path(row)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -193,7 +193,7 @@ def survey_table(file: Path) -> Survey:
             survey.fault("listed twice", name, f"keep one of its {rows} rows")
     parts = {split: index.pids[splits == split].tolist() for split in ("train", "val", "test")}
     find_leaks(survey, parts)
-    training = table.take(index, np.flatnonzero(splits != "test"))
+    training = index.take(np.flatnonzero(splits != "test"))
     find_missing_modality(survey, training, training.pids.tolist(), "identity {}")
     find_missing_files(survey)
     for split, pids in parts.items():

@@ -37,14 +37,14 @@ def read_training(file: Path, split: str) -> Index:
         raise InputError(
             f"{file}: no row has split {split}; there are {sorted(set(splits.tolist()))}"
         )
-    return take(index, rows)
+    return index.take(rows)
 
 
 def read_protocol(file: Path) -> Protocol:
     """Reads the test rows, as one trial a mode; raises as `read_training` does."""
     index, splits, roles = read_table(file)
     rows = np.flatnonzero(splits == "test")
-    test, roles = take(index, rows), roles[rows]
+    test, roles = index.take(rows), roles[rows]
     if (roles != "").any():
         query, gallery = (np.flatnonzero(roles == role) for role in ("query", "gallery"))
         modes: tuple[Mode, ...] = (Mode("query to gallery", (Trial(query, gallery),)),)
@@ -123,9 +123,3 @@ def _row(
             raise InputError(f"{where}: {column} is {value!r}; expected one of {', '.join(values)}")
         row[column] = value
     return (path, numbers[0], numbers[1], MODALITIES[row["modality"]]), row["split"], row["role"]
-
-
-def take(index: Index, rows: np.ndarray) -> Index:
-    """The index of these rows."""
-    columns = (index.paths, index.pids, index.camids, index.modality)
-    return Index(index.root, *(column[rows] for column in columns))

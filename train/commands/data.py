@@ -1,4 +1,4 @@
-"""cdp data make, check, preview."""
+"""cdp data make, check, pack, preview."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +43,39 @@ def data_check(args: list[str]) -> None:
         check(root, kind, Display())
 
     tyro.cli(parse, prog="cdp data check", args=args)
+
+
+def data_pack(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.options import KindName
+    from train.data import pack
+    from train.reporting.display import Display
+
+    def parse(
+        root: tyro.conf.Positional[Path],
+        out: Path,
+        shard_mib: int = 256,
+        kind: KindName = "auto",
+        stand_in_galleries: Annotated[
+            bool, tyro.conf.arg(aliases=["--data.stand-in-galleries"])
+        ] = False,
+    ) -> None:
+        """Writes a data set as uncompressed tar files that WebDataset reads, and an index.
+
+        Pass OUT as --data.root: batches, losses and figures are those of the loose files to the
+        bit. Every split, trial and gallery of the data set's protocol is kept.
+
+        Args:
+            root: Folder of a data set, or the CSV file that lists it.
+            out: Folder to make.
+            shard_mib: Largest size of a tar file, in MiB.
+            kind: Layout of the data set; auto: told by what the folder holds.
+            stand_in_galleries: SYSU-MM01 without rand_perm_cam.mat: as in cdp train.
+        """
+        pack(root, out, kind, shard_mib, stand_in_galleries, Display())
+
+    tyro.cli(parse, prog="cdp data pack", args=args)
 
 
 def data_preview(args: list[str]) -> None:

@@ -49,7 +49,7 @@ def report(args: list[str]) -> None:
 def experiment(args: list[str]) -> None:
     import tyro
 
-    from pipeline.datasets.kinds import kind_of
+    from pipeline.datasets.kinds import original_kind
     from pipeline.errors import InputError
     from train.config import Config
     from train.experiments import EXPERIMENTS, run_experiment
@@ -93,7 +93,7 @@ def experiment(args: list[str]) -> None:
     root = first.config.data.root
     chosen = first.preset or "demo"
     if not first.preset and root and not (root / "synthetic.json").is_file():
-        chosen = kind_of(root, first.config.data.kind)
+        chosen = original_kind(root, first.config.data.kind)
     arguments = parse(chosen)
     again = f"cdp experiment {name} {' '.join(args)}".rstrip()
     to_its_end(

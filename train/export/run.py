@@ -14,7 +14,6 @@ from torch import Tensor
 from model.network import Network
 from pipeline.datasets.kinds import read_protocol
 from pipeline.datasets.records import Modality
-from pipeline.datasets.table import take
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
 from train import checkpoint, run_folder
@@ -109,7 +108,7 @@ def _images(
     """Images of the run's test if they are there, else random pixels; which are infrared; words."""
     try:
         index = read_protocol(cfg.data, locate(cfg.data.root, display)).index
-        some = take(index, np.linspace(0, len(index) - 1, num_images).astype(np.int64))
+        some = index.take(np.linspace(0, len(index) - 1, num_images).astype(np.int64))
         loader = EvaluationLoader(some, cfg.data, torch.device("cpu"))
         infrared = torch.from_numpy(some.modality == Modality.IR)
         return torch.cat(list(loader)), infrared, f"{num_images} test images"

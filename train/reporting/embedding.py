@@ -37,9 +37,7 @@ def of_some_people(index: Index, seed: int) -> Index:
     both = np.intersect1d(index.pids[~infrared], index.pids[infrared])
     people = np.random.default_rng(seed).permutation(both)[:NUM_PEOPLE]
     rows = np.flatnonzero(np.isin(index.pids, people))
-    return Index(
-        index.root, index.paths[rows], index.pids[rows], index.camids[rows], index.modality[rows]
-    )
+    return index.take(rows)
 
 
 def plane(

@@ -14,7 +14,7 @@ from train.reporting import curves, summary, tested
 from train.reporting.display import Display
 from train.reporting.drawing import Chart, png
 from train.reporting.page import Markup, Section, page
-from train.trials import folder_of, num_trials
+from train.trials import TRIALS, folder_of
 
 
 def report(
@@ -131,7 +131,7 @@ def _pictures(run: TestedRun, cfg: Config, display: Display, seed: int) -> list[
 
 def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], list[Section]]:
     """As `_of_run`, for a run of several trainings."""
-    folders = [folder_of(run_dir, n) for n in range(1, num_trials(cfg) + 1)]
+    folders = [folder_of(run_dir, n) for n in TRIALS]
     result = run_folder.read_result(run_dir)
     notes = []
     if result is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
@@ -70,11 +70,11 @@ def _search(
     return searches
 
 
-def thumbnail(path: Path) -> tuple[bytes, int, int]:
-    """A small JPEG of an image, with its width and height in pixels."""
-    with Image.open(path) as image:
-        image.draft("RGB", THUMB_PX)
-        small = image.convert("RGB")
+def thumbnail(image: Path | UInt8[ndarray, " _"]) -> tuple[bytes, int, int]:
+    """A small JPEG of an image, a file or its bytes, with its width and height in pixels."""
+    with Image.open(image if isinstance(image, Path) else io.BytesIO(image.data)) as opened:
+        opened.draft("RGB", THUMB_PX)
+        small = opened.convert("RGB")
     small.thumbnail(THUMB_PX)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=QUALITY)

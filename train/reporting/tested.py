@@ -146,7 +146,7 @@ def _search(run: TestedRun, search: Search) -> Markup:
     index = run.protocol.index
 
     def image(row: int, alt: str) -> Markup:
-        jpeg, width, height = thumbnail(index.path(row))
+        jpeg, width, height = thumbnail(index.image(row))
         return picture(jpeg, alt, width, height)
 
     pid, camid = index.pids[search.query], index.camids[search.query]

@@ -1,0 +1,132 @@
+"""A packed data set: its images in uncompressed tar files, and what its reader told about them.
+
+    pack.json           kind, shards, protocols, and the size and SHA-256 of every other file
+    shard-000000.tar …  the images, byte for byte, under their paths in the data set
+    index/VIEW/*.npy    the columns of an `Index`, and where each image is; a row an image
+
+A view is what a reader gave: `train`, `train+val`, `test`; of RegDB `train+val-01` … `test-10`.
+Nothing is read of a column but what is used, and no row becomes a Python object.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from pipeline.datasets.members import Members, map_files
+from pipeline.datasets.records import Index, Mode, Protocol, Trial
+from pipeline.datasets.rules import RULES
+from pipeline.errors import InputError
+from pipeline.options import KindName
+
+FORMAT = "cdp-reid pack 1"
+ABOUT = "pack.json"
+MEND = "copy the pack again, or pack the data set again"
+
+About = dict[str, Any]  # what pack.json holds
+
+
+def is_pack(root: Path) -> bool:
+    """Whether a packed data set is at `root`; a half-written one is not."""
+    return (root / ABOUT).is_file()
+
+
+def read_kind(root: Path) -> KindName:
+    """The kind of the data set that was packed."""
+    return cast(KindName, read_about(root)["kind"])
+
+
+def read_training(root: Path, split: str, trial: int) -> Index:
+    """The training images as the data set's own reader gave them.
+
+    Raises `InputError` if that reader could not, or if a file of the pack is not whole.
+    """
+    about = _open(root)
+    part = split if split in about["splits"] else about["splits"][-1]
+    return read_index(root, about, view_name(part, trial, about["num_trials"]))
+
+
+def read_protocol(root: Path, trial: int) -> Protocol:
+    """The data set's own protocol; raises as `read_training` does."""
+    about = _open(root)
+    view = view_name("test", trial, about["num_trials"])
+    index = read_index(root, about, view)
+    rows, bounds = (load_array(root, view, name) for name in ("rows", "bounds"))
+
+    def part(number: int) -> np.ndarray:
+        return rows[bounds[number] : bounds[number + 1]]
+
+    of_view = about["protocols"][view]
+    modes = tuple(
+        Mode(mode["name"], tuple(Trial(part(q), part(g)) for q, g in mode["trials"]))
+        for mode in of_view["modes"]
+    )
+    rule = RULES[of_view["rule"]]
+    return Protocol(of_view["name"], index, modes, rule, of_view["remark"])
+
+
+def _open(root: Path) -> About:
+    about = read_about(root)
+    check_sizes(root, about)
+    return about
+
+
+def read_about(root: Path) -> About:
+    """What pack.json holds; `InputError` if it is damaged or of another version."""
+    file = root / ABOUT
+    try:
+        about = json.loads(file.read_text())
+        written_as = about["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: is no index of a packed data set ({error}); {MEND}") from error
+    if written_as != FORMAT:
+        raise InputError(f"{file}: is {written_as!r}, not {FORMAT!r}; pack the data set again")
+    return cast(About, about)
+
+
+def check_sizes(root: Path, about: About) -> None:
+    """Raises `InputError` naming a file of the pack that is missing, or longer or shorter."""
+    for name, expected in about["files"].items():
+        file = root / name
+        if not file.is_file():
+            raise InputError(f"{file}: missing; {MEND}")
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise InputError(
+                f"{file}: has {size} bytes, and {ABOUT} says {expected['bytes']}; {MEND}"
+            )
+
+
+def read_index(root: Path, about: About, view: str) -> Index:
+    """The images of a view, their bytes mapped into memory."""
+    if view in about["left_out"]:
+        raise InputError(f"{root}: was packed without {view}: {about['left_out'][view]}")
+
+    def column(name: str) -> np.ndarray:
+        return load_array(root, view, name)
+
+    files = tuple(root / name for name in about["shards"])
+    where = (column("shard"), column("offset"), column("length"))
+    members = Members(files, map_files(files), *where)
+    about_images = (column("paths"), column("pids"), column("camids"), column("modality"))
+    return Index(root, *about_images, members)
+
+
+def view_name(part: str, trial: int, num_trials: int) -> str:
+    """The view of a part (a split, or test) of a trial."""
+    return f"{part}-{trial:02d}" if num_trials > 1 else part
+
+
+def array_name(view: str, name: str) -> str:
+    """Where an array of a view is, relative to the pack."""
+    return f"index/{view}/{name}.npy"
+
+
+def load_array(root: Path, view: str, name: str) -> np.ndarray:
+    """An array of a view, mapped into memory; what is written to it stays there."""
+    file = root / array_name(view, name)
+    try:
+        return np.asarray(np.load(file, mmap_mode="c"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); {MEND}") from error
