@@ -57,7 +57,10 @@ class Features:
                 f"({len(unknown)} such rows); leave these images out, or name them (cdp embed with "
                 "a CSV)"
             )
-        bad = np.flatnonzero(~np.isfinite(self.features).all(axis=1))
+        # A part at a time: of a million images the answers alone are some gigabytes.
+        parts = np.split(self.features, range(1024, len(self.features), 1024))
+        finite = np.concatenate([np.isfinite(part).all(axis=1) for part in parts])
+        bad = np.flatnonzero(~finite)
         if len(bad):
             raise InputError(
                 f"{self.name}: features, row {bad[0]}: holds NaN or infinity ({len(bad)} such "
