@@ -93,7 +93,7 @@ RATES = suite_rates() | {
     "nvlink": Rate(150e9, 360e9, "bytes/s a GPU", False, "NVLink 4 in a ring, 450e9 at most"),
     "plan": Rate(
         6.5e-8,
-        9.5e-8,
+        1.6e-7,
         "s an image",
         True,
         "`python -m bench.scale`, 10 M images of 1 M people, one core; `NOTES.md`",

@@ -72,9 +72,12 @@ def rank(
     Raises `ValueError` if a feature is NaN or infinite, or if in a trial no query has a match.
     """
     for name, images in (("query", query), ("gallery", gallery)):
-        # A part at a time: torch's isfinite makes copies.
-        parts = [part.isfinite().all(dim=1) for part in images.features.split(1024)]
-        bad = (~torch.cat(parts)).nonzero()
+        # A part at a time, for isfinite makes copies; into one array, for small ones in between
+        # would keep the memory of these copies from being used again.
+        finite = torch.empty_like(images.pids, dtype=torch.bool)
+        for part, answer in zip(images.features.split(1024), finite.split(1024), strict=True):
+            torch.all(part.isfinite(), dim=1, out=answer)
+        bad = (~finite).nonzero()
         if len(bad):
             raise ValueError(f"{name} features, row {int(bad[0])}: holds NaN or infinity")
     scores: list[list[_Scores]] = [[] for _ in trials]

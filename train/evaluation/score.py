@@ -57,9 +57,10 @@ class Features:
                 f"({len(unknown)} such rows); leave these images out, or name them (cdp embed with "
                 "a CSV)"
             )
-        # A part at a time: of a million images the answers alone are some gigabytes.
-        parts = np.split(self.features, range(1024, len(self.features), 1024))
-        finite = np.concatenate([np.isfinite(part).all(axis=1) for part in parts])
+        finite = np.empty(len(self.features), bool)
+        for start in range(0, len(finite), 1024):  # the answers of a million images are gigabytes
+            part = slice(start, start + 1024)
+            np.isfinite(self.features[part]).all(axis=1, out=finite[part])
         bad = np.flatnonzero(~finite)
         if len(bad):
             raise InputError(
