@@ -1,16 +1,21 @@
-"""How long ranking takes once features are there: SYSU-MM01's four modes, and a large gallery.
+"""How long ranking takes once features are there: SYSU-MM01's four modes, and large galleries.
 
 python -m bench.ranking sysu      3,803 queries, 4 modes x 10 trials, 2,048 numbers a feature
 python -m bench.ranking large     20,000 queries x 100,000 gallery images, once
+python -m bench.ranking million [QUERIES [NUMBERS]]
+                                  1,000 queries x 1,000,000 gallery images of 512 numbers, as
+                                  `cdp score` does it, files left out
 """
 
 import resource
 import sys
 import time
 
+import numpy as np
 import torch
 
 from train.evaluation.metrics import Images, rank
+from train.evaluation.score import Features, score
 
 NUM_FEATURES = 2048
 
@@ -29,6 +34,29 @@ def large() -> None:
     _report("20,000 x 100,000", query, gallery, [torch.arange(len(gallery))], 1)
 
 
+def million(queries: str = "1000", numbers: str = "512") -> None:
+    """A gallery whose features fill most of a small machine; ten images a person."""
+    rng = np.random.default_rng(0)
+
+    def features(count: int) -> Features:
+        numbers_of = rng.standard_normal((count, int(numbers)), np.float32)
+        return Features(numbers_of, rng.integers(100_000, size=count), rng.integers(9, size=count))
+
+    query, gallery = features(int(queries)), features(1_000_000)
+    held = _peak()
+    start, cpu = time.perf_counter(), time.process_time()
+    score(query, gallery, "market")
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    print(
+        f"{queries} x 1,000,000, {numbers} numbers: {seconds:.0f} s, {cpu:.0f} s of CPU, "
+        f"{torch.get_num_threads()} threads, peak {_peak():.2f} GiB, of which {held:.2f} before"
+    )
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def _images(count: int, num_pids: int, num_places: int) -> Images:
     pids, places = torch.randint(num_pids, (count,)), torch.randint(num_places, (count,))
     return Images(torch.randn(count, NUM_FEATURES), pids, places)
@@ -41,10 +69,9 @@ def _report(
         start = time.perf_counter()
         rank(query, gallery, trials, cmc_unique_pids=True)
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{name}: {seconds:.2f} s, {torch.get_num_threads()} threads, peak {peak:.2f} GiB")
+        print(f"{name}: {seconds:.2f} s, {torch.get_num_threads()} threads, peak {_peak():.2f} GiB")
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    {"sysu": sysu, "large": large}[sys.argv[1]]()
+    {"sysu": sysu, "large": large, "million": million}[sys.argv[1]](*sys.argv[2:])

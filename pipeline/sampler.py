@@ -16,6 +16,7 @@ from numpy import ndarray
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import Purpose, generator
 from pipeline.errors import InputError
+from pipeline.groups import Groups, Part, group
 from pipeline.options import SamplingName
 
 
@@ -38,11 +39,17 @@ class Share:
         return slice(self.rank * n, (self.rank + 1) * n)
 
 
-def check(index: Index, p: int, k: int, sampling: SamplingName) -> None:
-    """Raises `InputError` when the images cannot fill P x K batches the way `sampling` asks."""
+def check(
+    index: Index, p: int, k: int, sampling: SamplingName, groups: Groups | None = None
+) -> None:
+    """Raises `InputError` when the images cannot fill P x K batches the way `sampling` asks.
+
+    `groups` are those of (index, sampling), if they are there already.
+    """
     if sampling == "shuffle":
         return
-    pids = np.unique(index.pids)
+    groups = groups or group(index, sampling)
+    pids = groups.pids
     if p > len(pids):
         raise InputError(
             f"--data.p {p}: the data has only {len(pids)} training identities ({index.root}); "
@@ -50,8 +57,8 @@ def check(index: Index, p: int, k: int, sampling: SamplingName) -> None:
         )
     if sampling == "random":
         return
-    for modality in Modality:
-        lacking = np.setdiff1d(pids, index.pids[index.modality == modality])
+    for modality, part in zip(Modality, groups.parts, strict=True):
+        lacking = pids[part.count == 0]
         if len(lacking):
             raise InputError(
                 f"{index.root}: identity {lacking[0]} has no {modality.name} image "
@@ -66,24 +73,28 @@ def num_steps(index: Index, p: int, k: int) -> int:
 
 
 def plan_epoch(
-    index: Index, p: int, k: int, sampling: SamplingName, seed: int, epoch: int
+    index: Index,
+    p: int,
+    k: int,
+    sampling: SamplingName,
+    seed: int,
+    epoch: int,
+    groups: Groups | None = None,
 ) -> Int64[ndarray, "steps n"]:
-    """Rows of `index` for each step, n = P·K: identity after identity, its RGB images first."""
+    """Rows of `index` for each step, n = P·K: identity after identity, its RGB images first.
+
+    `groups` are those of (index, sampling); who plans many epochs makes them once.
+    """
     rng = generator(seed, Purpose.PLAN, epoch)
     steps = num_steps(index, p, k)
     if sampling == "shuffle":
         return np.resize(rng.permutation(len(index)), (steps, p * k))
-    pids, identity = np.unique(index.pids, return_inverse=True)
-    slots, occurrence = _identity_slots(rng, len(pids), steps, p)
-    if sampling == "random":
-        images = _next_images(rng, identity, len(pids), slots, occurrence, k)
-    else:
-        of_modality = []
-        for modality in Modality:
-            rows = np.flatnonzero(index.modality == modality)
-            picked = _next_images(rng, identity[rows], len(pids), slots, occurrence, k // 2)
-            of_modality.append(rows[picked])
-        images = np.concatenate(of_modality, axis=1)
+    groups = groups or group(index, sampling)
+    slots, occurrence = _identity_slots(rng, len(groups.pids), steps, p)
+    each = k // len(groups.parts)
+    images = np.empty((len(slots), k), np.int64)
+    for at, part in zip(range(0, k, each), groups.parts, strict=True):
+        images[:, at : at + each] = _next_images(rng, part, slots, occurrence, each)
     return images.reshape(steps, p * k)
 
 
@@ -109,19 +120,33 @@ def _identity_slots(
 
 def _next_images(
     rng: np.random.Generator,
-    identity: Int64[ndarray, " n"],
-    num_identities: int,
+    part: Part,
     slots: Int64[ndarray, " slots"],
     occurrence: Int64[ndarray, " slots"],
     k: int,
 ) -> Int64[ndarray, "slots k"]:
-    """For each slot the next k positions of its identity's shuffled images, cyclically."""
-    # One sort shuffles every identity's images: identity in the high bits, random low bits.
-    key = (identity.astype(np.uint64) << np.uint64(32)) | rng.integers(
-        2**32, size=len(identity), dtype=np.uint64
-    )
-    shuffled = np.argsort(key, kind="stable")
-    count = np.bincount(identity, minlength=num_identities)
-    first = np.cumsum(count) - count
+    """For each slot the next k rows of its identity's shuffled images, cyclically."""
+    shuffled = _shuffled(rng, part)
     turn = occurrence[:, None] * k + np.arange(k)
-    return shuffled[first[slots, None] + turn % count[slots, None]]
+    return shuffled[part.first[slots, None] + turn % part.count[slots, None]]
+
+
+def _shuffled(rng: np.random.Generator, part: Part) -> Int64[ndarray, " r"]:
+    """The part's rows, each identity's in random order.
+
+    An image's key is a random number, then its place among the identity's; short rows of keys sort
+    ten times as fast as all keys at once.
+    """
+    random = rng.integers(2**32, size=len(part.rows), dtype=np.uint32)
+    shuffled = np.empty_like(part.rows)
+    start = 0
+    for block in part.of_equal_size():
+        size = block.shape[1]
+        keys = random[block].astype(np.uint64) << np.uint64(32)
+        keys |= np.arange(size, dtype=np.uint64)
+        keys.sort(axis=1)
+        keys &= np.uint64(2**32 - 1)
+        chosen = np.take_along_axis(block, keys.view(np.int64), axis=1)
+        shuffled[start : start + block.size] = part.rows[chosen].reshape(-1)
+        start += block.size
+    return shuffled

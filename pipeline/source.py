@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import draw
 from pipeline.errors import BadImageError, InputError
+from pipeline.groups import group
 from pipeline.guard import why_unusable
 from pipeline.options import DataOptions
 from pipeline.sampler import Share, check, num_steps, plan_epoch
@@ -96,13 +97,14 @@ class TrainingSource:
     ) -> None:
         """Hands out the `share` of each batch that this process makes."""
         self._columns = share.columns(options.p, options.k)
-        check(index, options.p, options.k, options.sampling)
+        self._groups = group(index, options.sampling)
+        check(index, options.p, options.k, options.sampling, self._groups)
         self._pixels = pixels
         self.index = index
         self.options = options
         self.seed = seed
         self.steps = num_steps(index, options.p, options.k)
-        self.pids, self.labels = np.unique(index.pids, return_inverse=True)
+        self.pids, self.labels = self._groups.pids, self._groups.labels
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
         self._look = FirstLook(index)
         self.bad: dict[int, str] = {}  # row → why it cannot serve
@@ -115,9 +117,8 @@ class TrainingSource:
     ) -> None:
         """Plans `epoch`, from `first_step` on; its RGB counterparts follow `probability` (P̂)."""
         o = self.options
-        self._plan = plan_epoch(self.index, o.p, o.k, o.sampling, self.seed, epoch)
-        for row in self.bad:
-            self._avoid(row)
+        self._plan = plan_epoch(self.index, o.p, o.k, o.sampling, self.seed, epoch, self._groups)
+        self._avoid(*self.bad)
         self._epoch = epoch
         self._step = self._step_of_draws = first_step
         if self._pixels:
@@ -189,15 +190,14 @@ class TrainingSource:
             self._pixels.expect(self._plan[self._step :, self._columns].ravel())
         return True
 
-    def _avoid(self, row: int) -> None:
-        planned = self._plan == row
-        if planned.any():
-            self._plan[planned] = self._next_good(row)
+    def _avoid(self, *rows: int) -> None:
+        if rows:
+            for step, nth in np.argwhere(np.isin(self._plan, rows)):
+                self._plan[step, nth] = self._next_good(int(self._plan[step, nth]))
 
     def _next_good(self, row: int) -> int:
         index = self.index
-        alike = (index.pids == index.pids[row]) & (index.modality == index.modality[row])
-        rows = np.flatnonzero(alike)
+        rows = self._groups.alike(index, row)
         for other in np.roll(rows, -int(np.searchsorted(rows, row)) - 1):
             if int(other) not in self.bad:
                 return int(other)

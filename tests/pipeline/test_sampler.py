@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.datasets.records import Index, Modality
+from pipeline.draws import Purpose, generator
 from pipeline.errors import InputError
-from pipeline.sampler import check, num_steps, plan_epoch
+from pipeline.groups import group
+from pipeline.sampler import _identity_slots, check, num_steps, plan_epoch
 from tests.conftest import make_index
 
 image_counts = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=2, max_size=14)
@@ -18,6 +21,74 @@ def cases(draw):
     p = draw(st.integers(2, len(counts)))
     k = draw(st.sampled_from([2, 4, 6]))
     return make_index(counts), p, k, draw(st.integers(0, 2**63)), draw(st.integers(0, 10**6))
+
+
+def by_one_sort(index, p, k, sampling, seed, epoch):
+    """The plan of old, which sorted all images anew each epoch; today's must stay equal to it."""
+
+    def next_images(identity, k):
+        draws = rng.integers(2**32, size=len(identity), dtype=np.uint64)
+        shuffled = np.argsort((identity.astype(np.uint64) << np.uint64(32)) | draws, kind="stable")
+        count = np.bincount(identity, minlength=len(pids))
+        first = np.cumsum(count) - count
+        turn = occurrence[:, None] * k + np.arange(k)
+        return shuffled[first[slots, None] + turn % count[slots, None]]
+
+    rng = generator(seed, Purpose.PLAN, epoch)
+    steps = -(-len(index) // (p * k))
+    pids, identity = np.unique(index.pids, return_inverse=True)
+    slots, occurrence = _identity_slots(rng, len(pids), steps, p)
+    if sampling == "random":
+        return next_images(identity, k).reshape(steps, p * k)
+    parts = [np.flatnonzero(index.modality == modality) for modality in Modality]
+    halves = [rows[next_images(identity[rows], k // 2)] for rows in parts]
+    return np.concatenate(halves, axis=1).reshape(steps, p * k)
+
+
+def shuffled_rows(index: Index, seed: int) -> Index:
+    order = np.random.default_rng(seed).permutation(len(index))
+    columns = (index.paths, index.pids, index.camids, index.modality)
+    return Index(index.root, *(column[order] for column in columns))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.sampled_from(["balanced", "random"]))
+def test_the_plan_is_that_of_one_sort_over_all_images(case, sampling):
+    index, p, k, seed, epoch = case
+    index = shuffled_rows(index, seed % 1000)
+    expected = by_one_sort(index, p, k, sampling, seed, epoch)
+    assert (plan_epoch(index, p, k, sampling, seed, epoch) == expected).all()
+    groups = group(index, sampling)
+    assert (plan_epoch(index, p, k, sampling, seed, epoch, groups) == expected).all()
+
+
+def test_equal_random_numbers_keep_the_order_of_rows(monkeypatch):
+    """Two of 2**32 numbers seldom are; with most of their bits gone they often are."""
+
+    class Coarse(np.random.Generator):
+        def integers(self, high, size, dtype):
+            return super().integers(high, size=size, dtype=dtype) >> dtype(30)
+
+    def coarse(*args):
+        return Coarse(true_generator(*args).bit_generator)
+
+    true_generator = generator
+    monkeypatch.setattr("pipeline.sampler.generator", coarse)
+    monkeypatch.setitem(by_one_sort.__globals__, "generator", coarse)
+    index = shuffled_rows(make_index([(9, 7), (30, 40), (9, 40)]), 0)
+    for sampling in ("balanced", "random"):
+        expected = by_one_sort(index, 3, 4, sampling, 0, 1)
+        assert (plan_epoch(index, 3, 4, sampling, 0, 1) == expected).all()
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "random"])
+def test_a_large_plan_is_that_of_one_sort(sampling):
+    """Identities of 1 to 1,000 images in a modality."""
+    sizes = np.random.default_rng(0).zipf(1.5, (500, 2)).clip(1, 1000)
+    index = shuffled_rows(make_index([(int(rgb), int(ir)) for rgb, ir in sizes]), 1)
+    groups = group(index, sampling)
+    plan = plan_epoch(index, 16, 4, sampling, 7, 3, groups)
+    assert (plan == by_one_sort(index, 16, 4, sampling, 7, 3)).all()
 
 
 @settings(max_examples=80, deadline=None)

@@ -1,8 +1,9 @@
 """CMC, mAP and mINP of ranked galleries. Knows no data set: codes say which pairs do not count.
 
-Trials draw their galleries from one pool of images. Some queries at a time, the pool is ranked
-once, by 64-bit keys: distance in the high bits, then number, so that ties keep the pool's order.
-What a trial then sorts are short ranks, with a lowest bit that tells a match.
+Trials draw their galleries from one pool of images. Some queries at a time, the pool gets 64-bit
+keys: distance in the high bits, then number, so that ties keep the pool's order, then a lowest bit
+that tells a match. A small pool is ranked once, and what each trial sorts are short ranks; in a
+large one nothing is sorted, but what lies before each match is counted.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Float64, Int64, Integer
+from jaxtyping import Bool, Float, Float32, Float64, Int16, Int64, Integer
 from numpy import ndarray
 from torch import Tensor
 
@@ -23,6 +24,7 @@ RANKS = (1, 5, 10, 20)
 FIGURES = (*(f"rank{k}" for k in RANKS), "mAP", "mINP")
 FARTHEST = torch.iinfo(torch.int32).max  # behind the bits of every float
 MAX_KEYS = 2**23  # at a time: 64 MB, and a few arrays of that size
+MAX_RANKED = 2**14 - 2  # images whose ranks, with a match bit, are 16-bit numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,18 +72,23 @@ def rank(
     Raises `ValueError` if a feature is NaN or infinite, or if in a trial no query has a match.
     """
     for name, images in (("query", query), ("gallery", gallery)):
-        bad = (~images.features.isfinite().all(dim=1)).nonzero()
+        # A part at a time, for isfinite makes copies; into one array, for small ones in between
+        # would keep the memory of these copies from being used again.
+        finite = torch.empty_like(images.pids, dtype=torch.bool)
+        for part, answer in zip(images.features.split(1024), finite.split(1024), strict=True):
+            torch.all(part.isfinite(), dim=1, out=answer)
+        bad = (~finite).nonzero()
         if len(bad):
             raise ValueError(f"{name} features, row {int(bad[0])}: holds NaN or infinity")
     scores: list[list[_Scores]] = [[] for _ in trials]
     columns = [rows.sort().values for rows in trials]
+    people = [_people(gallery.pids[rows]) if cmc_unique_pids else None for rows in columns]
     for queries, found in _blocks(query, gallery, distance):
         ignore = queries.exclusion[:, None] == gallery.exclusion
-        ranks = _ranks(found, queries.pids[:, None] == gallery.pids, ignore)
-        for of_trial, chosen in zip(scores, columns, strict=True):
-            of_trial.append(
-                _score(ranks[:, chosen], queries.pids, gallery.pids[chosen], cmc_unique_pids)
-            )
+        ranked = _ranks if len(gallery) <= MAX_RANKED else _keys
+        ranks = ranked(found, queries.pids[:, None] == gallery.pids, ignore)
+        for of_trial, chosen, who in zip(scores, columns, people, strict=True):
+            of_trial.append(_score(ranks[:, chosen], queries.pids, who))
     return [_average(of_trial) for of_trial in scores]
 
 
@@ -129,23 +136,46 @@ def _ranks(
     found: Float32[Tensor, "q g"],
     match: Bool[Tensor, "q g"],
     ignore: Bool[Tensor, "q g"],
-) -> Integer[Tensor, "q g"]:
+) -> Int16[Tensor, "q g"]:
     """Twice each image's rank for the query, plus 1 if it matches; `_ignored` if it is ignored."""
     bits = found.view(torch.int32).masked_fill_(ignore, FARTHEST)  # floats >= 0 sort as their bits
     keys = bits.long().bitwise_left_shift_(32)
     keys |= torch.arange(keys.shape[1], device=keys.device)
     column = _sorted(keys).bitwise_and_(torch.iinfo(torch.int32).max)
-    # Half the bytes sort in two thirds of the time.
-    kind = torch.int16 if 2 * keys.shape[1] < 2**15 - 2 else torch.int32
-    position = torch.arange(0, 2 * keys.shape[1], 2, dtype=kind, device=keys.device)
-    ranks = torch.empty_like(bits, dtype=kind).scatter_(1, column, position.expand_as(bits))
+    position = torch.arange(0, 2 * keys.shape[1], 2, dtype=torch.int16, device=keys.device)
+    ranks = torch.empty_like(bits, dtype=torch.int16)
+    ranks.scatter_(1, column, position.expand_as(bits))
     ranks |= match
-    return ranks.masked_fill_(ignore, _ignored(kind))
+    return ranks.masked_fill_(ignore, _ignored(ranks.dtype))
+
+
+def _keys(
+    found: Float32[Tensor, "q g"],
+    match: Bool[Tensor, "q g"],
+    ignore: Bool[Tensor, "q g"],
+) -> Int64[Tensor, "q g"]:
+    """What `_ranks` ranks: distance, number, match bit; `_ignored` if it is ignored."""
+    keys = found.view(torch.int32).long().bitwise_left_shift_(32)
+    keys |= torch.arange(0, 2 * keys.shape[1], 2, device=keys.device)
+    keys |= match
+    return keys.masked_fill_(ignore, _ignored(keys.dtype))
 
 
 def _ignored(kind: torch.dtype) -> int:
     """Behind every rank; its match bit is off."""
     return torch.iinfo(kind).max - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _People:
+    """Who is in a trial's gallery."""
+
+    pids: Int64[Tensor, " m"]  # ascending
+    segment: Int64[Tensor, " g"]  # of each image: its pid's number in `pids`
+
+
+def _people(gallery_pids: Int64[Tensor, " g"]) -> _People:
+    return _People(*gallery_pids.unique(return_inverse=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,19 +191,18 @@ class _Scores:
 def _score(
     ranks: Integer[Tensor, "q g"],
     query_pids: Int64[Tensor, " q"],
-    gallery_pids: Int64[Tensor, " g"],
-    cmc_unique_pids: bool,
+    people: _People | None,
 ) -> _Scores:
-    """Scores one trial's ranks (overwritten)."""
+    """Scores one trial's ranks (overwritten), or keys; given `people`, CMC counts each once."""
     ignored = _ignored(ranks.dtype)
-    pids, segment = gallery_pids.unique(return_inverse=True)
-    if cmc_unique_pids:
-        best = torch.full((len(ranks), len(pids)), ignored, dtype=ranks.dtype, device=ranks.device)
-        best.scatter_reduce_(1, segment.expand(ranks.shape), ranks, "amin")
-        own = torch.searchsorted(pids, query_pids).clamp_(max=len(pids) - 1)
+    if people:
+        best = torch.full_like(ranks[:, : len(people.pids)], ignored)
+        best.scatter_reduce_(1, people.segment.expand(ranks.shape), ranks, "amin")
+        own = torch.searchsorted(people.pids, query_pids).clamp_(max=len(people.pids) - 1)
         pids_before = (best < best.gather(1, own[:, None])).sum(dim=1)
     num_valid = (ranks < ignored).sum(dim=1).double()
-    query, position = _sorted(ranks).bitwise_and_(1).nonzero(as_tuple=True)  # by query, then rank
+    # By query, then rank.
+    query, position = _sorted_out(ranks) if ranks.dtype == torch.int16 else _counted(ranks)
 
     num_matches = query.bincount(minlength=len(ranks))
     scored = num_matches > 0
@@ -184,11 +213,38 @@ def _score(
     matches, last = num_matches[scored], (end - 1)[scored]
     first_position = position[(end - num_matches)[scored]]
     return _Scores(
-        before_first=pids_before[scored] if cmc_unique_pids else first_position,
+        before_first=pids_before[scored] if people else first_position,
         average_precision=sum_precision / matches,
         inp=matches / (position[last] + 1).double(),
         chance=matches / num_valid[scored],
     )
+
+
+Matches = tuple[Int64[Tensor, " matches"], Int64[Tensor, " matches"]]  # query, rank from 0
+
+
+def _sorted_out(ranks: Int16[Tensor, "q g"]) -> Matches:
+    query, position = _sorted(ranks).bitwise_and_(1).nonzero(as_tuple=True)
+    return query, position
+
+
+def _counted(keys: Int64[Tensor, "q g"]) -> Matches:
+    """Counts the keys between one match and the next: less work than sorting a long row."""
+    query, column = keys.bitwise_and(1).nonzero(as_tuple=True)
+    num_matches = query.bincount(minlength=len(keys))
+    most = int(num_matches.max())
+    if not most:
+        return query, column
+    nth = torch.arange(len(query), device=keys.device)
+    nth -= (num_matches.cumsum(0) - num_matches)[query]
+    own = torch.full_like(keys[:, :most], torch.iinfo(keys.dtype).max)
+    own[query, nth] = keys[query, column]
+    own = own.sort(dim=1).values
+    behind = torch.searchsorted(own, keys, right=True)  # how many matches; of ignored images: most
+    behind += torch.arange(0, len(keys) * (most + 1), most + 1, device=keys.device)[:, None]
+    counts = behind.view(-1).bincount(minlength=len(keys) * (most + 1))
+    before = counts.view(len(keys), most + 1).cumsum(dim=1)
+    return query, before[query, nth]
 
 
 def _sorted(keys: Integer[Tensor, "q g"]) -> Integer[Tensor, "q g"]:

@@ -57,7 +57,11 @@ class Features:
                 f"({len(unknown)} such rows); leave these images out, or name them (cdp embed with "
                 "a CSV)"
             )
-        bad = np.flatnonzero(~np.isfinite(self.features).all(axis=1))
+        finite = np.empty(len(self.features), bool)
+        for start in range(0, len(finite), 1024):  # the answers of a million images are gigabytes
+            part = slice(start, start + 1024)
+            np.isfinite(self.features[part]).all(axis=1, out=finite[part])
+        bad = np.flatnonzero(~finite)
         if len(bad):
             raise InputError(
                 f"{self.name}: features, row {bad[0]}: holds NaN or infinity ({len(bad)} such "

@@ -69,8 +69,11 @@ def figures(ranking: Ranking) -> list[float]:
     st.integers(1, 9),
     st.integers(1, 40),
     st.sampled_from([1, 50, metrics.MAX_KEYS]),
+    st.sampled_from([0, metrics.MAX_RANKED]),
 )
-def test_equals_brute_force_ties_and_duplicates_included(seed, unique, num_q, num_g, max_keys):
+def test_equals_brute_force_ties_and_duplicates_included(
+    seed, unique, num_q, num_g, max_keys, max_ranked
+):
     rng = np.random.default_rng(seed)
     query_pids, gallery_pids = rng.integers(5, size=num_q), rng.integers(5, size=num_g)
     places = rng.integers(4, size=num_q), rng.integers(4, size=num_g)
@@ -84,6 +87,7 @@ def test_equals_brute_force_ties_and_duplicates_included(seed, unique, num_q, nu
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "MAX_KEYS", max_keys)
+        patch.setattr(metrics, "MAX_RANKED", max_ranked)
 
         def found():
             return rank(
@@ -193,7 +197,7 @@ def test_queries_without_a_match_are_not_scored():
 
 
 def test_a_pool_too_large_for_short_ranks_ranks_alike():
-    # Ranks of up to 16,382 images fit in 16 bits, those of more in 32.
+    # Ranks of up to 16,382 images fit in 16 bits; in more, what lies before a match is counted.
     rng = np.random.default_rng(0)
     gallery_pids = rng.integers(50, size=20000)
     gallery = rng.integers(0, 3000, 20000)

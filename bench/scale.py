@@ -1,0 +1,163 @@
+"""What the index, the epoch plan, the source's own work and DHSM cost at many images and people.
+
+python -m bench.scale --images 10000000 --identities 1000000 [--json FILE]
+
+No file is read: the index is made in memory, rows in random order, each identity with at least two
+images of each modality. MB is what a part took at its peak beyond what was there before (resident
+memory of the process; Linux); blocks are Python's own, the change over the part.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.datasets.records import Index
+from pipeline.groups import group
+from pipeline.options import DataOptions
+from pipeline.sampler import plan_epoch
+from pipeline.source import TrainingSource, encode_paths
+from pipeline.spectrum import uniform
+from train.dhsm import Confidence
+
+OPTIONS = DataOptions(p=16, k=4, on_bad_image="skip")
+BAD = 1000
+BATCHES = 2000
+
+
+def synthetic(images: int, identities: int, seed: int = 0) -> Index:
+    """An index without files; `images` is at least four times `identities`."""
+    rng = np.random.default_rng(seed)
+    others = images - 4 * identities
+    everyone = np.repeat(np.arange(identities), 4)
+    order = rng.permutation(images)
+    pids = np.concatenate([everyone, rng.integers(identities, size=others)])[order]
+    modality = np.concatenate([np.arange(4 * identities) % 2, rng.integers(2, size=others)])[order]
+    paths = np.empty(images, "S28")
+    for start in range(0, images, 100_000):  # strings of a part at a time
+        rows = np.arange(start, min(start + 100_000, images))
+        paths[rows] = [
+            b"cam%d/%08d/%08d.jpg" % (m, p, r)
+            for m, p, r in zip(
+                modality[rows].tolist(), pids[rows].tolist(), rows.tolist(), strict=True
+            )
+        ]
+    return Index(Path("/data"), paths, pids, 1 + 2 * modality, modality.astype(np.uint8))
+
+
+def resident(field: str) -> float:
+    """VmRSS (now) or VmHWM (highest since the mark was reset) of this process, MB."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[field].split()[0]) * 1024 / 1e6
+
+
+@contextmanager
+def measured(name: str, rows: list[dict[str, Any]]) -> Iterator[None]:
+    """Appends what the block took."""
+    Path("/proc/self/clear_refs").write_text("5")  # the mark starts again
+    before, blocks = resident("VmRSS"), sys.getallocatedblocks()
+    start, cpu = time.perf_counter(), time.process_time()
+    yield
+    rows.append(
+        {
+            "part": name,
+            "seconds": time.perf_counter() - start,
+            "cpu_seconds": time.process_time() - cpu,
+            "peak_mb": resident("VmHWM") - before,
+            "blocks": sys.getallocatedblocks() - blocks,
+        }
+    )
+
+
+def of_one(work: Callable[[int], object]) -> float:
+    """Seconds of one of `BATCHES` calls, the median."""
+    times = []
+    for step in range(BATCHES):
+        start = time.perf_counter()
+        work(step)
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def measure(index: Index, num_classes: int) -> list[dict[str, Any]]:
+    """A row a part."""
+    rows: list[dict[str, Any]] = []
+    for sampling in ("balanced", "random"):
+        with measured(f"group, once, {sampling}", rows):
+            groups = group(index, sampling)
+        for epoch in (1, 2):
+            with measured(f"plan, {sampling}, epoch {epoch}", rows):
+                plan_epoch(index, OPTIONS.p, OPTIONS.k, sampling, 0, epoch, groups)
+        del groups
+    with measured("source, made once", rows):
+        source = TrainingSource(index, OPTIONS, seed=0)
+    with measured("source, begin an epoch", rows):
+        source.begin(1, uniform())
+    source.bad = dict.fromkeys(np.unique(index.pids[:BAD], return_index=True)[1].tolist(), "")
+    with measured(f"source, begin, {BAD} bad images", rows):
+        source.begin(2, uniform())
+    steps = min(BATCHES, source.steps)
+    source.begin(3, uniform())
+    paths = of_one(lambda step: encode_paths(index, source.rows_of(1 + step % steps)))
+    draws = of_one(lambda step: source.draws() if step < steps else None)
+    rows.append({"part": "batch of 64, paths", "seconds": paths})
+    rows.append({"part": "batch of 64, draws", "seconds": draws})
+    del source
+    logits = torch.zeros(OPTIONS.p * OPTIONS.k, num_classes)
+    confidence = Confidence(4, torch.device("cpu"))
+    pids = torch.arange(len(logits)) % num_classes
+    spectrum = (torch.arange(len(logits)) % 4).to(torch.int8)
+    confidence.add(logits[:, :2], pids % 2, spectrum)  # starts threads
+    with measured(f"DHSM, a step, {num_classes:,} classes", rows):
+        confidence.add(logits, pids, spectrum)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """One line a part."""
+    lines = [f"{'part':38} {'ms':>10} {'CPU ms':>10} {'peak MB':>8} {'blocks':>8}"]
+    for row in rows:
+        cpu = f"{1e3 * row['cpu_seconds']:.0f}" if "cpu_seconds" in row else ""
+        peak, blocks = (f"{row[key]:.0f}" if key in row else "" for key in ("peak_mb", "blocks"))
+        lines.append(
+            f"{row['part']:38} {1e3 * row['seconds']:>10.3f} {cpu:>10} {peak:>8} {blocks:>8}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=10_000_000)
+    parser.add_argument("--identities", type=int, default=1_000_000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.images < 4 * options.identities:
+        parser.error(f"--images {options.images}: must be at least 4 x --identities")
+    if options.identities < OPTIONS.p:
+        parser.error(f"--identities {options.identities}: must be at least {OPTIONS.p}")
+    rows: list[dict[str, Any]] = []
+    with measured("index itself", rows):
+        index = synthetic(options.images, options.identities)
+    rows += measure(index, options.identities)
+    print(table(rows))
+    result = {
+        "images": options.images,
+        "identities": options.identities,
+        "threads": torch.get_num_threads(),
+        "parts": rows,
+    }
+    print(json.dumps(result))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Grouping an index: every image once, and what replaces an image; memory of many images."""
+
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from bench.scale import synthetic
+from pipeline.datasets.records import Modality
+from pipeline.groups import group
+from pipeline.options import DataOptions
+from pipeline.source import TrainingSource
+from pipeline.spectrum import uniform
+from tests.conftest import make_index
+
+IMAGES = 200_000
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "random", "shuffle"])
+def test_every_image_lies_at_its_identity(sampling):
+    index = make_index([(3, 1), (2, 5), (3, 0), (1, 2)])
+    groups = group(index, sampling)
+    assert (groups.pids[groups.labels] == index.pids).all()
+    seen = []
+    for part in groups.parts:
+        for i in range(len(groups.pids)):
+            rows = part.rows[part.order[part.first[i] : part.first[i] + part.count[i]]]
+            assert (groups.labels[rows] == i).all()
+            assert (np.diff(rows) > 0).all()
+            seen += rows.tolist()
+        blocks = [block.shape for block in part.of_equal_size()]
+        assert sum(identities * size for identities, size in blocks) == len(part.rows)
+        sizes = [size for identities, size in blocks if identities]
+        assert sizes == sorted(set(part.count[part.count > 0].tolist()))
+    assert sorted(seen) == list(range(len(index)))
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "random", "shuffle"])
+def test_alike_is_one_identity_and_one_modality(sampling):
+    index = synthetic(400, 30)
+    groups = group(index, sampling)
+    for row in range(len(index)):
+        same = (index.pids == index.pids[row]) & (index.modality == index.modality[row])
+        assert (groups.alike(index, row) == np.flatnonzero(same)).all()
+
+
+def test_bad_images_leave_the_plan_and_nothing_else_moves():
+    index = synthetic(2000, 60)
+    options = DataOptions(p=8, k=4, on_bad_image="skip")
+    source = TrainingSource(index, options, seed=3)
+    source.begin(2, uniform())
+    whole = np.stack([source.rows_of(step) for step in range(1, source.steps + 1)])
+    bad = [int(row) for row in np.unique(index.pids[:100], return_index=True)[1]]
+    source.bad = dict.fromkeys(bad, "damaged")
+    source.begin(2, uniform())
+    plan = np.stack([source.rows_of(step) for step in range(1, source.steps + 1)])
+    hit = np.isin(whole, bad)
+    assert hit.any()
+    assert not np.isin(plan, bad).any()
+    assert (plan == whole)[~hit].all()
+    assert (index.pids[plan] == index.pids[whole]).all()
+    assert (index.modality[plan] == index.modality[whole]).all()
+
+
+def test_an_image_takes_bytes_and_no_python_object():
+    """With 10 M images 100 bytes an image are 1 GB."""
+    index = synthetic(IMAGES, IMAGES // 10)
+    assert set(np.unique(index.modality)) == set(Modality)
+    tracemalloc.start()
+    blocks = sys.getallocatedblocks()
+    source = TrainingSource(index, DataOptions(p=16, k=4), seed=0)
+    source.begin(1, uniform())
+    source.draws()
+    assert sys.getallocatedblocks() - blocks < 2000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 * IMAGES
