@@ -1,12 +1,16 @@
-"""What each process of tests/train/test_distributed.py does, started by torchrun or alone.
+"""What each process of tests/train/test_distributed.py does; alone, or one of several.
 
-    torchrun --nproc-per-node N -m tests.train.ranks DATA OUT
+    python -m tests.train.ranks DATA OUT NUM_RANKS…
 
-Rank 0 leaves OUT/step.pt, what a few steps on given batches computed, and OUT/run, a training run.
+Rank 0 leaves OUT/NUM_RANKS/step.pt, what a few steps on given batches computed, and
+OUT/NUM_RANKS/run, a training run.
 """
 
 import dataclasses
+import os
+import socket
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -81,5 +85,35 @@ def main(root: Path, out: Path) -> None:
         train(cfg, out / "run", Display())
 
 
+def start(num_ranks: int, root: Path, out: Path) -> bool:
+    """Runs `main` in as many processes, as torchrun would set them up; did all end well?
+
+    They are forked, so that all that is imported here need not be imported by each.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(num_ranks):
+        children.append(os.fork())
+        if children[-1] == 0:
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num_ranks))
+            status = 1
+            try:
+                main(root, out)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    return not any(statuses)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    data, folder, *numbers = sys.argv[1:]
+    ended_well = [start(int(n), Path(data), Path(folder, n)) for n in numbers]
+    sys.exit(0 if all(ended_well) else 1)

@@ -22,24 +22,20 @@ from train.distributed import World
 REPOSITORY = Path(cdp.__file__).parent
 
 
-def torchrun(num_ranks: int, *args: str | Path, **how) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(num_ranks), "-m", *map(str, args)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, **how)
-
-
 @pytest.fixture(scope="module")
 def out(people, tmp_path_factory) -> Path:
     """What `tests.train.ranks` left, in a folder for each number of ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     ranks.main(people, folder / "1")
-    for n in (2, 4):
-        process = torchrun(
-            n, "tests.train.ranks", people, folder / str(n), stdout=-1, stderr=subprocess.STDOUT
-        )
-        printed, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, printed
+    started = subprocess.run(
+        [sys.executable, "-m", "tests.train.ranks", str(people), str(folder), "2", "4"],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert started.returncode == 0, started.stdout + started.stderr
     return folder
 
 
@@ -94,9 +90,12 @@ def test_a_run_goes_on_with_another_number_of_ranks(out, tmp_path, people):
 @pytest.mark.slow
 def test_a_dead_rank_ends_the_job_which_one_rank_finishes(people, tmp_path):
     run = tmp_path / "run"
-    args = ["cdp", "train", "demo", "--data.root", people, "--run-dir", run, *SMALL]
-    args += ["--epochs", "40", "--eval-every", "0"]
-    process = torchrun(2, *args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    args = ["--data.root", people, "--run-dir", run, *SMALL, "--epochs", "40", "--eval-every", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "cdp", "train", "demo", *map(str, args)]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     metrics = run / "metrics.jsonl"
     while not metrics.is_file():
         time.sleep(0.1)
