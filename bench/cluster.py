@@ -110,8 +110,8 @@ def ring_bytes(size: float, gpus: int) -> float:
 
 
 def gather_bytes(cluster: Cluster) -> float:
-    """Features received, and their gradients sent back, float32, for a triplet over all ranks."""
-    return 2 * (cluster.gpus - 1) * cluster.originals * WIDTH * FLOAT
+    """Features received, float32, for a triplet over all ranks; no gradient is sent back."""
+    return (cluster.gpus - 1) * cluster.originals * WIDTH * FLOAT
 
 
 def supplies(rates: Mapping[str, Rate], cluster: Cluster) -> dict[str, Range]:

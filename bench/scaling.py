@@ -164,9 +164,9 @@ assumed rate, so does its answer: read it as what to measure first, not as a for
 Bytes are counted: an original is {pixels} bytes of pixels, 256 x 128 x 3, and its pair twice
 that; ResNet-50 with {classes} classes has {parameters} parameters, whose float32 gradients are
 {gradients} bytes; in a ring all-reduce each of n GPUs sends 2(n-1)/n of them ({sent} of 64). The
-triplet over all ranks gathers float32 features of 2,048 numbers and sends their gradients back
-({gathered} bytes a GPU of 64). Nodes have eight GPUs. An original is decoded once for its pair
-(measured: 0.50 decodes an emitted image).
+triplet over all ranks gathers float32 features of 2,048 numbers; each rank has the whole loss, and
+the gradient of its own features, so none is sent back ({gathered} bytes a GPU of 64). Nodes have
+eight GPUs. An original is decoded once for its pair (measured: 0.50 decodes an emitted image).
 
 ## What each resource allows
 

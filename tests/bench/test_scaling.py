@@ -45,7 +45,7 @@ def test_bytes_by_hand():
     assert ring_bytes(100, 2) == 100
     assert ring_bytes(100, 8) == 175
     assert gather_bytes(Cluster(1, 64, 395)) == 0
-    assert gather_bytes(Cluster(3, 10, 395)) == 2 * 2 * 10 * 2048 * 4
+    assert gather_bytes(Cluster(3, 10, 395)) == 2 * 10 * 2048 * 4
 
 
 def test_supplies_by_hand():
