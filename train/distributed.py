@@ -147,8 +147,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0][:200]
         raise LostRankError(f"another rank is gone ({reason}); its own message tells why") from None
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()  # not after an error: it could wait for the others for ever
 
 
 def wrapped(network: nn.Module, world: World, sync_batch_norm: bool, all_used: bool) -> nn.Module:
