@@ -3,15 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jaxtyping
 import numpy as np
 import pytest
-import torch
 
-from pipeline.datasets import synthetic
-from pipeline.datasets.records import Index
-from tests import trees
+if TYPE_CHECKING:  # the process that only hands out tests need not wait for all that is imported
+    from pipeline.datasets.records import Index
 
 # Two test processes whose threads wait for each other's cores are slower than one: share them.
 worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw"))
@@ -19,10 +17,14 @@ if worker >= 0:
     cores = sorted(os.sched_getaffinity(0))
     share = cores[worker :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or cores
     os.sched_setaffinity(0, share)
+    import torch
+
     torch.set_num_threads(len(share))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     if torch.cuda.is_available():
         return
     for item in items:
@@ -33,6 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic data set; tests must not change it."""
+    from pipeline.datasets import synthetic
+
     root = tmp_path_factory.mktemp("data") / "people"
     options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=3)
     synthetic.make(root, options, workers=2)
@@ -42,6 +46,8 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Shapes are not checked meanwhile: torch.compile cannot look through the checker."""
+    import jaxtyping
+
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -50,11 +56,15 @@ def unchecked() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree of SYSU-MM01's official structure, of empty files; tests must not change it."""
+    from tests import trees
+
     return trees.sysu_mm01(tmp_path_factory.mktemp("golden") / "SYSU-MM01")
 
 
-def make_index(counts: list[tuple[int, int]], root: Path = Path("/none")) -> Index:
+def make_index(counts: list[tuple[int, int]], root: Path = Path("/none")) -> "Index":
     """An index without files: identity i has counts[i] = (RGB images, infrared images)."""
+    from pipeline.datasets.records import Index
+
     pids, modality = [], []
     for pid, (num_rgb, num_ir) in enumerate(counts):
         pids += [10 * pid + 3] * (num_rgb + num_ir)

@@ -71,7 +71,6 @@ def main(root: Path, out: Path) -> None:
         data=dataclasses.replace(DATA, root=root),
         model=MODEL,
         epochs=2,
-        eval_every=1,
         checkpoint_every=1,
         precision="off",
         device="cpu",
