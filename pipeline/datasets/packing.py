@@ -20,7 +20,7 @@ from pipeline.datasets.kinds import KINDS, kind_of, read_protocol, read_training
 from pipeline.datasets.members import member_name
 from pipeline.datasets.packed import ABOUT, FORMAT, array_name, view_name
 from pipeline.datasets.records import Index, Protocol
-from pipeline.datasets.rules import RULES
+from pipeline.datasets.rules import name_of
 from pipeline.datasets.shards import write_shards
 from pipeline.errors import InputError
 from pipeline.options import DataOptions, KindName, Trial
@@ -206,7 +206,7 @@ def _trials_of(protocol: Protocol) -> tuple[dict[str, Any], dict[str, ndarray]]:
         {"name": m.name, "trials": [[number(t.query), number(t.gallery)] for t in m.trials]}
         for m in protocol.modes
     ]
-    rule = next(name for name, rule in RULES.items() if rule is protocol.rule)
+    rule = name_of(protocol.rule)
     about = {"name": protocol.name, "rule": rule, "remark": protocol.remark, "modes": modes}
     bounds = np.cumsum([0, *map(len, parts)], dtype=np.int64)
     return about, {"rows": np.concatenate(parts), "bounds": bounds}

@@ -64,3 +64,8 @@ RULES = {
     ),
     "plain": PLAIN,
 }
+
+
+def name_of(rule: Rule) -> str:
+    """The key of `RULES` that a rule has."""
+    return next(name for name, known in RULES.items() if known is rule)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.datasets.records import Mode, Protocol
-from pipeline.datasets.rules import RULES
+from pipeline.datasets.rules import name_of
 from pipeline.errors import InputError
 from train import run_folder
 from train.evaluation.embed import Embedded
@@ -62,7 +62,7 @@ def embed_protocol(
             "run": run_dir.absolute().name,
             "checkpoint": run.weights.name,
             "protocol": protocol.name,
-            "rule": _rule(protocol),
+            "rule": name_of(protocol.rule),
             "distance": run.cfg.distance,
             "modes": modes,
         }
@@ -109,12 +109,7 @@ def _command(folder: Path, sides: dict[str, str], protocol: Protocol, distance: 
     place = shlex.quote(str(folder))
     files = " ".join(f"--{side} {place}/{pattern}" for side, pattern in sides.items())
     how = "" if distance == "euclidean" else f" --distance {distance}"
-    return f"cdp score {files} --protocol {_rule(protocol)}{how}"
-
-
-def _rule(protocol: Protocol) -> str:
-    """The protocol's name for `cdp score`."""
-    return next(name for name, rule in RULES.items() if rule is protocol.rule)
+    return f"cdp score {files} --protocol {name_of(protocol.rule)}{how}"
 
 
 def _slug(name: str) -> str:
