@@ -106,7 +106,7 @@ class PixelCache:
         )
         self._graph_device = device
         # Behind the caller's kernels a gather would come a step late.
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._num_missing = 0  # of those expected
         self._filling: Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]] = iter(())
 
@@ -120,11 +120,11 @@ class PixelCache:
             self._filling = run(self._graph, self._source, self._graph_device)
 
     def take(self, rows: Int64[ndarray, " n"]) -> UInt8[Tensor, "n h w 3"]:
-        """The pixels of `rows`, which were announced by `expect`.
+        """The pixels of `rows`, which were announced by `expect`; on a GPU in `stream`'s order.
 
         Raises `InputError` naming a file that cannot be decoded.
         """
-        with torch.cuda.stream(self._stream):  # None, without a GPU: nothing happens
+        with torch.cuda.stream(self.stream):  # None, without a GPU: nothing happens
             while not self._ready[rows].all():
                 found, (images,) = next(self._filling)
                 self._pixels.index_copy_(0, self._rows(found), images.to(self.device))
@@ -136,7 +136,10 @@ class PixelCache:
             return self._pixels.index_select(0, self._rows(rows))
 
     def _rows(self, rows: Int64[ndarray, " n"]) -> Int64[Tensor, " n"]:
-        return torch.from_numpy(rows).to(self.device)
+        on_host = torch.from_numpy(rows)
+        if self.device.type != "cuda":
+            return on_host
+        return on_host.pin_memory().to(self.device, non_blocking=True)
 
     def close(self) -> None:
         """Stops decoding ahead."""

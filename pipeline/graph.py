@@ -55,13 +55,15 @@ def training_graph(
     last: Stage = "stack",
     leave_out: Stage | None = None,
     packed: bool = False,
+    pixel_stream: Any = None,
 ) -> Pipeline:
     """Builds the pipeline whose outputs are one `PairedBatch`.
 
     Its first input is paths; of a packed data set the files' bytes; with a cache pixels that were
     decoded and resized before. Outputs: images
     uint8 [n, views, H, W, 3], labels int64 [n], modality uint8 [n], spectrum int8 [n], all on the
-    GPU `device_id`, or on the CPU when that is None.
+    GPU `device_id`, or on the CPU when that is None. `pixel_stream` is the CUDA stream on which the
+    cache on the GPU makes its pixels; they are read, and their memory is reused, in its order.
 
     To measure, it can be cut off after the stage `last`, or `leave_out` flip, counterpart
     or stack; what comes first of the outputs is then whatever that stage makes.
@@ -83,6 +85,7 @@ def training_graph(
                 ndim=3,
                 layout="HWC",
                 device="gpu" if cache == "gpu" else "cpu",
+                cuda_stream=pixel_stream if cache == "gpu" else None,
             )
             if device_id is not None and cache == "host":
                 image = image.gpu()
@@ -175,6 +178,7 @@ def _decode(encoded: Any, options: DataOptions, device_id: int | None) -> Any:
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,  # the CPU decoder's chroma upsampling
         hw_decoder_load=options.hw_decoder_load,
+        affine=False,  # several graphs' threads on the same few cores would wait for each other
         preallocate_height_hint=height,
         preallocate_width_hint=width,
     )

@@ -2,8 +2,8 @@
 
 A header that the parser refuses inside a running batch can crash the process (DALI 2.4: the other
 samples' threads outlive the exception), and a few bytes that claim a huge picture are decoded at
-full size. So each file's header is parsed once, when it is first used (25 µs a file). Damage behind
-the header raises in DALI, and `why_undecodable` finds the file.
+full size. So each file's header is parsed once, when it is first used (25 µs a file), and a JPEG's
+end is looked for. Other damage raises in DALI, and `why_undecodable` finds the file.
 """
 
 import os
@@ -21,6 +21,7 @@ from PIL import Image
 
 FORMATS = ("jpeg", "png", "bmp")
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM")
+END_OF_IMAGE, START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
 MAX_PIXELS = 4096 * 4096  # a person crop has some 20,000
 
 Encoded = Path | UInt8[ndarray, " _"]  # a file, or its content
@@ -49,9 +50,21 @@ def why_unusable(image: Encoded) -> Flaw | None:
         return Flaw(kind, "is no image, or its header is damaged")
     if codec not in FORMATS:
         return Flaw("other format", f"is a {codec} file; expected {', '.join(FORMATS)}")
+    if codec == "jpeg" and not _has_an_end(bytes(content)):
+        return Flaw("truncated", "is truncated: its end marker is missing")
     if height * width > MAX_PIXELS:
         return Flaw("oversized", f"claims {width} x {height} pixels, more than {MAX_PIXELS}")
     return None
+
+
+def _has_an_end(jpeg: bytes) -> bool:
+    """Is there an end-of-image marker behind the last scan?
+
+    Between the two neither can stand in a whole file. The CPU's decoder refuses what lacks one; a
+    GPU's JPEG engine reports nothing.
+    """
+    end = jpeg.rfind(END_OF_IMAGE)
+    return end >= 0 and jpeg.find(START_OF_SCAN, end) < 0
 
 
 def why_undecodable(image: Encoded) -> Flaw | None:

@@ -62,7 +62,11 @@ class TrainingLoader:
             pixels = PixelCache(index, options, self.cache, device, *how)
         self.source = TrainingSource(index, options, seed, pixels, share)
         own = dataclasses.replace(options, p=options.p // share.size)
-        self._pipeline = training_graph(self.source, own, *how, self.cache, packed=index.is_packed)
+        self._pipeline = training_graph(
+            *(self.source, own, *how, self.cache),
+            packed=index.is_packed,
+            pixel_stream=pixels.stream if pixels else None,
+        )
 
     @property
     def num_classes(self) -> int:

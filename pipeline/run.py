@@ -58,12 +58,15 @@ def run_raw(
 ) -> Generator[tuple[Int64[ndarray, " n"], tuple[Any, ...]], None, None]:
     """Yields each batch's rows and outputs as DALI has them; cleans up when abandoned half-way.
 
-    Raises `InputError` naming the first file in flight that cannot be decoded.
+    On a GPU, what the caller queues on its current stream before it asks for the next batch finds
+    this one whole. Raises `InputError` naming the first file in flight that cannot be decoded.
     """
+    # DALI makes the caller's stream wait for a batch, but reuses its memory as soon as it is
+    # dropped, also while that stream is behind; so it is kept until the stream has passed.
+    unread: deque[tuple[torch.cuda.Event, Any]] = deque()
+    stream = None
     try:
         while True:
-            # On the caller's stream, so that neither side waits on the host for the other and a
-            # freed batch is reused only after the kernels that read it.
             stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
             try:
                 outputs = pipeline.run(stream)
@@ -77,8 +80,14 @@ def run_raw(
                 source.go_back()
                 continue
             yield source.in_flight.popleft(), outputs
+            if stream:
+                unread.append((stream.record_event(), outputs))
+                while unread and unread[0][0].query():
+                    unread.popleft()
     finally:
         source.stop()
+        if stream:
+            stream.synchronize()
         _drain(pipeline)
 
 
@@ -100,14 +109,21 @@ def _blame(source: Source, error: RuntimeError, device: torch.device) -> Excepti
     """The error to raise for a failed run, naming the file.
 
     Whether a file is bad must not depend on its neighbours, so the decoder itself is asked, file by
-    file; only if it reads all of the batch that failed, PIL is.
+    file; only if it reads all of the batch that failed, PIL is. No file is blamed for a GPU that
+    has failed.
     """
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError:
+            return RuntimeError(f"DALI failed, and so has the GPU: {error}")
     if source.in_flight:
-        row = _first_undecodable(source.index, np.unique(source.in_flight[0]), device)
-        if row is not None:
-            path = source.index.path(row)
+        found = _first_undecodable(source.index, np.unique(source.in_flight[0]), device)
+        if found:
+            row, words = found
             flaw = why_undecodable(source.index.image(row))
-            return BadImageError(path, row, flaw.text if flaw else "the decoder cannot read it")
+            text = flaw.text if flaw else f"the decoder cannot read it ({words})"
+            return BadImageError(source.index.path(row), row, text)
     for rows in source.in_flight:
         for row in np.unique(rows):
             flaw = why_undecodable(source.index.image(row))
@@ -118,8 +134,8 @@ def _blame(source: Source, error: RuntimeError, device: torch.device) -> Excepti
 
 def _first_undecodable(
     index: Index, rows: Int64[ndarray, " n"], device: torch.device
-) -> int | None:
-    """The first row that DALI cannot decode by itself."""
+) -> tuple[int, str] | None:
+    """The first row that DALI cannot decode by itself, and what it says of it."""
     alone = EvaluationSource(index, batch=1)
     alone.begin(rows)
     pipeline = evaluation_graph(
@@ -129,7 +145,13 @@ def _first_undecodable(
         try:
             pipeline.run()
         except BadImageError as error:
-            return error.row
-        except RuntimeError:
-            return int(row)
+            return error.row, error.reason
+        except RuntimeError as error:
+            return int(row), _words(error)
     return None
+
+
+def _words(error: RuntimeError) -> str:
+    """What DALI's message says, in a line, without the names of operators and code."""
+    said = str(error).rpartition("encountered:")[2].partition("Current pipeline object")[0]
+    return " ".join(said.split())[:200]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:  # the process that only hands out tests need not wait for all that is imported
+    import torch
+
     from pipeline.datasets.records import Index
 
 # Two test processes whose threads wait for each other's cores are slower than one: share them.
@@ -41,6 +43,14 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=3)
     synthetic.make(root, options, workers=2)
     return root
+
+
+@pytest.fixture
+def gpu() -> "torch.device":
+    """The GPU of the tests that are marked so."""
+    import torch
+
+    return torch.device("cuda")
 
 
 @pytest.fixture

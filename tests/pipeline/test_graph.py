@@ -8,13 +8,16 @@ import torch
 from PIL import Image
 from scipy.stats import chisquare
 
-from pipeline import spectrum
+from pipeline import graph, spectrum
 from pipeline.datasets.records import Index
 from pipeline.draws import draw
+from pipeline.errors import BadImageError
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from pipeline.options import DataOptions
+from pipeline.source import EvaluationSource, TrainingSource
 
 CPU = torch.device("cpu")
+described = graph._pipeline
 SAVED_AS = (
     {"quality": 95, "subsampling": 0},
     {"quality": 85, "subsampling": 2},
@@ -237,3 +240,92 @@ def test_gpu_and_cpu_batches_hold_the_same_people_in_the_same_spectra(index):
         # Decoders and resizes differ in rounding, not in what they show.
         difference = (a.images.int() - b.images.cpu().int()).abs().float()
         assert difference.mean() < 2
+
+
+HSV = ("hue", "saturation", "value")
+FAMILIES = [(), ("X",), ("R", "G", "B", "X"), ("X", "U", "V"), ("R", *HSV)]
+
+
+@pytest.mark.parametrize("cache", ["none", "host", "gpu"])
+@pytest.mark.parametrize("spectra", FAMILIES)
+def test_dali_takes_the_gpu_s_graph_without_a_gpu(index, monkeypatch, cache, spectra):
+    """Operators, their devices and arguments; what they compute only a GPU can show."""
+    monkeypatch.setattr(graph, "_pipeline", lambda n, o, _, threads: described(n, o, None, threads))
+    monkeypatch.setattr(graph.Pipeline, "build", lambda self: None)
+    opts = options(spectra=spectra)
+    made = graph.training_graph(TrainingSource(index, opts, 0), opts, 0, 2, cache)
+    assert b"gpu" in made.serialize()
+    source = EvaluationSource(index, 4)
+    assert b"mixed" in graph.evaluation_graph(source, opts, 0, 2, 4).serialize()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spectra", FAMILIES)
+def test_gpu_and_cpu_pairs_look_alike(index, spectra, gpu):
+    """Decoders and resizes differ in rounding: 0.5 of 255 in the mean, 3 in all but one of 1000.
+
+    A hue can jump by a whole turn where a pixel is nearly gray.
+    """
+    opts = options(spectra=spectra)
+    p_hat = spectrum.uniform(spectra)
+    found, expected = (
+        torch.cat([b.images.cpu() for b in TrainingLoader(index, opts, d, 3).epoch(1, p_hat)])
+        for d in (gpu, CPU)
+    )
+    off = (found.int() - expected.int()).abs().float()
+    assert off[:, 0].mean() < 0.5
+    assert off[:, 0].flatten().quantile(0.999) <= 3
+    if "hue" not in spectra:
+        assert off.mean() < 0.5
+
+
+@pytest.mark.gpu
+def test_gpu_evaluation_images_look_like_the_cpu_s(index, gpu):
+    found, expected = (
+        torch.cat([images.cpu() for images in EvaluationLoader(index, options(eval_batch=20), d)])
+        for d in (gpu, CPU)
+    )
+    assert (found.int() - expected.int()).abs().float().mean() < 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cache", ["none", "host", "gpu"])
+def test_a_batch_stays_whole_while_the_gpu_is_behind(index, cache, gpu):
+    """DALI and the cache make further batches meanwhile, and must not write into this one."""
+
+    def sums(behind: bool) -> torch.Tensor:
+        loader = TrainingLoader(index, options(cache=cache, p=2, k=2), gpu, 3)
+        found = []
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for epoch in (1, 2, 3):
+                for batch in loader.epoch(epoch, spectrum.uniform()):
+                    if behind:
+                        torch.cuda._sleep(50_000_000)  # some 25 ms
+                    parts = (batch.images, batch.pids, batch.spectrum)
+                    found.append(torch.stack([x.sum(dtype=torch.int64) for x in parts]))
+                    del batch, parts
+                    if not behind:
+                        torch.cuda.synchronize()
+            torch.cuda.synchronize()
+        return torch.stack(found).cpu()
+
+    late, in_time = sums(behind=True), sums(behind=False)
+    assert torch.equal(late[:, 1:], in_time[:, 1:])  # people, spectra
+    torch.testing.assert_close(late[:, 0].double(), in_time[:, 0].double(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("suffix", ["png", "bmp", "jpg"])
+def test_formats_that_a_gpu_leaves_to_the_cpu_are_read_and_named(index, tmp_path, suffix, gpu):
+    names = [f"{i}.{suffix}" for i in range(8)]
+    for i, name in enumerate(names):
+        Image.open(index.path(i)).convert("RGB").save(tmp_path / name)
+    ids = np.arange(8)
+    other = Index(tmp_path, np.array(names, np.bytes_), ids, ids, ids.astype(np.uint8) % 2)
+    images = torch.cat([x.cpu() for x in EvaluationLoader(other, options(), gpu)])
+    for row in range(8):
+        assert_like_pil(images[row].permute(1, 2, 0).numpy(), other.path(row))
+    victim = other.path(5)
+    victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+    with pytest.raises(BadImageError, match=f"5.{suffix}"):
+        list(EvaluationLoader(other, options(), gpu))
