@@ -44,7 +44,11 @@ def bench_end_to_end(session: Session) -> None:
         }
         sides: dict[str, Side] = {CEILING: ceiling, **real, **alone}
         samples = session.compare("end to end", sides, CEILING, warmup=2)
-        syncs = _host_syncs(session, step, loaders["none"])
+        if session.device.type == "cuda":
+            syncs = [_host_syncs(session, step, loader) for loader in loaders.values()]
+            session.ratios["host_syncs_per_step"] = syncs
+        else:
+            session.display.say("host syncs in a step: not measured, there is no GPU")
 
     nearest = CACHES[caches(session)[-1]]
     streaming, cached = real["streaming"].rounds, real[nearest].rounds
@@ -58,10 +62,9 @@ def bench_end_to_end(session: Session) -> None:
         "step_p99_over_p50": [r.step_ms["p99"] / r.step_ms["median"] for r in streaming],
         "host_memory_growth": [r.peak_mib / cached[0].peak_mib for r in cached],
     }
-    if syncs is not None:
-        session.ratios["host_syncs_per_step"] = [syncs]
     for name, run in real.items():
         ms = {q: statistics.median(r.step_ms[q] for r in run.rounds) for q in QUANTILES}
+        session.step_ms[name] = ms
         session.display.say(
             f"{name}: a step takes {ms['median']:.1f} ms (p95 {ms['p95']:.1f}, p99 {ms['p99']:.1f})"
         )
@@ -139,11 +142,8 @@ def _between_ms(a: float | torch.cuda.Event, b: float | torch.cuda.Event) -> flo
     return 1000 * (b - a)  # type: ignore[operator]
 
 
-def _host_syncs(session: Session, step: TrainingStep, loader: TrainingLoader) -> float | None:
-    """How often a step, fetching its batch included, waits for the GPU; None without one."""
-    if session.device.type != "cuda":
-        session.display.say("host syncs in a step: not measured, there is no GPU")
-        return None
+def _host_syncs(session: Session, step: TrainingStep, loader: TrainingLoader) -> float:
+    """How often torch waits for the GPU in a step, fetching its batch included."""
     batches = loader.epoch(1, spectrum.uniform())
     for batch in islice(batches, LEAD):
         step(batch)

@@ -9,6 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -98,15 +99,17 @@ def synchronize() -> None:
 
 def cpu_seconds() -> float:
     """CPU time so far of this process and its living descendants (theirs in steps of 10 ms)."""
-    ticks = sum(map(_ticks, _descendants(os.getpid())))
+    ticks = sum(map(_ticks, descendants(os.getpid())))
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Processes that `pid` started, and those that they did, as far as they live."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *_descendants(child)]
+        with suppress(OSError):  # it has ended
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 

@@ -1,6 +1,8 @@
 """The suite's picture: what each stage costs, and every comparison as bars."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,31 @@ def check(file: Path) -> None:
         raise InputError("--plot: needs matplotlib; uv sync --group report") from None
 
 
-def draw(result: dict[str, Any], file: Path) -> None:
-    """Draws what `run_bench` returned."""
+@contextmanager
+def drawing() -> Iterator[Any]:
+    """pyplot, without a screen, in the suite's style."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import pyplot
 
-    with plt.rc_context({"font.size": 9, "text.color": INK, "axes.labelcolor": INK}):
+    with pyplot.rc_context({"font.size": 9, "text.color": INK, "axes.labelcolor": INK}):
+        yield pyplot
+
+
+def save(figure: Any, file: Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
+    from matplotlib import pyplot
+
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    pyplot.close(figure)
+    run_folder.write(file, png.getvalue())
+
+
+def draw(result: dict[str, Any], file: Path) -> None:
+    """Draws what `run_bench` returned."""
+    with drawing() as pyplot:
         comparisons = result["comparisons"]
         chains = [c for c in ("pipeline", "step") if c in result.get("waterfall", {})]
         rows = -(-len(comparisons) // 2)
@@ -36,17 +55,14 @@ def draw(result: dict[str, Any], file: Path) -> None:
             0.8 + 0.28 * max(len(c["sides"]) for c in comparisons[2 * i : 2 * i + 2])
             for i in range(rows)
         ]
-        figure = plt.figure(figsize=(13, 0.9 + sum(heights) * 1.15), layout="constrained")
+        figure = pyplot.figure(figsize=(13, 0.9 + sum(heights) * 1.15), layout="constrained")
         figure.suptitle(_title(result), x=0.01, ha="left", fontsize=10, color=QUIET)
         grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
         for i, chain in enumerate(chains):
             _waterfall(figure.add_subplot(grid[0, i]), chain, result)
         for i, comparison in enumerate(comparisons):
             _bars(figure.add_subplot(grid[bool(chains) + i // 2, i % 2]), comparison)
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=110)
-        plt.close(figure)
-    run_folder.write(file, png.getvalue())
+        save(figure, file)
 
 
 def _title(result: dict[str, Any]) -> str:

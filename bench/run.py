@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench import plot, targets
 from bench.end_to_end import bench_end_to_end
@@ -14,6 +15,7 @@ from bench.peers import bench_peers
 from bench.session import Session
 from bench.stages import bench_stages
 from bench.step import bench_step
+from bench.timm_script import bench_timm
 from pipeline.datasets.kinds import kind_of, read_training
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
@@ -30,6 +32,7 @@ PARTS: dict[str, Callable[[Session], None]] = {
     "peers": bench_peers,
     "step": bench_step,
     "end-to-end": bench_end_to_end,
+    "timm": bench_timm,
 }
 WITHOUT_A_MODEL = ("loader", "peers")
 ROUNDS, STEPS = 9, 20
@@ -44,6 +47,7 @@ def run_bench(
     quick: bool,
     json_file: Path | None,
     plot_file: Path | None,
+    timm_script: Path | None = None,
 ) -> dict[str, Any]:
     """Measures `part`, or all of them; prints tables and JSON lines, writes JSON and picture.
 
@@ -58,7 +62,7 @@ def run_bench(
     display = Display()
     root = locate(data_root, display)
     device = runtime.resolve_device(device_name)
-    rounds, steps = (QUICK_ROUNDS, QUICK_STEPS) if quick else (ROUNDS, STEPS)
+    rounds, steps = _rounds_and_steps(quick)
     display.say(f"device    {runtime.describe(device)}; {rounds} rounds of {steps} steps each")
 
     result: dict[str, Any] = environment() | {"quick": quick, "device": device.type}
@@ -66,28 +70,15 @@ def run_bench(
     result["comparisons"] = []
     for name in PARTS if part == "all" else [part]:
         chosen = preset or ("sysu" if device.type == "cuda" or name in WITHOUT_A_MODEL else "demo")
-        config = _measurable(PRESETS[chosen].config, root)
-        index = read_training(config.data, root)
-        if index.is_packed:
-            raise InputError(f"--data {root}: is packed; name loose files, which others read too")
-        result["data"] = _describe(index)
-        session = Session(
-            index=index,
-            num_classes=len(np.unique(index.pids)),
-            config=config,
-            preset=chosen,
-            device=device,
-            precision=runtime.resolve_precision(config.precision, device),
-            rounds=rounds,
-            steps=steps,
-            quick=quick,
-            display=display,
-        )
+        session = make_session(chosen, root, device, display, quick, timm_script)
+        result["data"] = _describe(session.index)
         PARTS[name](session)
         ratios |= session.ratios
         result["comparisons"] += session.comparisons
         if session.waterfall:
             result["waterfall"] = {"preset": chosen, **session.waterfall}
+        if session.step_ms:
+            result["step_ms"] = session.step_ms
     result["ratios"] = targets.judge(ratios, device.type == "cuda")
     if part != "stages":  # which only finds out where the others' time goes
         display.console.print(targets.table(result["ratios"], part))
@@ -98,6 +89,43 @@ def run_bench(
         plot.draw(result, plot_file)
         display.say(f"wrote     {plot_file}")
     return result
+
+
+def make_session(
+    preset: str,
+    data_root: Path | None,
+    device: torch.device,
+    display: Display,
+    quick: bool = False,
+    timm_script: Path | None = None,
+) -> Session:
+    """What a part is given: the preset's batches and network on this data set.
+
+    Raises `InputError` if the data cannot be used, or is packed.
+    """
+    root = locate(data_root, display)
+    config = _measurable(PRESETS[preset].config, root)
+    index = read_training(config.data, root)
+    if index.is_packed:
+        raise InputError(f"--data {root}: is packed; name loose files, which others read too")
+    rounds, steps = _rounds_and_steps(quick)
+    return Session(
+        index=index,
+        num_classes=len(np.unique(index.pids)),
+        config=config,
+        preset=preset,
+        device=device,
+        precision=runtime.resolve_precision(config.precision, device),
+        rounds=rounds,
+        steps=steps,
+        quick=quick,
+        display=display,
+        timm_script=timm_script,
+    )
+
+
+def _rounds_and_steps(quick: bool) -> tuple[int, int]:
+    return (QUICK_ROUNDS, QUICK_STEPS) if quick else (ROUNDS, STEPS)
 
 
 def _measurable(config: Config, root: Path) -> Config:

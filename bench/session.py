@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,8 +41,10 @@ class Session:
     steps: int  # timed in each round
     quick: bool
     display: Display
+    timm_script: Path | None = None  # timm's benchmark.py
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     waterfall: dict[str, dict[str, float]] = field(default_factory=dict)  # µs an image of a stage
+    step_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # of a real run: quantiles
     ratios: dict[str, list[float]] = field(default_factory=dict)  # stable name → samples
 
     def loader_steps(self, loader: TrainingLoader) -> int:

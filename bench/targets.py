@@ -1,6 +1,7 @@
 """What the suite's ratios should be, under the names that results keep them by."""
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ TARGETS = {
     ),
     "step_over_eager_nchw": Target("step / eager NCHW AMP", "step", gpu=(1.8, None)),
     "step_over_timm_benchmark": Target(
-        "step / timm's benchmark script, same model, size, batch", "step", gpu=(1.0, None)
+        "step / timm's benchmark script, same model, size, batch", "timm", gpu=(1.0, None)
     ),
     "host_memory_growth": Target(
         "peak host memory / that after the first round", "end-to-end", gpu=(None, 1.02)
@@ -86,6 +87,31 @@ def judge(ratios: dict[str, list[float]], on_gpu: bool) -> dict[str, dict[str, A
             "met": met,
         }
     return judged
+
+
+def merged(parts: Iterable[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """What `judge` said of several parts as if of all: each target where it was measured."""
+    whole: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for name, row in part.items():
+            if row["measured"] is not None or name not in whole:
+                whole[name] = row
+    return whole
+
+
+def markdown(judged: dict[str, dict[str, Any]]) -> str:
+    """The targets as a Markdown table."""
+    lines = ["| target | goal | measured (lowest … highest round) | command |", "|---|---|---|---|"]
+    for row in judged.values():
+        samples = row["samples"] or []
+        measured = figure(row["measured"]) if samples else "not measured"
+        if len(samples) > 1:
+            measured += f" ({figure(min(samples))} … {figure(max(samples))})"
+        if row["met"] is False:
+            measured = f"**missed: {measured}**"
+        bounds = goal(row["at_least"], row["at_most"])
+        lines.append(f"| {row['text']} | {bounds} | {measured} | `cdp bench {row['part']}` |")
+    return "\n".join(lines)
 
 
 def table(judged: dict[str, dict[str, Any]], part: str) -> Table:

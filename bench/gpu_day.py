@@ -1,0 +1,342 @@
+"""`cdp bench gpu-day`: all that is worth running on a GPU, in order of value, into one folder.
+
+GPU machines are often lent for minutes. So the jobs come in slices of under eight minutes, each a
+command of its own; a job that fails, hangs or crashes does not keep the others from running; and
+what was found is written after each. Without a GPU the same jobs run small, as a rehearsal.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+
+from bench import plot, targets, watch
+from bench.end_to_end import QUANTILES
+from pipeline.errors import InputError
+from train import run_folder
+from train.environment import environment
+from train.reporting.display import Display
+
+SLICE_MINUTES = 8.0
+DAY, WATCHED = "day.json", "watch.json"
+TEST_COUNTS = ("tests", "failures", "errors", "skipped")
+LAST_WORDS = 8  # lines of a failed job's log that are shown
+
+# Sizes of the embedded data set: identities and images of SYSU-MM01 (296 + 99 + 96; some 34,000
+# training images), and little enough for two cores without a GPU.
+FULL = {
+    "people": "--num-train=296 --num-val=99 --num-test=96 --images-per-camera=17",
+    "preset": "sysu --model.weights=none",
+    "bench_preset": "sysu",
+    "epochs": "5",
+    "quick": "",
+    "steps": "20",
+}
+REHEARSAL = {
+    "people": "--num-train=60 --num-val=2 --num-test=12 --images-per-camera=6",
+    "preset": "demo",
+    "bench_preset": "demo",
+    "epochs": "1",
+    "quick": "--quick",
+    "steps": "4",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command, where its words in braces stand for `FULL`, `REHEARSAL` and folders."""
+
+    slice: int | None  # None: when it is needed
+    minutes: float  # it may take; those of a slice fit into SLICE_MINUTES
+    command: str  # behind python -m
+    keep: tuple[str, ...] = ()  # files of the work folder that are copied to the results
+    environ: tuple[tuple[str, str], ...] = ()
+
+
+TRAIN = "cdp train {preset} --data.root={data} --device={device} --epochs={epochs} --overwrite "
+BENCH = (
+    "cdp bench {part} --preset={bench_preset} --data-root={data} --device={device} {quick} "
+    "--json={out}/{part}.json --plot={out}/{part}.png "
+)
+RUN_FILES = ("config.json", "metrics.jsonl", "result.json")
+
+JOBS = {
+    "data": Job(None, 2.0, "cdp data make {data} {people}"),
+    "contact": Job(
+        1,
+        2.0,
+        "bench.contact --device={device} --out={out}/contact.json",
+        environ=(("CUDA_MODULE_LOADING", "EAGER"),),  # every kernel, at once
+    ),
+    # -n 1: a test that ends its process does not end the others.
+    "tests": Job(1, 6.0, "pytest -m gpu -n 1 --junitxml={out}/tests.xml"),
+    "streaming": Job(
+        2,
+        2.5,
+        TRAIN + "--data.cache=none --run-dir={work}/streaming",
+        tuple(f"streaming/{name}" for name in RUN_FILES),
+    ),
+    "cached": Job(
+        2,
+        2.0,
+        TRAIN + "--data.cache=auto --run-dir={work}/cached",
+        tuple(f"cached/{name}" for name in RUN_FILES),
+    ),
+    "trace": Job(
+        2,
+        1.5,
+        "bench.trace --preset={bench_preset} --data-root={data} --device={device} "
+        "--steps={steps} --out={out}/trace",
+    ),
+    "end-to-end": Job(3, 2.5, BENCH),
+    "loader": Job(3, 1.5, BENCH),
+    "stages": Job(3, 2.0, BENCH),
+    "step": Job(4, 3.5, BENCH),
+    "timm": Job(4, 1.5, BENCH + "--timm-script={timm}"),
+    "peers": Job(4, 1.0, BENCH),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """Where things are and go."""
+
+    out: Path  # what is kept
+    work: Path  # data and runs, which are not
+    device: torch.device
+    timm: Path | None
+
+    @property
+    def sizes(self) -> dict[str, str]:
+        """Those of the device."""
+        return FULL if self.device.type == "cuda" else REHEARSAL
+
+    def command(self, job: Job, name: str) -> list[str]:
+        """The job's words."""
+        text = job.command
+        for size, value in self.sizes.items():
+            text = text.replace(f"{{{size}}}", value)
+        places = {"out": self.out, "work": self.work, "data": self.work / "data"}
+        about = {"part": name, "device": self.device.type, "timm": self.timm}
+        words = [word.format(**places, **about) for word in text.split()]
+        return [sys.executable, "-m", *words]
+
+
+def gpu_day(day: Day, slices: Sequence[int], again: bool, display: Display) -> bool:
+    """Runs the jobs of these slices that have not ended well before; True if all have now.
+
+    `again`: also those that have. Raises `InputError` if the results are of another kind of device.
+    """
+    record = _open(day)
+    for number in slices:
+        left = 60 * SLICE_MINUTES
+        for name, job in JOBS.items():
+            if job.slice != number or (not again and _ended_well(record, name)):
+                continue
+            if "{data}" in job.command and not (day.work / "data" / "synthetic.json").is_file():
+                left -= _run(day, "data", left, record, display)["seconds"]
+            left -= _run(day, name, left, record, display)["seconds"]
+    wanted = [name for name, job in JOBS.items() if job.slice in slices]
+    summarize(day, record)
+    display.say(f"wrote     {day.out}/summary.md")
+    return all(_ended_well(record, name) for name in wanted)
+
+
+def _ended_well(record: dict[str, Any], name: str) -> bool:
+    return record["jobs"].get(name, {}).get("state") == "done"
+
+
+def _open(day: Day) -> dict[str, Any]:
+    """What the folder says of the day so far."""
+    for folder in (day.out / "logs", day.work):
+        folder.mkdir(parents=True, exist_ok=True)
+    about = {**environment(), "device": day.device.type, "commit": _commit()}
+    file = day.out / DAY
+    record = json.loads(file.read_text()) if file.is_file() else {**about, "jobs": {}}
+    if record["device"] != about["device"]:
+        raise InputError(
+            f"--out {day.out}: holds results of a day on {record['device']}, and this is "
+            f"{about['device']}; name another folder"
+        )
+    record |= about
+    run_folder.write_result(file, record)
+    return record
+
+
+def _commit() -> str | None:
+    """The version of these sources, where git knows it."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+    except OSError:
+        return None
+
+
+def _run(
+    day: Day, name: str, left: float, record: dict[str, Any], display: Display
+) -> dict[str, Any]:
+    """Runs one job for as long as it may; writes and says what came of it."""
+    job = JOBS[name]
+    done: dict[str, Any] = {"state": "left out", "seconds": 0.0, "command": job.command}
+    if "{timm}" in job.command and not day.timm:
+        done["why"] = "--timm-script names none"
+    elif left < 30:
+        done["why"] = "no time left in its slice"
+    else:
+        done |= _in_a_process(day, name, job, min(60 * job.minutes, left))
+        for file in job.keep:
+            if (day.work / file).is_file():
+                run_folder.make_parent(day.out / file)
+                run_folder.write(day.out / file, (day.work / file).read_bytes())
+    record["jobs"][name] = done
+    run_folder.write_result(day.out / DAY, record)
+    display.say(f"{name:12} {done['state']} {done['seconds']:.0f} s {done.get('why', '')}")
+    for line in done.get("last_words", []):
+        display.say(f"             {line}")
+    return done
+
+
+def _in_a_process(day: Day, name: str, job: Job, seconds: float) -> dict[str, Any]:
+    command, log = day.command(job, name), day.out / "logs" / f"{name}.log"
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1", **dict(job.environ)}
+    start = time.perf_counter()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environ, start_new_session=True
+        )
+        try:
+            with watch.watching(process.pid) as samples:
+                status = process.wait(seconds)
+            state = "done" if status == 0 else "failed"
+            why = "" if status == 0 else f"status {status}"
+        except subprocess.TimeoutExpired:
+            state, why = "stopped", f"not done in {seconds:.0f} s"
+        finally:  # whatever it started ends with it
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    kept = day.out / WATCHED
+    watched = json.loads(kept.read_text()) if kept.is_file() else {}
+    run_folder.write(kept, json.dumps(watched | {name: samples}).encode())
+    seconds = time.perf_counter() - start
+    done: dict[str, Any] = {"state": state, "seconds": seconds, "command": shlex.join(command[1:])}
+    if state != "done":
+        words = log.read_text(errors="replace").strip().splitlines()[-LAST_WORDS:]
+        done |= {"why": why, "last_words": words}
+    return done | {"watched": watch.summary(samples)}
+
+
+def summarize(day: Day, record: dict[str, Any]) -> None:
+    """Writes summary.md: what ran, what works, how fast it was, the targets; and watch.png."""
+    if (day.out / WATCHED).is_file():
+        watched = json.loads((day.out / WATCHED).read_text())
+        with plot.drawing():
+            plot.save(watch.draw(watched, _device(record)), day.out / "watch.png")
+    parts = [_head(record), _jobs(record)]
+    for make in (_contact, _tests, _training, _steps, _trace, _targets):
+        try:
+            parts.append(make(day))
+        except FileNotFoundError:  # the job has not run
+            continue
+    run_folder.write(day.out / "summary.md", ("\n\n".join(parts) + "\n").encode())
+
+
+def _device(record: dict[str, Any]) -> str:
+    if record["device"] != "cuda":
+        return "a rehearsal without a GPU"
+    return f"{record['gpu']['name']}, driver {record['gpu']['driver_version']}"
+
+
+def _head(record: dict[str, Any]) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
+    return (
+        f"# A GPU day, {record['date'][:10]}\n\n{_device(record)}; {record['num_cores']} cores of "
+        f"{record['cpu']}; Python {record['python']}, {packages}; commit {record['commit']}"
+    )
+
+
+def _markdown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _jobs(record: dict[str, Any]) -> str:
+    def seen(job: dict[str, Any], column: str, what: str) -> object:
+        return job.get("watched", {}).get(column, {}).get(what, "")
+
+    rows = [
+        (
+            name,
+            job["state"],
+            f"{job['seconds']:.0f}",
+            seen(job, "gpu_percent", "mean"),
+            seen(job, "gpu_memory_mib", "max"),
+            seen(job, "host_memory_mib", "max"),
+            job.get("why", ""),
+        )
+        for name, job in record["jobs"].items()
+    ]
+    return _markdown(("job", "", "s", "GPU, mean %", "GPU, MiB", "host, MiB", ""), rows)
+
+
+def _contact(day: Day) -> str:
+    checks = json.loads((day.out / "contact.json").read_text())["checks"]
+    return _markdown(("check", "", ""), ((c["check"], c["state"], c["said"]) for c in checks))
+
+
+def _tests(day: Day) -> str:
+    suites = ElementTree.parse(day.out / "tests.xml").getroot().findall("testsuite")
+    counts = {n: sum(int(s.get(n, 0)) for s in suites) for n in TEST_COUNTS}
+    return "`pytest -m gpu`: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _training(day: Day) -> str:
+    rows = []
+    for run in ("streaming", "cached"):
+        lines = (day.out / run / run_folder.METRICS).read_text().splitlines()
+        for epoch in (event for event in map(json.loads, lines) if event["event"] == "epoch"):
+            rate, wait = f"{epoch['images_per_second']:.0f}", f"{100 * epoch['data_wait']:.2f}"
+            rows.append((run, epoch["epoch"], rate, wait, f"{epoch['loss']:.3f}"))
+    return _markdown(("run", "epoch", "images/s", "data wait, %", "loss"), rows)
+
+
+def _trace(day: Day) -> str:
+    found = json.loads((day.out / "trace" / "idle.json").read_text())
+    gaps = (
+        (
+            f"{gap['us']:.0f}",
+            gap["after"],
+            gap["before"],
+            ", ".join(f"{name} {us:.0f}" for name, us in gap["host"].items()),
+        )
+        for gap in found["gaps"][:5]
+    )
+    return (
+        f"{found['device']}: busy {100 * found['busy']:.2f} % of {found['steps']} steps\n\n"
+        + _markdown(("idle, µs", "after", "before", "the host meanwhile, µs"), gaps)
+    )
+
+
+def _steps(day: Day) -> str:
+    of = json.loads((day.out / "end-to-end.json").read_text())["step_ms"]
+    rows = [(name, *(f"{ms[q]:.2f}" for q in QUANTILES)) for name, ms in of.items()]
+    return _markdown(("a step, ms", *QUANTILES), rows)
+
+
+def _targets(day: Day) -> str:
+    parts = [day.out / f"{name}.json" for name, job in JOBS.items() if "{part}" in job.command]
+    made = [json.loads(part.read_text())["ratios"] for part in parts if part.is_file()]
+    if not made:
+        return "Targets: nothing was measured."
+    return targets.markdown(targets.merged(made))

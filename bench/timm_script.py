@@ -1,0 +1,113 @@
+"""`cdp bench timm`: our training step beside timm's own benchmark script.
+
+The script is not in timm's package; it is `benchmark.py` of its repository. It steps on random
+pixels that lie in the device's memory, as ours does here. Ours also has the triplet loss, DHSM's
+sums and Adam; the script is given Adam, and our network the strides of timm's (last stride 2).
+"""
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.measure import Pass, Side
+from bench.session import Session
+from bench.step import step_side
+from pipeline.errors import InputError
+from train import runtime
+
+OURS, EAGER, COMPILED = "ours", "timm's script, eager", "timm's script, compiled"
+ROUNDS = 3  # a process each
+WARMUP, TIMED = 20, 100  # steps; timm's defaults, 10 and 40, are shorter
+AMP = {"bf16": ["--amp", "--amp-dtype", "bfloat16"], "fp16": ["--amp"], "off": []}
+HOW_TO_GET_IT = (
+    "it is benchmark.py of https://github.com/huggingface/pytorch-image-models, at the version of "
+    "the installed timm; pass its path as --timm-script"
+)
+
+
+def bench_timm(session: Session) -> None:
+    """The same network, size, batch and precision in both; the script eager and compiled."""
+    script = session.timm_script
+    if script is None:
+        session.display.say(f"timm's benchmark script: left out; {HOW_TO_GET_IT}")
+        return
+    if not script.is_file():
+        raise InputError(f"--timm-script {script}: no such file; {HOW_TO_GET_IT}")
+    model = dataclasses.replace(session.config.model, last_stride=2)
+    config = dataclasses.replace(session.config, model=model)
+    same = dataclasses.replace(session, config=config, rounds=min(ROUNDS, session.rounds))
+    sides: dict[str, Side] = {
+        EAGER: lambda: run_script(same, script, []),
+        COMPILED: lambda: run_script(same, script, ["--torchcompile"]),
+    }
+    if session.device.type != "cuda":  # torch 2.10 cannot compile bf16 for a CPU
+        del sides[COMPILED]
+    with runtime.own_stream(session.device):
+        sides[OURS] = step_side(same, config.data.p)
+        samples = same.compare("step, beside timm's script", sides, EAGER, warmup=0)
+    theirs = samples.best_of([name for name in sides if name != OURS])
+    session.display.say(f"timm's script at its best: {theirs}")
+    session.ratios["step_over_timm_benchmark"] = samples.ratios(OURS, theirs)
+
+
+def command(session: Session, script: Path, extra: list[str]) -> list[str]:
+    """The script's command line."""
+    data = session.config.data
+    warmup, timed = _steps(session)
+    return [
+        sys.executable,
+        str(script),
+        "--bench=train",
+        f"--model={session.config.model.backbone}",
+        "--input-size",
+        *("3", str(data.height_px), str(data.width_px)),
+        f"--batch-size={session.images}",
+        f"--num-classes={session.num_classes}",
+        f"--device={session.device.type}",
+        "--opt=adam",
+        "--channels-last",
+        "--no-retry",
+        f"--num-warm-iter={warmup}",
+        f"--num-bench-iter={timed}",
+        *AMP[session.precision],
+        *extra,
+    ]
+
+
+def run_script(session: Session, script: Path, extra: list[str]) -> Pass:
+    """One run of it; its CPU time has the start in it.
+
+    Raises `InputError` with its last words if it fails.
+    """
+    cpu = _cpu_of_children()
+    done = subprocess.run(command(session, script, extra), capture_output=True, text=True)
+    rate = training_rate(done.stdout)
+    if rate is None:
+        words = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
+        raise InputError(f"--timm-script {script}: ended with {done.returncode}: {words[-1]}")
+    images = sum(_steps(session)) * session.images
+    return Pass(rate=rate, cpu_us=1e6 * (_cpu_of_children() - cpu) / images)
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _steps(session: Session) -> tuple[int, int]:
+    """Before the clock starts, and after."""
+    return (2, 5) if session.quick else (WARMUP, TIMED)
+
+
+def training_rate(output: str) -> float | None:
+    """Images a second that the script printed behind `--result`; None if it printed none."""
+    _, found, result = output.partition("--result\n")
+    if not found:
+        return None
+    results = json.loads(result)
+    first = results[0] if isinstance(results, list) else results
+    rate = first.get("train_samples_per_sec")
+    return None if rate is None else float(rate)

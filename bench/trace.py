@@ -1,0 +1,218 @@
+"""`python -m bench.trace`: a trace of the real run's steps, and when and why the GPU was idle.
+
+The loop is training's own: a streaming loader feeds the preset's step, compiled and recorded where
+there is a GPU. torch's profiler sees every kernel of the process, DALI's too. The trace opens in
+https://ui.perfetto.dev.
+"""
+
+import gzip
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from bench import plot
+from bench.loader import make_loader
+from bench.run import make_session
+from bench.step import make_step
+from pipeline import spectrum
+from pipeline.options import CacheName
+from train import run_folder, runtime
+from train.config import Device
+from train.environment import environment
+from train.reporting.display import Display
+
+WARMUP = 12  # steps before those that are traced: compiled, recorded, queues full
+WAIT, STEP = "wait for data", "launch the step"  # what the host does, by turns
+ON_A_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
+ON_A_CPU = ("cpu_op",)
+NUM_GAPS = 10
+SHOWN_STEPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One bar of a trace; times in µs from the trace's start."""
+
+    kind: str
+    name: str
+    lane: str  # the stream on a GPU, the thread on the host
+    start: float
+    end: float
+
+
+def trace(
+    out: Path,
+    preset: str = "sysu",
+    data_root: Path | None = None,
+    device: Device = "auto",
+    cache: CacheName = "none",
+    steps: Annotated[int, tyro.conf.arg(metavar="N")] = 20,
+) -> None:
+    """Traces training steps into OUT: trace.json.gz, idle.json, and a picture, trace.png.
+
+    Args:
+        out: Folder; made if it is not there.
+        preset: Batches and network.
+        data_root: Data set to train on; default: the embedded crops.
+        device: auto is the GPU if there is one.
+        cache: none decodes each image at each use.
+        steps: How many.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    display = Display()
+    session = make_session(preset, data_root, runtime.resolve_device(device), display)
+    with runtime.own_stream(session.device):
+        step, loader = make_step(session), make_loader(session, cache=cache)
+        batches = iter(loader.epoch(1, spectrum.uniform()))
+        for _ in range(WARMUP):
+            step(next(batches))
+        activities = [ProfilerActivity.CPU]
+        if session.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+            torch.cuda.synchronize()
+        with profile(activities=activities) as profiler:
+            for _ in range(steps):
+                with record_function(WAIT):
+                    batch = next(batches)
+                with record_function(STEP):
+                    step(batch)
+            if session.device.type == "cuda":
+                torch.cuda.synchronize()
+        batches.close()  # type: ignore[attr-defined]
+    file = out / "trace.json.gz"
+    profiler.export_chrome_trace(str(file))
+    events = read(file)
+    found = idle(events) | {"steps": steps, "preset": preset, "cache": loader.cache}
+    run_folder.write_result(out / "idle.json", environment() | found)
+    draw(events, steps, out / "trace.png")
+    say(found, display)
+    display.say(f"wrote     {file}, idle.json, trace.png")
+
+
+def read(file: Path) -> list[Event]:
+    """The bars of a trace that torch's profiler wrote, in order of time from the first one's."""
+    with gzip.open(file) as opened:
+        bars = [e for e in json.load(opened)["traceEvents"] if e.get("ph") == "X" and "cat" in e]
+    zero = min((bar["ts"] for bar in bars), default=0.0)
+    events = [
+        Event(
+            kind=bar["cat"],
+            name=str(bar["name"]),
+            lane=str(bar.get("args", {}).get("stream", bar["tid"])),
+            start=bar["ts"] - zero,
+            end=bar["ts"] - zero + bar.get("dur", 0.0),
+        )
+        for bar in bars
+    ]
+    return sorted(events, key=lambda event: event.start)
+
+
+def work_of(events: Iterable[Event]) -> list[Event]:
+    """The device's work: kernels and copies; without a GPU the host's torch operators."""
+    events = list(events)
+    on_gpu = [event for event in events if event.kind in ON_A_GPU]
+    return on_gpu or [event for event in events if event.kind in ON_A_CPU]
+
+
+def idle(events: Sequence[Event]) -> dict[str, Any]:
+    """How busy the device was from its first to its last work, and its longest gaps.
+
+    A gap names what ran before and after it, and what the host did meanwhile.
+    """
+    work = work_of(events)
+    if not work:
+        return {"busy": None, "window_ms": 0.0, "gaps": []}
+    busy_us, until, before = 0.0, work[0].start, work[0]
+    gaps: list[tuple[float, float, str, str]] = []
+    for event in work:
+        if event.start > until:
+            gaps.append((until, event.start, before.name, event.name))
+        busy_us += max(0.0, event.end - max(event.start, until))
+        if event.end >= until:
+            until, before = event.end, event
+    window = until - work[0].start
+    longest = sorted(gaps, key=lambda gap: gap[0] - gap[1])[:NUM_GAPS]
+    return {
+        "device": "GPU" if work[0].kind in ON_A_GPU else "CPU, torch's operators",
+        "busy": busy_us / window if window else 1.0,
+        "window_ms": window / 1000,
+        "num_events": len(work),
+        "idle_ms": sum(end - start for start, end, *_ in gaps) / 1000,
+        "gaps": [
+            {
+                "us": end - start,
+                "at_ms": (start - work[0].start) / 1000,
+                "after": last,
+                "before": first,
+                "host": _host_between(events, start, end),
+            }
+            for start, end, last, first in longest
+        ],
+    }
+
+
+def _host_between(events: Sequence[Event], start: float, end: float) -> dict[str, float]:
+    """What the host was in between two times: names by µs, the five longest."""
+    spent: dict[str, float] = {}
+    for event in events:
+        overlap = min(event.end, end) - max(event.start, start)
+        if overlap > 0 and event.kind in ("user_annotation", "cuda_runtime", "cuda_driver"):
+            spent[event.name] = spent.get(event.name, 0.0) + overlap
+    return dict(sorted(spent.items(), key=lambda item: -item[1])[:5])
+
+
+def say(found: dict[str, Any], display: Display) -> None:
+    """The share of idle time and the three longest gaps."""
+    if found["busy"] is None:
+        display.say("nothing ran on the device")
+        return
+    display.say(
+        f"{found['device']}: busy {100 * found['busy']:.2f} % of {found['window_ms']:.1f} ms, "
+        f"{found['steps']} steps"
+    )
+    for gap in found["gaps"][:3]:
+        host = ", ".join(f"{name} {us:.0f} µs" for name, us in gap["host"].items()) or "nothing"
+        display.say(
+            f"idle {gap['us']:.0f} µs at {gap['at_ms']:.1f} ms, after {gap['after'][:60]}, before "
+            f"{gap['before'][:60]}; the host: {host}"
+        )
+
+
+def draw(events: Sequence[Event], steps: int, file: Path) -> None:
+    """A few steps from the middle: the device's streams, and the host's two turns."""
+    work = work_of(events)
+    launches = [e for e in events if e.kind == "user_annotation" and e.name == STEP]
+    if not work or not launches:
+        return
+    period = (work[-1].end - work[0].start) / steps
+    first = max(0.0, (work[0].start + work[-1].end - SHOWN_STEPS * period) / 2)
+    last = first + SHOWN_STEPS * period
+    host = [e for e in events if e.kind == "user_annotation" and e.name in (WAIT, STEP)]
+    lanes = {f"host: {name}": [e for e in host if e.name == name] for name in (WAIT, STEP)}
+    for event in work:
+        where = "stream" if event.kind in ON_A_GPU else "thread"
+        lanes.setdefault(f"{where} {event.lane}", []).append(event)
+    lanes["device busy"] = work
+    with plot.drawing() as pyplot:
+        figure, axes = pyplot.subplots(figsize=(13, 1.2 + 0.4 * len(lanes)), layout="constrained")
+        for row, (name, bars) in enumerate(lanes.items()):
+            cut = [(max(bar.start, first), min(bar.end, last)) for bar in bars]
+            seen = [((a - first) / 1000, (b - a) / 1000) for a, b in cut if b > a]
+            colour = "#f58518" if name.startswith("host") else "#4c78a8"
+            axes.broken_barh(seen, (row - 0.35, 0.7), facecolors=colour)
+        axes.set_yticks(range(len(lanes)), list(lanes))
+        axes.invert_yaxis()
+        axes.set_xlim(0, (last - first) / 1000)
+        axes.set_xlabel(f"ms; {SHOWN_STEPS} of {steps} steps")
+        axes.spines[["top", "right"]].set_visible(False)
+        plot.save(figure, file)
+
+
+if __name__ == "__main__":
+    tyro.cli(trace, prog="python -m bench.trace")

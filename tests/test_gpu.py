@@ -1,0 +1,124 @@
+"""The whole program on a GPU, from its front door."""
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.front_door import SMALL, call
+from tests.test_cli import events
+from tests.train.test_resume import signal_at
+from train import checkpoint
+
+pytestmark = pytest.mark.gpu
+
+EPOCHS = 3
+ON_THE_GPU = [*SMALL, "--precision", "bf16", "--epochs", str(EPOCHS), "--log-every", "1"]
+ON_THE_GPU[ON_THE_GPU.index("cpu")] = "cuda"
+
+
+@pytest.fixture
+def front_door(unchecked):
+    """Calls that torch.compile can look through."""
+    return call
+
+
+@pytest.fixture(scope="module")
+def run(people, tmp_path_factory) -> Path:
+    """A finished run, compiled and recorded, its pixels on the GPU; tests must not change it."""
+    import jaxtyping
+
+    folder = tmp_path_factory.mktemp("runs") / "gpu"
+    jaxtyping.config.update("jaxtyping_disable", True)
+    assert call("train", "demo", "--data.root", people, "--run-dir", folder, *ON_THE_GPU) == 0
+    jaxtyping.config.update("jaxtyping_disable", False)
+    return folder
+
+
+def test_it_took_the_gpu_for_all_of_it(run):
+    config = json.loads((run / "config.json").read_text())
+    assert (config["device"], config["precision"]) == ("cuda", "bf16")
+    assert config["data"]["cache"] == "gpu"
+    assert config["step"] == dict.fromkeys(config["step"], "on")
+    assert json.loads((run / "result.json").read_text())["num_query"] > 0
+
+
+def test_dhsm_is_live(run):
+    """Each epoch's P̂ follows from the one before by Eq. 5-7."""
+    epochs = events(run, "epoch")
+    assert len(epochs) == EPOCHS
+    for before, after in pairwise(epochs):
+        missing = 1 - np.array(list(before["confidence"].values()))
+        p_hat = np.array(list(before["probability"].values()))
+        expected = 0.1 * p_hat + 0.9 * missing / missing.sum()
+        found = list(after["probability"].values())
+        assert found == pytest.approx(expected / expected.sum(), rel=1e-9)
+        assert found != pytest.approx([0.25] * 4, abs=1e-6)
+
+
+def test_streaming_and_cached_it_starts_with_the_same_losses(run, people, tmp_path, front_door):
+    """The JPEG engine may take other images of a batch, so pixels differ by a step of rounding."""
+    args = ("--data.root", people, "--run-dir", tmp_path / "r", *ON_THE_GPU, "--epochs", "1")
+    for cache in ("none", "host"):
+        assert front_door("train", "demo", *args, "--data.cache", cache, "--overwrite") == 0
+        found, expected = (events(r, "epoch")[0] for r in (tmp_path / "r", run))
+        assert found["loss"] == pytest.approx(expected["loss"], rel=0.05)
+        assert found["probability"] == expected["probability"]
+
+
+def test_without_compiling_and_recording_it_goes_the_same_way(run, people, tmp_path, front_door):
+    args = ("--data.root", people, "--run-dir", tmp_path / "r", *ON_THE_GPU)
+    off = ("--step.compile", "off", "--step.cuda-graph", "off", "--epochs", "1")
+    assert front_door("train", "demo", *args, *off) == 0
+    found, expected = (events(r, "epoch")[0] for r in (tmp_path / "r", run))
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.05)
+
+
+def test_interrupted_and_resumed_it_goes_on_as_it_would_have(
+    run, people, tmp_path, monkeypatch, front_door
+):
+    cut = tmp_path / "r"
+    args = ("--data.root", people, "--run-dir", cut, *ON_THE_GPU)
+    signal_at(monkeypatch, 2, 1, 15)
+    assert front_door("train", "demo", *args) == 3
+    assert front_door("train", "--resume", cut) == 0
+    for found, expected in zip(events(cut, "epoch"), events(run, "epoch"), strict=True):
+        assert found["loss"] == pytest.approx(expected["loss"], rel=0.05)
+    kinds = [{n: t.dtype for n, t in load_file(checkpoint.latest(r)).items()} for r in (cut, run)]
+    assert kinds[0] == kinds[1]
+
+
+def test_a_run_of_the_gpu_is_tested_resumed_and_exported_anywhere(run, people, tmp_path):
+    on_gpu = json.loads((run / "result.json").read_text())
+    moved = Path(shutil.copytree(run, tmp_path / "r"))
+    for device in ("cuda", "cpu"):
+        assert call("eval", moved, "--device", device) == 0
+        again = json.loads((moved / "result.json").read_text())
+        for name in ("rank1", "mAP", "mINP"):
+            assert again[name] == pytest.approx(on_gpu[name], abs=2), (device, name)
+    assert call("report", moved) == 0
+    assert call("embed", moved, people / "cam1", "--out", tmp_path / "f.npz") == 0
+    assert np.isfinite(np.load(tmp_path / "f.npz")["features"]).all()
+    assert call("export", moved, "--format", "torchscript", "--out", tmp_path / "m.pt") == 0
+
+
+def test_memory_that_runs_out_is_said_in_a_line(people, tmp_path, capsys):
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(3e8 / total)  # 300 MB for torch
+    try:
+        args = ("--data.root", people, "--run-dir", tmp_path / "r", *ON_THE_GPU)
+        large = ("--data.height-px", "512", "--data.width-px", "256", "--data.cache", "none")
+        off = ("--step.compile", "off", "--model.backbone", "resnet18")
+        assert call("train", "demo", *args, *large, *off) == 1
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "the GPU's memory is full" in lines[0]
+    assert "lower --data.p" in lines[0]
