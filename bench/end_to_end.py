@@ -2,7 +2,6 @@
 
 import resource
 import statistics
-import time
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pipeline import spectrum
 from pipeline.loader import TrainingLoader
 from train import runtime
 from train.loop import check_finite
+from train.reporting.clock import Mark, mark, seconds_between
 from train.step import TrainingStep
 
 CEILING = "resident data"
@@ -75,7 +75,7 @@ class Round:
     """What a pass of the real run showed beside its speed."""
 
     step_ms: dict[str, float]  # from one step's end to the next one's
-    wait: float  # share of the time, 0…1, that the host waited for data
+    wait: float  # share of the time, 0…1, that the device waited for data
     peak_mib: float  # of the process, since its start
 
 
@@ -93,8 +93,8 @@ class Real:
 
     def __call__(self) -> Pass:
         session = self._session
-        self._waits: list[float] = []
-        self._marks: list[float | torch.cuda.Event] = [_mark(session.device)]
+        self._waits: list[tuple[Mark, Mark]] = []
+        self._marks: list[Mark] = [mark(session.device)]
         running = self._run()
         try:
             result = steady(running, session.steps, session.images)
@@ -104,8 +104,8 @@ class Real:
         seconds = session.steps * session.images / result.rate
         self._rounds.append(
             Round(
-                step_ms=spread([_between_ms(a, b) for a, b in ends]),
-                wait=sum(self._waits[LEAD:]) / seconds,
+                step_ms=spread([1000 * seconds_between(a, b) for a, b in ends]),
+                wait=sum(seconds_between(*wait) for wait in self._waits[LEAD:]) / seconds,
                 peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             )
         )
@@ -113,33 +113,18 @@ class Real:
 
     def _run(self) -> Generator[None, None, None]:
         """What `train()` does in an epoch."""
-        every = self._session.config.log_every
-        losses = torch.zeros(len(self._loader), 3, device=self._session.device)
+        every, device = self._session.config.log_every, self._session.device
+        losses = torch.zeros(len(self._loader), 3, device=device)
         batches = iter(self._loader.epoch(1, spectrum.uniform()))
         for i in range(1, len(self._loader) + 1):
-            start = time.perf_counter()
+            begin = mark(device)
             batch = next(batches)
-            self._waits.append(time.perf_counter() - start)
+            self._waits.append((begin, mark(device)))
             losses[i - 1] = self._step(batch)
             if i % every == 0:
                 check_finite(losses[:i], 1, self._session.precision)
-            self._marks.append(_mark(self._session.device))
+            self._marks.append(mark(device))
             yield
-
-
-def _mark(device: torch.device) -> float | torch.cuda.Event:
-    """Now: on the host, or, on a GPU, when it has come so far."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _between_ms(a: float | torch.cuda.Event, b: float | torch.cuda.Event) -> float:
-    if isinstance(a, torch.cuda.Event):
-        return a.elapsed_time(b)
-    return 1000 * (b - a)  # type: ignore[operator]
 
 
 def _host_syncs(session: Session, step: TrainingStep, loader: TrainingLoader) -> float:

@@ -93,7 +93,7 @@ def steady(batches: Iterator[Any], steps: int, images: int, lead: int = LEAD) ->
 
 def synchronize() -> None:
     """Waits for the GPU, where there is one."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 

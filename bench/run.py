@@ -62,6 +62,7 @@ def run_bench(
     display = Display()
     root = locate(data_root, display)
     device = runtime.resolve_device(device_name)
+    runtime.set_up(device)
     rounds, steps = _rounds_and_steps(quick)
     display.say(f"device    {runtime.describe(device)}; {rounds} rounds of {steps} steps each")
 

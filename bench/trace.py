@@ -66,7 +66,9 @@ def trace(
     """
     out.mkdir(parents=True, exist_ok=True)
     display = Display()
-    session = make_session(preset, data_root, runtime.resolve_device(device), display)
+    on = runtime.resolve_device(device)
+    runtime.set_up(on)
+    session = make_session(preset, data_root, on, display)
     with runtime.own_stream(session.device):
         step, loader = make_step(session), make_loader(session, cache=cache)
         batches = iter(loader.epoch(1, spectrum.uniform()))

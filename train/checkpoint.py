@@ -89,16 +89,19 @@ class State:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes over what `tensors()` returned, on whatever device."""
         self.network.load_state_dict(_named(tensors, NETWORK))
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _named(tensors, "optimizer.").items():
             i, _, key = name.partition(".")
+            if key != "step":  # laid out as its weight, which fused Adam relies upon
+                value = torch.empty_like(weights[int(i)]).copy_(value)
             moments.setdefault(int(i), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         scale = {name: value.item() for name, value in _named(tensors, "scaler.").items()}
         if scale:
-            scale["_growth_tracker"] = int(scale["_growth_tracker"])
-            self.scaler.load_state_dict(scale)
+            whole = {name: int(scale[name]) for name in ("growth_interval", "_growth_tracker")}
+            self.scaler.load_state_dict(scale | whole)
         self.confidence.sums.copy_(tensors["confidence.sums"])
         self.confidence.counts.copy_(tensors["confidence.counts"])
         self.losses.copy_(tensors["losses"])

@@ -57,7 +57,8 @@ def train(
         run_folder.check_free(run_dir, overwrite)  # before anything that takes long
     board.check(cfg.tensorboard)
     device = runtime.resolve_device(cfg.device, world)
-    with joined(world, device):
+    runtime.set_up(device)
+    with joined(world, device), runtime.own_stream(device):
         return _train(cfg, run_dir, display, overwrite, begin, resume, world, device)
 
 
@@ -117,7 +118,6 @@ def _train(
         run_folder.lock(run_dir) if world.leads else nullcontext(),
         interruption.caught() as interrupted,
         display.training(cfg.epochs, steps),
-        runtime.own_stream(device),
         board.opened(run_dir, cfg.tensorboard and world.leads) as show_on_board,
     ):
         if resume:
@@ -131,7 +131,7 @@ def _train(
             evaluate_now = last or is_due(cfg.eval_every, epoch)
             network.train()
             set_learning_rate(optimizer, learning_rate(cfg.optimizer, epoch, cfg.epochs))
-            clock = Clock(at.seconds, at.waited)
+            clock = Clock(device, at.seconds, at.waited)
             batches = loader.epoch(epoch, at.probability, first_step=at.step)
             for i, batch in enumerate(clock.time_waits(batches), start=at.step + 1):
                 losses[i - 1] = step(batch)
@@ -155,7 +155,7 @@ def _train(
                     interrupted.agree(world.collect)
                 if interrupted.signal:
                     break
-            at.seconds, at.waited = clock.seconds(), clock.waited
+            at.waited, at.seconds = clock.waited, clock.seconds()
             for bad in world.collect(at.bad):
                 at.bad.update(bad)
             save_now = interrupted.signal or evaluate_now or is_due(cfg.checkpoint_every, epoch)

@@ -1,8 +1,12 @@
 """What this process runs on: device, precision, and what a step may use of both."""
 
 import dataclasses
+import gc
 import os
 import shutil
+import sys
+import sysconfig
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +60,23 @@ def resolve_device(name: str, world: World = ALONE) -> torch.device:
     return torch.device("cuda", world.local_rank)
 
 
+def set_up(device: torch.device) -> None:
+    """What a process settles before it computes on a GPU; nothing without one.
+
+    Sizes stay the same from step to step, so cuDNN may try its algorithms once for each. What is
+    not in mixed precision is float32, as on the CPU, and not TF32, cuDNN's default. What an earlier
+    training of this process compiled, recorded and cached is given up.
+    """
+    if "torch._dynamo" in sys.modules:  # takes seconds to import
+        torch.compiler.reset()
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = False
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
+
+
 def share_threads(options: DataOptions, world: World) -> DataOptions:
     """The options for one of several processes on this machine, which share its cores."""
     if world.local_size == 1:
@@ -68,7 +89,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "off"
     # Without the instructions torch emulates bf16, slower than float32.
     return "bf16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else "off"
 
@@ -93,8 +114,8 @@ def resolve_step(
         raise InputError("--step.cuda-graph on: there is no GPU here; leave it at auto")
     if options.compile == "on" and not _has_compiler():
         raise InputError(
-            "--step.compile on: found no C++ compiler (g++, clang++ or $CXX); install one or "
-            "leave it at auto"
+            "--step.compile on: found no C++ compiler (g++, clang++ or $CXX) or, for a GPU, no "
+            "Python.h; install them or leave it at auto"
         )
     if options.compile == "on" and not gpu and precision == "bf16":
         raise InputError(
@@ -112,11 +133,20 @@ def resolve_step(
     chosen = {
         name: "on" if on else "off" for name, on in auto.items() if getattr(options, name) == "auto"
     }
-    return dataclasses.replace(options, **chosen)  # type: ignore[arg-type]
+    resolved = dataclasses.replace(options, **chosen)  # type: ignore[arg-type]
+    if resolved.cuda_graph == "on" and precision == "fp16" and resolved.fused_optimizer == "off":
+        raise InputError(
+            "--step.cuda-graph on: in fp16 only with the fused optimizer; leave "
+            "--step.fused-optimizer at auto"
+        )
+    return resolved
 
 
 def _has_compiler() -> bool:
-    """Is there what torch.compile calls? Triton, on a GPU, needs one too."""
+    """Is there what torch.compile calls? On a GPU Triton needs it too, and Python's headers."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if torch.cuda.is_available() and not header.is_file():
+        return False
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 

@@ -96,7 +96,8 @@ class TrainingStep:
         self._compiled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = run
         if how.compile == "on":
             # Dropout draws what it draws when nothing is compiled.
-            self._compiled = torch.compile(run, options={"fallback_random": True})
+            # Batches of another size in the same process get kernels of their own.
+            self._compiled = torch.compile(run, dynamic=False, options={"fallback_random": True})
         self._num_calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 

@@ -8,11 +8,12 @@ import torch
 from model.network import Network
 from model.options import ModelOptions
 from pipeline.errors import InputError
+from tests.train.test_step import make_batch, make_step
 from train import checkpoint, run_folder
 from train.checkpoint import Progress, State
 from train.dhsm import Confidence
 from train.runtime import StepOptions
-from train.step import adam
+from train.step import TrainingStep, adam
 
 OPTIONS = ModelOptions(backbone="test_resnet", weights="none")
 CPU = torch.device("cpu")
@@ -65,6 +66,26 @@ def test_what_was_saved_is_restored_to_the_bit(run):
     assert (progress.epoch, progress.step) == (3, 2)
     assert progress.probability.tolist() == [0.1, 0.2, 0.3, 0.4]
     assert progress.r.tolist() == [1 / 3, 0, 0.5, 1]
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("off", "on"), ("off", "off"), ("fp16", "off")])
+def test_a_step_after_a_restart_is_the_step_without_it(run, precision, fused):
+    """Adam's moments lie as their weights do, and fp16's scale grows after whole steps."""
+
+    def begin() -> tuple[TrainingStep, State]:
+        network, confidence, step = make_step(precision, fused_optimizer=fused)
+        state = State(network, step.optimizer, step.scaler, confidence, torch.zeros(5, 3))
+        return step, state
+
+    (step, state), (other, restored) = begin(), begin()
+    for seed in range(3):
+        step(make_batch(seed))
+    checkpoint.save(run, state, at(), "sysu")
+    expected = [step(make_batch(seed)) for seed in (3, 4)]
+    checkpoint.restore(run, restored, pytest.fail)
+    found = [other(make_batch(seed)) for seed in (3, 4)]
+    assert torch.equal(torch.stack(found), torch.stack(expected))
+    assert_same(restored.network.state_dict(), state.network.state_dict())
 
 
 def test_weights_alone_are_loaded_for_a_test(run):

@@ -78,6 +78,7 @@ def open_run(
     if trial is not None:
         data = dataclasses.replace(data, trial=trial)
     device = runtime.resolve_device(device_name)
+    runtime.set_up(device)
     weights = checkpoint.latest(run_dir)
     network = checkpoint.load(weights, cfg.model).to(device).eval()
     display.say(f"device    {runtime.describe(device)}")

@@ -4,34 +4,64 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
+Mark = float | torch.cuda.Event
+
+
+def mark(device: torch.device) -> Mark:
+    """Now: on the host's clock, or, on a GPU, when its current stream has come so far."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(begin: Mark, end: Mark) -> float:
+    """From one mark to a later one; waits until a GPU has passed it."""
+    if isinstance(begin, torch.cuda.Event):
+        end.synchronize()  # type: ignore[union-attr]
+        return begin.elapsed_time(end) / 1000
+    return end - begin  # type: ignore[operator]
 
 
 class Clock:
     """Starts at once, or goes on after `seconds`, of which `waited` were spent waiting for data.
 
-    Wall time on the host; on a GPU read it after a sync with the device.
+    What waits for data is the device: without a GPU the host; a GPU from the end of a step until
+    the next batch is there. The host may ask for a batch long before the GPU needs it.
     """
 
-    def __init__(self, seconds: float = 0.0, waited: float = 0.0) -> None:
+    def __init__(self, device: torch.device, seconds: float = 0.0, waited: float = 0.0) -> None:
+        self._device = device
         self._start = time.perf_counter() - seconds
-        self.waited = waited
+        self._waited = waited
+        self._waits: list[tuple[Mark, Mark]] = []  # not added up yet
 
     def time_waits(self, batches: Iterable[T]) -> Iterator[T]:
-        """Passes the batches on and sums how long each one was waited for."""
+        """Passes the batches on and notes how long each one was waited for."""
         iterator = iter(batches)
         while True:
-            begin = time.perf_counter()
+            begin = mark(self._device)
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
             finally:
-                self.waited += time.perf_counter() - begin
+                self._waits.append((begin, mark(self._device)))
             yield batch
 
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for data; on a GPU it waits until the last batch is there."""
+        self._waited += sum(seconds_between(*wait) for wait in self._waits)
+        self._waits.clear()
+        return self._waited
+
     def seconds(self) -> float:
-        """Since the start."""
+        """Since the start; on a GPU read it after a sync with the device."""
         return time.perf_counter() - self._start
 
     def rate(self, count: int) -> float:
