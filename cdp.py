@@ -9,14 +9,14 @@ from train.commands.ending import fail
 from train.commands.export import embed, export
 from train.commands.results import experiment, report
 from train.commands.testing import evaluate, score
-from train.commands.training import preset_names, train
+from train.commands.training import preset_names, replay_batch, resume, train
 
 USAGE = """\
 cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
 
   cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets},
                                           and the paper's methods, baseline-1 … cdp-rgb-hsv
-  cdp train --resume RUN_DIR              go on with a run that was interrupted
+  cdp train --resume RUN_DIR              go on with a run that was interrupted, also elsewhere
   cdp train --replay-batch RUN_DIR        show the batch at which the loss was NaN
   cdp eval RUN_DIR                        test a trained run again
   cdp report RUN_DIR                      how a run went: an HTML page and its charts
@@ -61,15 +61,26 @@ def run(args: list[str]) -> None:
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
     """Turns the errors that a user can mend into one line."""
     from model.options import OptionError
-    from pipeline.errors import InputError
+    from pipeline.errors import InputError, is_out_of_memory
 
     try:
         command(args)
     except (InputError, OptionError) as error:
         fail(str(error), 2)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).strip().split("\n")[0][:200]
+        fail(
+            f"memory is full ({said}); end what else uses it, pass --device cpu, or, to train, "
+            "lower --data.p or pass --data.cache none",
+            1,
+        )
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train --resume": resume,
+    "train --replay-batch": replay_batch,
     "train": train,
     "eval": evaluate,
     "report": report,

@@ -1,6 +1,12 @@
 """The one exception that means: what the user gave cannot work, and here is the mend."""
 
+import re
 from pathlib import Path
+
+# As torch, CUDA's libraries and DALI say it.
+MEMORY_IS_FULL = re.compile(
+    "out of memory|CUDA allocation failed|Can't allocate|ALLOC_FAILED|ALLOCATOR_FAILURE", re.I
+)
 
 
 class InputError(ValueError):
@@ -14,3 +20,8 @@ class BadImageError(InputError):
         super().__init__(f"{path}: {reason}; restore it or take it out of the data set")
         self.row = row
         self.reason = reason
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Did the GPU or the host have no memory left? What raises so has many types."""
+    return isinstance(error, MemoryError) or bool(MEMORY_IS_FULL.search(str(error)))

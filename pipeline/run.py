@@ -12,7 +12,7 @@ from nvidia.dali import Pipeline
 from torch import Tensor
 
 from pipeline.datasets.records import Index
-from pipeline.errors import BadImageError
+from pipeline.errors import BadImageError, is_out_of_memory
 from pipeline.graph import evaluation_graph
 from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions
@@ -73,6 +73,8 @@ def run_raw(
             except StopIteration:
                 break
             except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 blamed = _blame(source, error, device)
                 if not (isinstance(blamed, BadImageError) and source.skip(blamed)):
                     raise blamed from error
@@ -147,6 +149,8 @@ def _first_undecodable(
         except BadImageError as error:
             return error.row, error.reason
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             return int(row), _words(error)
     return None
 

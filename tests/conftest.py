@@ -50,7 +50,20 @@ def gpu() -> "torch.device":
     """The GPU of the tests that are marked so."""
     import torch
 
-    return torch.device("cuda")
+    from train.runtime import set_up
+
+    device = torch.device("cuda")
+    set_up(device)
+    return device
+
+
+@pytest.fixture(autouse=True)
+def _without_a_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test without the marker promises holds for the CPU, on every machine."""
+    import torch
+
+    if torch.cuda.is_available() and not request.node.get_closest_marker("gpu"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture

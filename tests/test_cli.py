@@ -1,6 +1,7 @@
 """The program from its front door: train, eval, make, preview, and every way of using it wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -155,7 +156,6 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         (["bench", "step", "--preset", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
         (["bench", "loader", "--json", "/proc/x/b.json"], "/proc/x/b.json: cannot make its folder"),
         (["train", "--resume", "/nowhere"], "/nowhere: no run folder"),
-        (["train", "--resume"], "takes the folder and nothing else"),
         (["train", "--replay-batch"], "train --replay-batch RUN_DIR: takes the folder"),
         (["train", "table", "--data.root", "/nowhere.csv"], "/nowhere.csv: no such"),
         (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
@@ -283,7 +283,11 @@ def test_the_installed_command_trains_on_new_people(tmp_path):
             capture_output=True,
             text=True,
             timeout=110,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+            env={
+                "PATH": "/usr/bin:/bin",
+                "HOME": str(tmp_path),
+                "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            },
         )
 
     sizes = ("--num-train", "8", "--num-val", "1", "--num-test", "4", "--images-per-camera", "2")

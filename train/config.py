@@ -123,6 +123,17 @@ def resolve(
     )
 
 
+def on_other_hardware(config: Config, device: Device) -> Config:
+    """A resolved configuration in which everything that hardware decides is chosen anew."""
+    cache: CacheName = "none" if config.data.cache == "none" else "auto"
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, cache=cache),
+        step=StepOptions(),
+        device=device,
+    )
+
+
 def changed(config: Config, changes: dict[str, Any]) -> Config:
     """The configuration with options, named as on the command line, set to other values."""
     for name, value in changes.items():

@@ -12,6 +12,7 @@ from pipeline.datasets.kinds import KINDS, kind_of, original_kind
 from pipeline.errors import InputError
 from pipeline.options import Trial
 from train import config, run_folder
+from train.config import Device
 from train.distributed import find_world
 from train.evaluation.metrics import FIGURES
 from train.evaluation.run import evaluate_run
@@ -45,31 +46,41 @@ def train_trials(
     return continue_trials(run_dir, display)
 
 
-def continue_trials(run_dir: Path, display: Display) -> dict[str, Any]:
+def continue_trials(
+    run_dir: Path, display: Display, device: Device | None = None
+) -> dict[str, Any]:
     """Trains the trials of `run_dir` that have no result yet; one that had begun goes on.
 
-    Raises as `train` does.
+    `device` and errors as in `resume`.
     """
     _check_alone()
-    cfg = run_folder.read_config(run_dir)
+    cfg = _read(run_dir, device)
     for trial in TRIALS:
         folder = folder_of(run_dir, trial)
         if (folder / run_folder.RESULT).is_file():
             display.say(f"trial {trial} is done: {folder}")
             continue
         if (folder / run_folder.CONFIG).is_file():
-            train(run_folder.read_config(folder), folder, display, resume=True)
+            train(_read(folder, device), folder, display, resume=True)
         else:
             train(_of_trial(cfg, trial), folder, display)
     return summarise(run_dir, display)
 
 
-def resume(run_dir: Path, display: Display) -> dict[str, Any]:
-    """Goes on with a run, of one training or of ten; raises as `train` does."""
-    cfg = run_folder.read_config(run_dir)
+def resume(run_dir: Path, display: Display, device: Device | None = None) -> dict[str, Any]:
+    """Goes on with a run, of one training or of ten; raises as `train` does.
+
+    With a `device` the run goes on there, and may come from another machine.
+    """
+    cfg = _read(run_dir, device)
     if cfg.data.trial == "all":
-        return continue_trials(run_dir, display)
+        return continue_trials(run_dir, display, device)
     return train(cfg, run_dir, display, resume=True)
+
+
+def _read(run_dir: Path, device: Device | None) -> config.Config:
+    cfg = run_folder.read_config(run_dir)
+    return cfg if device is None else config.on_other_hardware(cfg, device)
 
 
 def evaluate_trials(

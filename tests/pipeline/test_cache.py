@@ -152,9 +152,8 @@ def test_free_memory_is_plausible():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["host", "gpu"])
-def test_batches_on_a_gpu_are_those_of_no_cache(index, name):
+def test_batches_on_a_gpu_are_those_of_no_cache(index, name, gpu):
     options = DataOptions(**SMALL)
-    gpu = torch.device("cuda")
     kept, fresh = (
         TrainingLoader(index, DataOptions(**{**SMALL, "cache": c}), gpu, seed=3)
         for c in (name, "none")

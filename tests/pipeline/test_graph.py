@@ -211,10 +211,9 @@ def test_evaluation_images_come_in_order_and_whole(index):
 
 
 @pytest.mark.gpu
-def test_gpu_spectrum_stage_equals_numpy_on_the_gpu_s_own_originals(index):
-    cuda = torch.device("cuda")
+def test_gpu_spectrum_stage_equals_numpy_on_the_gpu_s_own_originals(index, gpu):
     for code in range(4):
-        for batch in TrainingLoader(index, options(), cuda, 3).epoch(1, np.eye(4)[code]):
+        for batch in TrainingLoader(index, options(), gpu, 3).epoch(1, np.eye(4)[code]):
             assert batch.images.is_cuda
             assert batch.spectrum.is_cuda
             rgb = batch.images[batch.modality == 0].cpu().numpy()
@@ -228,10 +227,10 @@ def test_gpu_spectrum_stage_equals_numpy_on_the_gpu_s_own_originals(index):
 
 
 @pytest.mark.gpu
-def test_gpu_and_cpu_batches_hold_the_same_people_in_the_same_spectra(index):
+def test_gpu_and_cpu_batches_hold_the_same_people_in_the_same_spectra(index, gpu):
     batches = [
-        list(TrainingLoader(index, options(), torch.device(name), 3).epoch(1, spectrum.uniform()))
-        for name in ("cpu", "cuda")
+        list(TrainingLoader(index, options(), device, 3).epoch(1, spectrum.uniform()))
+        for device in (CPU, gpu)
     ]
     for a, b in zip(*batches, strict=True):
         assert (a.rows == b.rows).all()

@@ -49,6 +49,18 @@ def test_batches_are_those_of_loose_files_to_the_bit(people, packed, cache, pref
         assert_equal(list(some), list(others))
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_batches_are_those_of_loose_files(people, packed, gpu):
+    """The JPEG engine may take other images of a batch: a step of rounding."""
+    loose, ours = (
+        TrainingLoader(read_training(OPTIONS, root), OPTIONS, gpu, 3) for root in (people, packed)
+    )
+    for a, b in zip(*(x.epoch(1, spectrum.uniform()) for x in (ours, loose)), strict=True):
+        assert torch.equal(a.pids, b.pids)
+        assert torch.equal(a.spectrum, b.spectrum)
+        assert (a.images.int() - b.images.int()).abs().max() <= 2
+
+
 def test_every_format_is_read_as_from_a_file(tmp_path):
     file = trees.table(tmp_path / "any")  # JPEG, PNG and BMP
     pack(file, tmp_path / "pack")

@@ -112,6 +112,25 @@ def test_a_run_without_a_checkpoint_starts_again(whole, tmp_path):
     assert_same_run(run, whole)
 
 
+def test_a_run_of_other_hardware_goes_on_when_a_device_is_named(whole, tmp_path, capsys):
+    """As of a machine with a GPU; on this one it is trained with what this one has."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    checkpoint.latest(run).unlink()
+    config = json.loads((run / "config.json").read_text())
+    config["step"] = dict.fromkeys(config["step"], "on")
+    config["data"]["cache"] = "gpu"
+    for device, what in (
+        ("cuda", "--device cuda: torch sees no GPU"),
+        ("cpu", "--step.cuda-graph"),
+    ):
+        (run / "config.json").write_text(json.dumps(config | {"device": device}))
+        line = refused(capsys, "train", "--resume", run)
+        assert what in line
+        assert f"`cdp train --resume {run} --device auto`" in line
+    assert call("train", "--resume", run, "--device", "auto") == 0
+    assert_same_run(run, whole)
+
+
 def test_a_finished_run_stays_as_it_is(whole, tmp_path):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     assert call("train", "--resume", run) == 0

@@ -1,5 +1,8 @@
 """One optimizer step: what it returns, what it learns from, each precision."""
 
+import dataclasses
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +10,11 @@ import torch.nn.functional as F
 
 from model.losses import triplet_loss
 from model.network import Network
-from model.options import LossOptions, ModelOptions
+from model.options import LossOptions, ModelOptions, StructureName
 from pipeline.errors import InputError
 from pipeline.loader import PairedBatch
+from train import checkpoint, run_folder
+from train.checkpoint import Progress, State
 from train.dhsm import Confidence
 from train.runtime import StepOptions, own_stream, resolve_step
 from train.step import TrainingStep, adam
@@ -134,8 +139,7 @@ def test_what_a_machine_cannot_do_is_refused(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_compiled_and_recorded_or_not_the_losses_are_the_same(precision, unchecked):
-    gpu = torch.device("cuda")
+def test_compiled_and_recorded_or_not_the_losses_are_the_same(precision, unchecked, gpu):
     near = {"off": 1e-5, "bf16": 3e-2, "fp16": 5e-3}[precision]
     losses, confidence = losses_of_five_steps(precision, gpu, **OFF)
     for on in (*({name: "on"} for name in OFF), dict.fromkeys(OFF, "on")):
@@ -147,8 +151,7 @@ def test_compiled_and_recorded_or_not_the_losses_are_the_same(precision, uncheck
 
 
 @pytest.mark.gpu
-def test_a_recorded_step_sees_a_new_learning_rate(unchecked):
-    gpu = torch.device("cuda")
+def test_a_recorded_step_sees_a_new_learning_rate(unchecked, gpu):
     with own_stream(gpu):
         network, _, step = make_step("off", gpu, cuda_graph="on", compile="off")
         for seed in range(5):
@@ -161,22 +164,23 @@ def test_a_recorded_step_sees_a_new_learning_rate(unchecked):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_every_precision_learns_on_the_gpu(precision, unchecked):
-    device = torch.device("cuda")
-    with own_stream(device):
-        _, confidence, step = make_step(precision, device)
-        batch = make_batch(device=device)
+def test_every_precision_learns_on_the_gpu(precision, unchecked, gpu):
+    with own_stream(gpu):
+        _, confidence, step = make_step(precision, gpu)
+        batch = make_batch(device=gpu)
         losses = [step(batch)[0].item() for _ in range(25)]
     assert losses[-1] < 0.3 * losses[0]
     assert confidence.counts.is_cuda
 
 
 @pytest.mark.gpu
-def test_a_step_never_waits_for_the_gpu(unchecked):
-    device = torch.device("cuda")
-    with own_stream(device):
-        _, _, step = make_step("bf16", device)
-        batch = make_batch(device=device)
+@pytest.mark.parametrize(
+    "switches", [{}, {"cuda_graph": "off"}, {"cuda_graph": "off", "compile": "off"}]
+)
+def test_a_step_never_waits_for_the_gpu(unchecked, gpu, switches):
+    with own_stream(gpu):
+        _, _, step = make_step("bf16", gpu, **switches)
+        batch = make_batch(device=gpu)
         for _ in range(5):
             step(batch)
         torch.cuda.synchronize()
@@ -186,3 +190,46 @@ def test_a_step_never_waits_for_the_gpu(unchecked):
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert losses.isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("structure", get_args(StructureName))
+@pytest.mark.parametrize("views", [1, 2])
+def test_every_structure_steps_on_the_gpu(unchecked, gpu, structure, views):
+    """Recorded, where its sizes allow; uncompiled, for time's sake."""
+    torch.manual_seed(0)
+    how = resolve_step(StepOptions(compile="off"), gpu, "bf16", structure)
+    options = ModelOptions("test_resnet", "none", structure=structure)
+    with own_stream(gpu):
+        network = Network(options, num_classes=4).to(gpu).train()
+        optimizer = adam(network.parameters(), 1e-3, 0.0, how, gpu)
+        step = TrainingStep(network, optimizer, Confidence(4, gpu), LossOptions(), "bf16", gpu, how)
+        batch = make_batch(device=gpu)
+        batch = dataclasses.replace(batch, images=batch.images[:, :views].contiguous())
+        losses = [step(batch)[0].item() for _ in range(25)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
+def test_on_the_gpu_a_step_after_a_restart_is_the_step_without_it(precision, gpu, tmp_path):
+    (tmp_path / run_folder.CHECKPOINTS).mkdir()
+
+    def begin():
+        network, confidence, step = make_step(precision, gpu, compile="off")
+        state = State(
+            network, step.optimizer, step.scaler, confidence, torch.zeros(5, 3, device=gpu)
+        )
+        return step, state
+
+    with own_stream(gpu):
+        (step, state), (other, restored) = begin(), begin()
+        for seed in range(5):
+            step(make_batch(seed, gpu))
+        at = Progress(1, 5, np.full(4, 0.25), np.zeros(4))
+        checkpoint.save(tmp_path, state, at, "sysu")
+        expected = torch.stack([step(make_batch(seed, gpu)) for seed in (6, 7)])
+        checkpoint.restore(tmp_path, restored, pytest.fail)
+        found = torch.stack([other(make_batch(seed, gpu)) for seed in (6, 7)])
+    near = {"off": 1e-4, "bf16": 3e-2, "fp16": 1e-2}[precision]
+    torch.testing.assert_close(found, expected, rtol=near, atol=near)

@@ -17,8 +17,6 @@ def to_its_end(again: str, run: Callable[[], object]) -> None:
 
     `again` is the command that goes on.
     """
-    import torch
-
     from train.distributed import LostRankError
     from train.interruption import EXIT_STATUS, Interrupted
     from train.loop import NotFiniteError
@@ -27,8 +25,6 @@ def to_its_end(again: str, run: Callable[[], object]) -> None:
         run()
     except NotFiniteError as error:
         fail(f"{error}; `{again.replace('--resume', '--replay-batch')}` shows that batch", 1)
-    except torch.cuda.OutOfMemoryError as error:
-        fail(f"the GPU's memory is full ({error}); lower --data.p, or pass --data.cache host", 1)
     except LostRankError as error:
         fail(f"{error}; go on with `{again}`", 1)
     except OSError as error:  # a full disk, above all

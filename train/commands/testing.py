@@ -38,6 +38,7 @@ def score(args: list[str]) -> None:
     import tyro
 
     from pipeline.datasets.rules import RULES
+    from train.config import Device
     from train.evaluation.metrics import Distance
     from train.evaluation.score import score_files
     from train.reporting.display import Display
@@ -48,6 +49,7 @@ def score(args: list[str]) -> None:
         protocol: str,
         distance: Distance = "euclidean",
         json: Path | None = None,
+        device: Device = "auto",
     ) -> None:
         """CMC, mAP and mINP of features that any model made.
 
@@ -60,8 +62,9 @@ def score(args: list[str]) -> None:
             protocol: PROTOCOLS
             distance: Between features.
             json: File to write the figures to as well.
+            device: auto is the GPU if there is one.
         """
-        score_files(query, gallery, protocol, distance, json, Display())
+        score_files(query, gallery, protocol, distance, json, Display(), device)
 
     protocols = "; ".join(f"{name}: {rule.about}" for name, rule in RULES.items())
     assert parse.__doc__

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from train.commands.ending import to_its_end
 
+HARDWARE = ("--device", "--step.", "--data.cache", "--nproc-per-node")  # errors about what it lacks
+
 
 def preset_names() -> list[str]:
     """Those beside the paper's methods."""
@@ -21,12 +23,11 @@ def train(args: list[str]) -> None:
     import tyro
 
     from pipeline.errors import InputError
-    from train import replay
     from train.config import Config
     from train.loop import train as run_training
     from train.presets import PRESETS
     from train.reporting.display import Display
-    from train.trials import resume, train_trials
+    from train.trials import train_trials
 
     @dataclass(frozen=True)
     class Arguments:
@@ -36,15 +37,6 @@ def train(args: list[str]) -> None:
         overwrite: bool = False
         """Replace the run that --run-dir holds."""
 
-    if args[:1] in (["--resume"], ["--replay-batch"]):
-        if len(args) != 2:
-            raise InputError(f"train {args[0]} RUN_DIR: takes the folder and nothing else")
-        given = Path(args[1])
-        if args[0] == "--resume":
-            to_its_end(f"cdp train --resume {given}", lambda: resume(given, Display()))
-        else:
-            replay.show(given, Display())
-        return
     args = [re.sub("^--trial(?==|$)", "--data.trial", arg) for arg in args]
     named = bool(args) and not args[0].startswith("-")
     if not named and not {"-h", "--help"} & set(args):
@@ -67,3 +59,42 @@ def train(args: list[str]) -> None:
         f"cdp train --resume {run_dir}",
         lambda: run(arguments.config, run_dir, Display(), arguments.overwrite),
     )
+
+
+def replay_batch(args: list[str]) -> None:
+    from pipeline.errors import InputError
+    from train import replay
+    from train.reporting.display import Display
+
+    if len(args) != 1:
+        raise InputError("train --replay-batch RUN_DIR: takes the folder and nothing else")
+    replay.show(Path(args[0]), Display())
+
+
+def resume(args: list[str]) -> None:
+    import tyro
+
+    from pipeline.errors import InputError
+    from train.config import Device
+    from train.reporting.display import Display
+    from train.trials import resume as go_on
+
+    def parse(run_dir: tyro.conf.Positional[Path], device: Device | None = None) -> None:
+        """Goes on with a run that was interrupted, or died, from its newest checkpoint.
+
+        Args:
+            run_dir: Its folder.
+            device: Where to go on, if the run began on other hardware; auto is the GPU if there is
+                one. Compiling, recording and caching are then chosen anew.
+        """
+        try:
+            to_its_end(f"cdp train --resume {run_dir}", lambda: go_on(run_dir, Display(), device))
+        except InputError as error:
+            if device is None and str(error).startswith(HARDWARE):
+                raise InputError(
+                    f"{str(error).partition(';')[0]}; the run began on other hardware: go on with "
+                    f"`cdp train --resume {run_dir} --device auto`"
+                ) from error
+            raise
+
+    tyro.cli(parse, prog="cdp train --resume", args=args)

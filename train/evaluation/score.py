@@ -14,6 +14,7 @@ from pipeline.errors import InputError
 from train import run_folder
 from train.evaluation.metrics import Distance, Images, rank, summary
 from train.reporting.display import Display
+from train.runtime import resolve_device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +97,7 @@ def score(
     galleries: Features | Sequence[Features],
     protocol: str,
     distance: Distance = "euclidean",
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Figures of one search, in percent; of several trials, mean and deviation.
 
@@ -104,8 +106,9 @@ def score(
     `protocol` is a key of `pipeline.datasets.rules.RULES`: sysu, regdb, llcm, market or plain. The
     result holds rank1, rank5, rank10, rank20, mAP, mINP, `num_query` (queries that have a match, of
     the first gallery), `num_gallery`, `chance_rank1` (of a random order), `num_trials` and `std`.
-    Ties rank in the gallery's order. Raises `InputError` if the protocol is unknown, the features
-    of query and gallery differ in length, or no query has a gallery image to be matched with.
+    Ties rank in the gallery's order. `device` auto is the GPU if there is one. Raises `InputError`
+    if the protocol is unknown, the features of query and gallery differ in length, or no query has
+    a gallery image to be matched with.
 
         >>> score(Features(q, q_pids, q_camids), Features(g, g_pids, g_camids), "sysu")["mAP"]
     """
@@ -124,7 +127,7 @@ def score(
     queries, galleries = (
         of_side * (num_trials // len(of_side)) for of_side in (queries, galleries)
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = resolve_device(device)
     rankings = []
     for query, gallery in zip(queries, galleries, strict=True):
         widths = [side.features.shape[1] for side in (query, gallery)]
@@ -137,13 +140,13 @@ def score(
         codes = rule.exclusion(pids, np.concatenate([query.camids, gallery.camids]))
         split = len(query.pids)
         searched, images = (
-            Images(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays))
+            Images(*(torch.from_numpy(np.ascontiguousarray(a)).to(there) for a in arrays))
             for arrays in (
                 (query.features, query.pids, codes[:split]),
                 (gallery.features, gallery.pids, codes[split:]),
             )
         )
-        everything = torch.arange(len(gallery.pids), device=device)
+        everything = torch.arange(len(gallery.pids), device=there)
         try:
             rankings += rank(searched, images, [everything], rule.cmc_unique_pids, distance)
         except ValueError as error:
@@ -161,12 +164,13 @@ def score_files(
     distance: Distance,
     json_file: Path | None,
     display: Display,
+    device: str = "auto",
 ) -> None:
     """Scores files, shows the table and, if asked to, writes the result as JSON."""
     if json_file is not None:
         run_folder.make_parent(json_file)
     read = [[read_features(file) for file in files] for files in (queries, galleries)]
-    result = score(read[0], read[1], protocol, distance)
+    result = score(read[0], read[1], protocol, distance, device)
     display.result(result)
     if json_file is not None:
         run_folder.write_result(json_file, result)

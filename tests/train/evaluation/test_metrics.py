@@ -245,8 +245,10 @@ def test_distances_equal_numpys(kind):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("max_ranked", [0, metrics.MAX_RANKED])
 @pytest.mark.parametrize("unique", [False, True])
-def test_cuda_ranks_as_the_cpu_does(unique):
+def test_cuda_ranks_as_the_cpu_does(unique, max_ranked, gpu, monkeypatch):
+    monkeypatch.setattr(metrics, "MAX_RANKED", max_ranked)
     rng = np.random.default_rng(0)
     query = images(rng.standard_normal((500, 64)), rng.integers(30, size=500), np.arange(500) % 5)
     gallery = images(rng.standard_normal((900, 64)), rng.integers(30, size=900), np.arange(900) % 7)
