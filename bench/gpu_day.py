@@ -69,10 +69,14 @@ BENCH = (
     "cdp bench {part} --preset={bench_preset} --data-root={data} --device={device} {quick} "
     "--json={out}/{part}.json --plot={out}/{part}.png "
 )
+TRACE = (
+    "bench.trace --preset={bench_preset} --data-root={data} --device={device} --steps={steps} "
+    "--out={out}/{part} "
+)
 RUN_FILES = ("config.json", "metrics.jsonl", "result.json")
 
 JOBS = {
-    "data": Job(None, 2.0, "cdp data make {data} {people}"),
+    "data": Job(None, 1.0, "cdp data make {data} {people}"),
     "contact": Job(
         1,
         2.0,
@@ -83,29 +87,26 @@ JOBS = {
     "tests": Job(1, 6.0, "pytest -m gpu -n 1 --junitxml={out}/tests.xml"),
     "streaming": Job(
         2,
-        2.5,
+        3.5,
         TRAIN + "--data.cache=none --run-dir={work}/streaming",
         tuple(f"streaming/{name}" for name in RUN_FILES),
     ),
     "cached": Job(
         2,
-        2.0,
+        2.5,
         TRAIN + "--data.cache=auto --run-dir={work}/cached",
         tuple(f"cached/{name}" for name in RUN_FILES),
     ),
-    "trace": Job(
-        2,
-        1.5,
-        "bench.trace --preset={bench_preset} --data-root={data} --device={device} "
-        "--steps={steps} --out={out}/trace",
-    ),
+    "trace": Job(2, 1.0, TRACE),
     "end-to-end": Job(3, 2.5, BENCH),
     "loader": Job(3, 1.5, BENCH),
     "stages": Job(3, 2.0, BENCH),
-    "step": Job(4, 3.5, BENCH),
-    "timm": Job(4, 1.5, BENCH + "--timm-script={timm}"),
-    "peers": Job(4, 1.0, BENCH),
+    "trace-launched": Job(3, 1.0, TRACE + "--cuda-graph=off"),
+    "step": Job(4, 4.0, BENCH),
+    "timm": Job(4, 1.8, BENCH + "--timm-script={timm}"),
+    "peers": Job(4, 1.2, BENCH),
 }
+PARTS = ("end-to-end", "loader", "stages", "step", "timm", "peers")  # of the bench suite
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,14 @@ def _run(
 
 def _in_a_process(day: Day, name: str, job: Job, seconds: float) -> dict[str, Any]:
     command, log = day.command(job, name), day.out / "logs" / f"{name}.log"
-    environ = {**os.environ, "PYTHONUNBUFFERED": "1", **dict(job.environ)}
+    compiled = (day.work / "compiled").absolute()  # once for all jobs
+    environ = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled),
+        "TRITON_CACHE_DIR": str(compiled / "triton"),
+        **dict(job.environ),
+    }
     start = time.perf_counter()
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -312,7 +320,16 @@ def _training(day: Day) -> str:
 
 
 def _trace(day: Day) -> str:
-    found = json.loads((day.out / "trace" / "idle.json").read_text())
+    return "\n\n".join(
+        _idle(json.loads(file.read_text()))
+        for name in ("trace", "trace-launched")
+        if (file := day.out / name / "idle.json").is_file()
+    )
+
+
+def _idle(found: dict[str, Any]) -> str:
+    if found["busy"] is None:
+        return "Trace: nothing ran on the device."
     gaps = (
         (
             f"{gap['us']:.0f}",
@@ -323,7 +340,8 @@ def _trace(day: Day) -> str:
         for gap in found["gaps"][:5]
     )
     return (
-        f"{found['device']}: busy {100 * found['busy']:.2f} % of {found['steps']} steps\n\n"
+        f"{found['device']}: busy {100 * found['busy']:.2f} % of the time of {found['steps']} "
+        f"steps, CUDA graph {found['cuda_graph']}\n\n"
         + _markdown(("idle, µs", "after", "before", "the host meanwhile, µs"), gaps)
     )
 
@@ -335,8 +353,8 @@ def _steps(day: Day) -> str:
 
 
 def _targets(day: Day) -> str:
-    parts = [day.out / f"{name}.json" for name, job in JOBS.items() if "{part}" in job.command]
-    made = [json.loads(part.read_text())["ratios"] for part in parts if part.is_file()]
+    files = [day.out / f"{part}.json" for part in PARTS]
+    made = [json.loads(file.read_text())["ratios"] for file in files if file.is_file()]
     if not made:
         return "Targets: nothing was measured."
     return targets.markdown(targets.merged(made))

@@ -26,6 +26,7 @@ from train import run_folder, runtime
 from train.config import Device
 from train.environment import environment
 from train.reporting.display import Display
+from train.runtime import Switch
 
 WARMUP = 12  # steps before those that are traced: compiled, recorded, queues full
 WAIT, STEP = "wait for data", "launch the step"  # what the host does, by turns
@@ -52,6 +53,7 @@ def trace(
     data_root: Path | None = None,
     device: Device = "auto",
     cache: CacheName = "none",
+    cuda_graph: Switch = "auto",
     steps: Annotated[int, tyro.conf.arg(metavar="N")] = 20,
 ) -> None:
     """Traces training steps into OUT: trace.json.gz, idle.json, and a picture, trace.png.
@@ -62,6 +64,7 @@ def trace(
         data_root: Data set to train on; default: the embedded crops.
         device: auto is the GPU if there is one.
         cache: none decodes each image at each use.
+        cuda_graph: off launches each kernel, which older CUDA versions trace more truly.
         steps: How many.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -70,7 +73,8 @@ def trace(
     runtime.set_up(on)
     session = make_session(preset, data_root, on, display)
     with runtime.own_stream(session.device):
-        step, loader = make_step(session), make_loader(session, cache=cache)
+        switches = {} if cuda_graph == "auto" else {"cuda_graph": cuda_graph}
+        step, loader = make_step(session, **switches), make_loader(session, cache=cache)
         batches = iter(loader.epoch(1, spectrum.uniform()))
         for _ in range(WARMUP):
             step(next(batches))
@@ -90,7 +94,12 @@ def trace(
     file = out / "trace.json.gz"
     profiler.export_chrome_trace(str(file))
     events = read(file)
-    found = idle(events) | {"steps": steps, "preset": preset, "cache": loader.cache}
+    found = idle(events) | {
+        "steps": steps,
+        "preset": preset,
+        "cache": loader.cache,
+        "cuda_graph": step.how.cuda_graph,
+    }
     run_folder.write_result(out / "idle.json", environment() | found)
     draw(events, steps, out / "trace.png")
     say(found, display)
