@@ -81,10 +81,11 @@ JOBS = {
         1,
         2.0,
         "bench.contact --device={device} --out={out}/contact.json",
-        environ=(("CUDA_MODULE_LOADING", "EAGER"),),  # every kernel, at once
+        # Every kernel at once; and the log tells which decoder took which image.
+        environ=(("CUDA_MODULE_LOADING", "EAGER"), ("DALI_NVIMGCODEC_LOG_LEVEL", "3")),
     ),
-    # -n 1: a test that ends its process does not end the others.
-    "tests": Job(1, 6.0, "pytest -m gpu -n 1 --junitxml={out}/tests.xml"),
+    # In processes of their own: a test that ends its process does not end the others.
+    "tests": Job(1, 6.0, "pytest -m gpu -n 4 --junitxml={out}/tests.xml"),
     "streaming": Job(
         2,
         3.5,

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -89,7 +90,8 @@ def run_raw(
     finally:
         source.stop()
         if stream:
-            stream.synchronize()
+            with suppress(RuntimeError):  # of a GPU that has failed; what it said came before
+                stream.synchronize()
         _drain(pipeline)
 
 
