@@ -263,7 +263,7 @@ def summarize(day: Day, record: dict[str, Any]) -> None:
 
 def _device(record: dict[str, Any]) -> str:
     if record["device"] != "cuda":
-        return "a rehearsal without a GPU"
+        return "a rehearsal without a GPU: small and quick, its figures say nothing"
     return f"{record['gpu']['name']}, driver {record['gpu']['driver_version']}"
 
 

@@ -74,7 +74,8 @@ class DataOptions:
 
     cache: CacheName = "auto"
     """Where decoded and resized pixels are kept after their first use: in the host's memory, in the
-    GPU's, or not at all; auto: where there is ample room. Batches are the same to the bit."""
+    GPU's, or not at all; auto: where there is ample room. Batches are the same: to the bit, but for
+    a GPU's decoders, of which an image may meet another at its next use."""
 
     on_bad_image: Literal["error", "skip"] = "error"
     """A training image that cannot be read: error: stop and name it; skip: take the next image of
