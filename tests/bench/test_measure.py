@@ -52,7 +52,7 @@ def test_percentiles_by_hand():
 
 
 def test_only_the_middle_of_a_pass_is_timed():
-    steps, slow = 5, 0.005
+    steps, slow = 5, 0.01
 
     def batches():
         for n in range(LEAD + steps + TAIL):
@@ -62,7 +62,8 @@ def test_only_the_middle_of_a_pass_is_timed():
     passing = batches()
     done = steady(passing, steps, images=4)
     assert next(passing) == LEAD + steps
-    assert done.rate == pytest.approx(4 / slow, rel=0.3)
+    # With one slower batch before or after them it would be 0.33 of that.
+    assert 0.5 * 4 / slow < done.rate <= 1.01 * 4 / slow
     assert done.cpu_us < 0.5 * 1e6 / done.rate  # it slept
 
 
