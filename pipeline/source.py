@@ -208,19 +208,20 @@ class TrainingSource:
         )
 
     def draws(self) -> tuple[ndarray, ...]:
-        """The next batch's (P̂, uniform, flip, brightness, infrared, label)."""
+        """The next batch's draws: what the graph asks for (`graph.PairSource`)."""
         if self._step_of_draws >= len(self._plan):
             raise StopIteration
         o, mine = self.options, self._columns
         rows = self._plan[self._step_of_draws, mine]
         draws = draw(self.seed, self._epoch, self._step_of_draws, o.p * o.k, o.flip, o.jitter)
         self._step_of_draws += 1
+        infrared = self.index.modality[rows] == Modality.IR
         return (
-            np.tile(self._probability, (len(rows), 1)),  # DALI refuses a broadcast view
+            np.where(infrared[:, None], np.float32(0), self._probability),
             draws.spectrum[mine],
             draws.flip[mine],
-            draws.brightness[mine],
-            (self.index.modality[rows] == Modality.IR).astype(np.uint8),
+            np.where(infrared, draws.brightness[mine], np.float32(1)),
+            infrared.astype(np.uint8),
             self.labels[rows],
         )
 
