@@ -23,6 +23,7 @@ import torch
 
 from bench import plot, targets, watch
 from bench.end_to_end import QUANTILES
+from pipeline.datasets import synthetic
 from pipeline.errors import InputError
 from train import run_folder
 from train.environment import environment
@@ -146,7 +147,7 @@ def gpu_day(day: Day, slices: Sequence[int], again: bool, display: Display) -> b
         for name, job in JOBS.items():
             if job.slice != number or (not again and _ended_well(record, name)):
                 continue
-            if "{data}" in job.command and not (day.work / "data" / "synthetic.json").is_file():
+            if "{data}" in job.command and not synthetic.recipe(day.work / "data"):
                 left -= _run(day, "data", left, record, display)["seconds"]
             left -= _run(day, name, left, record, display)["seconds"]
     wanted = [name for name, job in JOBS.items() if job.slice in slices]

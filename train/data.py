@@ -17,7 +17,7 @@ def locate(root: Path | None, display: Display) -> Path:
     options = synthetic.SyntheticOptions()
     recipe = json.dumps([synthetic.VERSION, asdict(options)])
     embedded = Path("runs", f"embedded-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}")
-    if not (embedded / "synthetic.json").is_file():
+    if not synthetic.recipe(embedded):
         make(embedded, options, display)
     return embedded
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets import synthetic
 from pipeline.datasets.kinds import kind_of, original_kind
 from pipeline.errors import InputError
 from train import run_folder
@@ -160,11 +161,10 @@ def run_experiment(
     # The paper's figures of another data set stand beside ours, in columns of their own.
     of_data = original_kind(root, kind)
     searches = [s for s, (of_kind, _, _) in SEARCHES.items() if of_kind == of_data] or ["sysu"]
-    is_synthetic = (root / "synthetic.json").is_file()
     tables.write(
         out / name,
         experiment.title + (" (quick: figures mean nothing)" if quick else ""),
-        "synthetic people" if is_synthetic else root.name,
+        "synthetic people" if synthetic.recipe(root) else root.name,
         SEARCHES[searches[0]][2],
         _rows(experiment, runs, searches),
         display,

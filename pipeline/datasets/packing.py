@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Shaped
 from numpy import ndarray
 
+from pipeline.datasets import synthetic
 from pipeline.datasets.kinds import KINDS, kind_of, read_protocol, read_training
 from pipeline.datasets.members import member_name
 from pipeline.datasets.packed import ABOUT, FORMAT, array_name, view_name
@@ -28,7 +29,7 @@ from pipeline.options import DataOptions, KindName, Trial
 T = TypeVar("T")
 
 COLUMNS = ("paths", "pids", "camids", "modality")  # of an Index
-COPIED = ("synthetic.json",)  # says that people are no people
+COPIED = (synthetic.ABOUT,)  # says that people are no people
 READ_AHEAD = 256  # images, by threads that wait for the disk
 
 

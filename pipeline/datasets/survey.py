@@ -1,6 +1,5 @@
 """What a data set should hold and what it does, told from its lists and folders; opens no image."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.datasets import llcm, regdb, sysu, table
+from pipeline.datasets import llcm, regdb, synthetic, sysu, table
 from pipeline.datasets.findings import Survey
 from pipeline.datasets.lists import read_id_list
 from pipeline.datasets.records import Index, Modality, make_index
@@ -72,10 +71,8 @@ def survey_sysu(root: Path) -> Survey:
     if permutations is not None:
         for pid, camid in product(pids, sysu.CAMERAS):
             _compare_folder(survey, index, permutations, camid, pid)
-    synthetic = root / "synthetic.json"
     expected = SYSU_COUNTS
-    if synthetic.exists():
-        made = json.loads(synthetic.read_text())["options"]
+    if made := synthetic.recipe(root):
         expected = {f"identities, {part}": made[f"num_{part}"] for part in parts}
     survey.count(_count_sysu(index, parts), expected)
     return survey

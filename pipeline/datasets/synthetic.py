@@ -33,6 +33,7 @@ from pipeline.datasets.people import (
 from pipeline.errors import InputError
 
 VERSION = 1  # raise it when the same options give other pictures
+ABOUT = "synthetic.json"  # lies in the folder of a set that was made
 JPEG_QUALITY = 97
 NUM_TRIALS = 10
 T = TypeVar("T")
@@ -84,6 +85,12 @@ _TEXTURE = {"plain": .36, "stripes": .14, "bars": .06, "checks": .10, "logo": .1
             "block": .12}
 _CARRIED = {"nothing": .42, "backpack": .30, "bag": .20, "suitcase": .08}
 # fmt: on
+
+
+def recipe(root: Path) -> dict[str, int] | None:
+    """The options that the synthetic set in `root` was made with; None if it is not synthetic."""
+    file = root / ABOUT
+    return json.loads(file.read_text())["options"] if file.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,4 +304,4 @@ def _write_protocol(root: Path, options: SyntheticOptions) -> None:
     # SciPy puts the time into the header's free text, which would make equal sets differ.
     path.write_bytes(b"MATLAB 5.0 MAT-file".ljust(116) + path.read_bytes()[116:])
     about = {"version": VERSION, "options": asdict(options)}
-    (root / "synthetic.json").write_text(json.dumps(about, indent=2) + "\n")
+    (root / ABOUT).write_text(json.dumps(about, indent=2) + "\n")

@@ -49,6 +49,7 @@ def report(args: list[str]) -> None:
 def experiment(args: list[str]) -> None:
     import tyro
 
+    from pipeline.datasets import synthetic
     from pipeline.datasets.kinds import original_kind
     from pipeline.errors import InputError
     from train.config import Config
@@ -92,7 +93,7 @@ def experiment(args: list[str]) -> None:
     first = parse("demo")
     root = first.config.data.root
     chosen = first.preset or "demo"
-    if not first.preset and root and not (root / "synthetic.json").is_file():
+    if not first.preset and root and not synthetic.recipe(root):
         chosen = original_kind(root, first.config.data.kind)
     arguments = parse(chosen)
     again = f"cdp experiment {name} {' '.join(args)}".rstrip()

@@ -126,7 +126,7 @@ def speed(epochs: Sequence[Record]) -> Section:
     bad = epochs[-1]["num_bad_images"]
     lead = (
         f"{len(epochs)} epoch{'s' if len(epochs) > 1 else ''} took {duration(total)}; images are "
-        "all 2PK of a batch, originals and counterparts."
+        "all of a batch, originals and, if there are any, counterparts."
         + (f" {bad} images could not be read and were replaced: bad_images.tsv." if bad else "")
     )
     return Section("speed", "Speed", lead, charts)
