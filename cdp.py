@@ -25,7 +25,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp experiment NAME                     a table of the paper: runs its rows, or what is missing
   cdp embed RUN_DIR [IMAGES…] --out F     a trained network's features, as .npz files for cdp score
   cdp export RUN_DIR --format F           a trained network as safetensors, onnx or torchscript
-  cdp bench PART|all                      images a second: stages, loader, peers, step, end-to-end
+  cdp bench PART|all                      images a second: of the loader, the step, both, and others
   cdp bench gpu-day --out DIR             everything worth running on a GPU, in slices of minutes
   cdp data make DIR                       write the embedded synthetic people as JPEG files
   cdp data check DIR                      is the data set whole, and every image readable?
@@ -61,19 +61,18 @@ def run(args: list[str]) -> None:
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
     """Turns the errors that a user can mend into one line."""
     from model.options import OptionError
-    from pipeline.errors import InputError, is_out_of_memory
+    from pipeline.errors import InputError, is_out_of_memory, said_of_memory
 
     try:
         command(args)
     except (InputError, OptionError) as error:
         fail(str(error), 2)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
             raise
-        said = str(error).strip().split("\n")[0][:200]
         fail(
-            f"memory is full ({said}); end what else uses it, pass --device cpu, or, to train, "
-            "lower --data.p or pass --data.cache none",
+            f"memory is full ({said_of_memory(error).strip()[:200]}); end what else uses it, pass "
+            "--device cpu, or, to train, lower --data.p or pass --data.cache none",
             1,
         )
 

@@ -53,6 +53,7 @@ def bench(args: list[str]) -> None:
 
 
 def gpu_day(args: list[str]) -> None:
+    import signal
     import sys
 
     import tyro
@@ -67,7 +68,7 @@ def gpu_day(args: list[str]) -> None:
     def parse(
         out: Path,
         work: Path = Path("runs/gpu-day"),
-        slice: tuple[Literal[1, 2, 3, 4], ...] = (1, 2, 3, 4),
+        slice: tuple[Literal[1, 2, 3, 4, 5], ...] = (1, 2, 3, 4, 5),
         again: bool = False,
         timm_script: Path | None = None,
         device: Device = "auto",
@@ -75,7 +76,7 @@ def gpu_day(args: list[str]) -> None:
         """Runs on a GPU all that is worth running, in order of value, in slices of 8 minutes.
 
         1: each operator, then the GPU tests. 2: training on 34,000 images, streaming and cached,
-        and a trace of its steps. 3: the loader and the whole. 4: the step, and others'. A job that
+        and a trace of its steps. 3: the whole, and the step. 4: the loader. 5: others. A job that
         fails does not keep the others from running; called again, the day goes on with those that
         have not ended well. Without a GPU the same jobs run small, as a rehearsal.
 
@@ -88,6 +89,8 @@ def gpu_day(args: list[str]) -> None:
             device: auto is the GPU if there is one.
         """
         check(out / "watch.png")
+        # A job has a session of its own: it must not outlive this process.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         day = Day(out, work, resolve_device(device), timm_script)
         sys.exit(0 if run(day, slice, again, Display()) else 1)
 

@@ -8,6 +8,7 @@ not end the others: they go on in a new one.
 import dataclasses
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,8 @@ def cut_after(stage: Stage) -> Check:
         source.begin(1, spectrum.uniform())
         batches = run_raw(graph, source, device)
         _, (made, *_) = next(batches)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         said = f"{type(made).__name__} of {made[0].shape()}, {made.dtype}"
         batches.close()
         return said
@@ -143,21 +146,30 @@ def contact(device: Device = "auto", out: Path | None = None) -> None:
 
 
 def in_a_process(device: str, people: Path, checks: list[str]) -> Iterator[dict[str, Any]]:
-    """What came of the checks, one after another, until the process that makes them ends."""
+    """What came of the checks, one after another, as far as one process gets."""
     command = [sys.executable, "-m", "bench.contact", WORKER, device, str(people), *checks]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # Unbuffered, so that what `select` sees is all there is.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout
         for check in checks:
             start = time.perf_counter()
-            line = process.stdout.readline()  # type: ignore[union-attr]
+            spoke, _, _ = select.select([process.stdout], [], [], SECONDS)
+            line = process.stdout.readline() if spoke else b""
             outcome = {"check": check, "seconds": time.perf_counter() - start}
             if line:
-                yield outcome | json.loads(line)
+                yield (told := outcome | json.loads(line))
+                if told["state"] == "failed":  # what it leaves behind must fail no other
+                    process.kill()
+                    return
                 continue
-            status = process.wait()
-            yield outcome | {"state": "crashed", "said": f"the process ended with {status}"}
+            if not spoke:
+                process.kill()
+            end = f"the process ended with {process.wait()}" if spoke else f"for {SECONDS} s"
+            yield outcome | {"state": "crashed" if spoke else "hung", "said": end}
             return
 
 
+SECONDS = 60  # a check may take, with the start before the first
 WORKER = "--in-this-process"
 
 

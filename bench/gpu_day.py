@@ -8,6 +8,7 @@ what was found is written after each. Without a GPU the same jobs run small, as 
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,8 @@ SLICE_MINUTES = 8.0
 DAY, WATCHED = "day.json", "watch.json"
 TEST_COUNTS = ("tests", "failures", "errors", "skipped")
 LAST_WORDS = 8  # lines of a failed job's log that are shown
+SHORTEST = 30.0  # s, below which no job is begun
+GRACE = 10.0  # s between the signal to end and the end
 
 # Sizes of the embedded data set: identities and images of SYSU-MM01 (296 + 99 + 96; some 34,000
 # training images), and little enough for two cores without a GPU.
@@ -59,8 +62,9 @@ class Job:
     """A command, where its words in braces stand for `FULL`, `REHEARSAL` and folders."""
 
     slice: int | None  # None: when it is needed
-    minutes: float  # it may take; those of a slice fit into SLICE_MINUTES
+    minutes: float  # it may take, or what others leave over; a slice's fit into SLICE_MINUTES
     command: str  # behind python -m
+    makes: tuple[str, ...] = ()  # in the results
     keep: tuple[str, ...] = ()  # files of the work folder that are copied to the results
     environ: tuple[tuple[str, str], ...] = ()
 
@@ -76,37 +80,44 @@ TRACE = (
 )
 RUN_FILES = ("config.json", "metrics.jsonl", "result.json")
 
+
+def _bench(slice: int, minutes: float, part: str, more: str = "") -> Job:
+    return Job(slice, minutes, BENCH + more, (f"{part}.json", f"{part}.png"))
+
+
+def _run(slice: int, minutes: float, name: str, cache: str) -> Job:
+    command = f"{TRAIN} --data.cache={cache} --run-dir={{work}}/{name}"
+    return Job(slice, minutes, command, keep=tuple(f"{name}/{file}" for file in RUN_FILES))
+
+
 JOBS = {
     "data": Job(None, 1.0, "cdp data make {data} {people}"),
     "contact": Job(
         1,
         2.0,
         "bench.contact --device={device} --out={out}/contact.json",
+        ("contact.json",),
         # Every kernel at once; and the log tells which decoder took which image.
         environ=(("CUDA_MODULE_LOADING", "EAGER"), ("DALI_NVIMGCODEC_LOG_LEVEL", "3")),
     ),
     # In processes of their own: a test that ends its process does not end the others.
-    "tests": Job(1, 6.0, "pytest -m gpu -n 4 --junitxml={out}/tests.xml"),
-    "streaming": Job(
-        2,
-        3.5,
-        TRAIN + "--data.cache=none --run-dir={work}/streaming",
-        tuple(f"streaming/{name}" for name in RUN_FILES),
+    "tests": Job(
+        1,
+        6.0,
+        "pytest -m gpu -n 4 -v --durations=15 -o faulthandler_timeout=90 "
+        "--junitxml={out}/tests.xml",
+        ("tests.xml",),
     ),
-    "cached": Job(
-        2,
-        2.5,
-        TRAIN + "--data.cache=auto --run-dir={work}/cached",
-        tuple(f"cached/{name}" for name in RUN_FILES),
-    ),
-    "trace": Job(2, 1.0, TRACE),
-    "end-to-end": Job(3, 2.5, BENCH),
-    "loader": Job(3, 1.5, BENCH),
-    "stages": Job(3, 2.0, BENCH),
-    "trace-launched": Job(3, 1.0, TRACE + "--cuda-graph=off"),
-    "step": Job(4, 4.0, BENCH),
-    "timm": Job(4, 1.8, BENCH + "--timm-script={timm}"),
-    "peers": Job(4, 1.2, BENCH),
+    "streaming": _run(2, 3.5, "streaming", "none"),
+    "cached": _run(2, 2.5, "cached", "auto"),
+    "trace": Job(2, 1.0, TRACE, ("trace",)),
+    "end-to-end": _bench(3, 3.0, "end-to-end"),
+    "step": _bench(3, 4.0, "step"),
+    "loader": _bench(4, 2.0, "loader"),
+    "stages": _bench(4, 3.0, "stages"),
+    "trace-launched": Job(4, 1.5, TRACE + "--cuda-graph=off", ("trace-launched",)),
+    "timm": _bench(5, 4.0, "timm", "--timm-script={timm}"),
+    "peers": _bench(5, 2.5, "peers"),
 }
 PARTS = ("end-to-end", "loader", "stages", "step", "timm", "peers")  # of the bench suite
 
@@ -125,12 +136,17 @@ class Day:
         """Those of the device."""
         return FULL if self.device.type == "cuda" else REHEARSAL
 
+    @property
+    def data(self) -> Path:
+        """The data set of that size."""
+        return self.work / ("people" if self.device.type == "cuda" else "few-people")
+
     def command(self, job: Job, name: str) -> list[str]:
         """The job's words."""
         text = job.command
         for size, value in self.sizes.items():
             text = text.replace(f"{{{size}}}", value)
-        places = {"out": self.out, "work": self.work, "data": self.work / "data"}
+        places = {"out": self.out, "work": self.work, "data": self.data}
         about = {"part": name, "device": self.device.type, "timm": self.timm}
         words = [word.format(**places, **about) for word in text.split()]
         return [sys.executable, "-m", *words]
@@ -144,12 +160,18 @@ def gpu_day(day: Day, slices: Sequence[int], again: bool, display: Display) -> b
     record = _open(day)
     for number in slices:
         left = 60 * SLICE_MINUTES
-        for name, job in JOBS.items():
-            if job.slice != number or (not again and _ended_well(record, name)):
-                continue
-            if "{data}" in job.command and not synthetic.recipe(day.work / "data"):
-                left -= _run(day, "data", left, record, display)["seconds"]
-            left -= _run(day, name, left, record, display)["seconds"]
+        jobs = {
+            name: job
+            for name, job in JOBS.items()
+            if job.slice == number and (again or not _ended_well(record, name))
+        }
+        if any("{data}" in job.command for job in jobs.values()) and not synthetic.recipe(day.data):
+            left -= _do(day, "data", left, record, display)["seconds"]
+        for_others = 60 * sum(job.minutes for job in jobs.values())
+        for name, job in jobs.items():
+            for_others -= 60 * job.minutes
+            limit = max(min(left, 60 * job.minutes), left - for_others)
+            left -= _do(day, name, limit, record, display)["seconds"]
     wanted = [name for name, job in JOBS.items() if job.slice in slices]
     summarize(day, record)
     display.say(f"wrote     {day.out}/summary.md")
@@ -186,28 +208,37 @@ def _commit() -> str | None:
         return None
 
 
-def _run(
-    day: Day, name: str, left: float, record: dict[str, Any], display: Display
+def _do(
+    day: Day, name: str, limit: float, record: dict[str, Any], display: Display
 ) -> dict[str, Any]:
-    """Runs one job for as long as it may; writes and says what came of it."""
+    """Runs one job for at most `limit` seconds; writes and says what came of it."""
     job = JOBS[name]
     done: dict[str, Any] = {"state": "left out", "seconds": 0.0, "command": job.command}
     if "{timm}" in job.command and not day.timm:
         done["why"] = "--timm-script names none"
-    elif left < 30:
+    elif limit < SHORTEST:
         done["why"] = "no time left in its slice"
     else:
-        done |= _in_a_process(day, name, job, min(60 * job.minutes, left))
+        for file in (*job.makes, *job.keep):  # what an earlier attempt left
+            _remove(day.out / file)
+        done |= _in_a_process(day, name, job, limit)
         for file in job.keep:
             if (day.work / file).is_file():
                 run_folder.make_parent(day.out / file)
                 run_folder.write(day.out / file, (day.work / file).read_bytes())
-    record["jobs"][name] = done
+    if done["state"] != "left out" or name not in record["jobs"]:
+        record["jobs"][name] = done
     run_folder.write_result(day.out / DAY, record)
-    display.say(f"{name:12} {done['state']} {done['seconds']:.0f} s {done.get('why', '')}")
+    display.say(f"{name:14} {done['state']} {done['seconds']:.0f} s {done.get('why', '')}")
     for line in done.get("last_words", []):
-        display.say(f"             {line}")
+        display.say(f"               {line}")
     return done
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _in_a_process(day: Day, name: str, job: Job, seconds: float) -> dict[str, Any]:
@@ -221,26 +252,35 @@ def _in_a_process(day: Day, name: str, job: Job, seconds: float) -> dict[str, An
         **dict(job.environ),
     }
     start = time.perf_counter()
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=environ, start_new_session=True
-        )
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environ,
+            start_new_session=True,
+        ) as process,
+        watch.watching(process.pid) as samples,
+    ):
         try:
-            with watch.watching(process.pid) as samples:
-                status = process.wait(seconds)
-            state = "done" if status == 0 else "failed"
-            why = "" if status == 0 else f"status {status}"
+            status = process.wait(seconds)
+            state, why = ("done", "") if status == 0 else ("failed", f"status {status}")
         except subprocess.TimeoutExpired:
             state, why = "stopped", f"not done in {seconds:.0f} s"
+            process.send_signal(signal.SIGINT)  # it may write what it has
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
         finally:  # whatever it started ends with it
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
     kept = day.out / WATCHED
     watched = json.loads(kept.read_text()) if kept.is_file() else {}
     run_folder.write(kept, json.dumps(watched | {name: samples}).encode())
     seconds = time.perf_counter() - start
     done: dict[str, Any] = {"state": state, "seconds": seconds, "command": shlex.join(command[1:])}
+    done["commit"] = _commit()
     if state != "done":
         words = log.read_text(errors="replace").strip().splitlines()[-LAST_WORDS:]
         done |= {"why": why, "last_words": words}
@@ -257,8 +297,8 @@ def summarize(day: Day, record: dict[str, Any]) -> None:
     for make in (_contact, _tests, _training, _steps, _trace, _targets):
         try:
             parts.append(make(day))
-        except FileNotFoundError:  # the job has not run
-            continue
+        except (OSError, ValueError, KeyError, ElementTree.ParseError):
+            continue  # the job has not run, or not to its end
     run_folder.write(day.out / "summary.md", ("\n\n".join(parts) + "\n").encode())
 
 
@@ -314,7 +354,8 @@ def _tests(day: Day) -> str:
 def _training(day: Day) -> str:
     rows = []
     for run in ("streaming", "cached"):
-        lines = (day.out / run / run_folder.METRICS).read_text().splitlines()
+        file = day.out / run / run_folder.METRICS
+        lines = file.read_text().splitlines() if file.is_file() else []
         for epoch in (event for event in map(json.loads, lines) if event["event"] == "epoch"):
             rate, wait = f"{epoch['images_per_second']:.0f}", f"{100 * epoch['data_wait']:.2f}"
             rows.append((run, epoch["epoch"], rate, wait, f"{epoch['loss']:.3f}"))

@@ -106,8 +106,8 @@ def cpu_seconds() -> float:
 def descendants(pid: int) -> list[int]:
     """Processes that `pid` started, and those that they did, as far as they live."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it has ended
+    with suppress(OSError):  # it has ended
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
             for child in map(int, task.read_text().split()):
                 found += [child, *descendants(child)]
     return found

@@ -67,24 +67,28 @@ def run_bench(
     display.say(f"device    {runtime.describe(device)}; {rounds} rounds of {steps} steps each")
 
     result: dict[str, Any] = environment() | {"quick": quick, "device": device.type}
-    ratios: dict[str, list[float]] = {}
     result["comparisons"] = []
+    ratios: dict[str, list[float]] = {}
+
+    def keep() -> None:
+        result["ratios"] = targets.judge(ratios, device.type == "cuda")
+        if json_file:
+            run_folder.write_result(json_file, result)
+
     for name in PARTS if part == "all" else [part]:
         chosen = preset or ("sysu" if device.type == "cuda" or name in WITHOUT_A_MODEL else "demo")
         session = make_session(chosen, root, device, display, quick, timm_script)
+        session.comparisons, session.ratios, session.keep = result["comparisons"], ratios, keep
         result["data"] = _describe(session.index)
         PARTS[name](session)
-        ratios |= session.ratios
-        result["comparisons"] += session.comparisons
         if session.waterfall:
             result["waterfall"] = {"preset": chosen, **session.waterfall}
         if session.step_ms:
             result["step_ms"] = session.step_ms
-    result["ratios"] = targets.judge(ratios, device.type == "cuda")
+    keep()
     if part != "stages":  # which only finds out where the others' time goes
         display.console.print(targets.table(result["ratios"], part))
     if json_file:
-        run_folder.write_result(json_file, result)
         display.say(f"wrote     {json_file}")
     if plot_file:
         plot.draw(result, plot_file)

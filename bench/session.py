@@ -42,6 +42,7 @@ class Session:
     quick: bool
     display: Display
     timm_script: Path | None = None  # timm's benchmark.py
+    keep: Callable[[], None] = lambda: None  # what was measured so far
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     waterfall: dict[str, dict[str, float]] = field(default_factory=dict)  # µs an image of a stage
     step_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # of a real run: quantiles
@@ -108,6 +109,7 @@ class Session:
         self.comparisons.append(record)
         self.display.console.print(_table(record))
         self.say_json(record)
+        self.keep()
         return samples
 
     def say_json(self, record: dict[str, Any]) -> None:

@@ -82,7 +82,9 @@ def _decoder_sweep(session: Session, steps: int) -> dict[str, Side]:
             side = f"hw {load}, {name} threads"
             options = dataclasses.replace(data, hw_decoder_load=load, threads=threads)
             try:
-                sides[side] = _graph_side(session, steps, options, last="decode")
+                decoding = _graph_side(session, steps, options, last="decode")
+                decoding()
+                sides[side] = decoding
             except RuntimeError as error:
                 session.display.say(f"decoder: {side} left out ({str(error)[:200]})")
     return sides

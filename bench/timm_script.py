@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from train import runtime
 
 OURS, EAGER, COMPILED = "ours", "timm's script, eager", "timm's script, compiled"
-ROUNDS = 3  # a process each
+ROUNDS = 2  # a process each, of half a minute
 WARMUP, TIMED = 20, 100  # steps; timm's defaults, 10 and 40, are shorter
 AMP = {"bf16": ["--amp", "--amp-dtype", "bfloat16"], "fp16": ["--amp"], "off": []}
 HOW_TO_GET_IT = (

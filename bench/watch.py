@@ -63,8 +63,8 @@ def watching(pid: int) -> Iterator[list[dict[str, float]]]:
     finally:
         ended.set()
         if tool:
-            tool.terminate()
-        thread.join()
+            tool.kill()
+        thread.join(10 * PERIOD)
 
 
 def known_fields() -> dict[str, str]:
@@ -72,7 +72,14 @@ def known_fields() -> dict[str, str]:
     for left_out in ((), OLDER):
         fields = {name: field for name, field in GPU_FIELDS.items() if field not in left_out}
         tool = _nvidia_smi(fields)
-        if tool and parse(fields, tool.communicate()[0]):
+        if not tool:
+            return {}
+        try:
+            line, _ = tool.communicate(timeout=15)
+        except subprocess.TimeoutExpired:
+            tool.kill()
+            return {}
+        if parse(fields, line):
             return fields
     return {}
 

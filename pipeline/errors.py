@@ -5,7 +5,9 @@ from pathlib import Path
 
 # As torch, CUDA's libraries and DALI say it.
 MEMORY_IS_FULL = re.compile(
-    "out of memory|CUDA allocation failed|Can't allocate|ALLOC_FAILED|ALLOCATOR_FAILURE", re.I
+    "out of memory|CUDA allocation failed|can(?:'|no)t allocate|bad_alloc|allocator failed"
+    "|ALLOC_FAILED|ALLOCATION_FAILED|ALLOCATOR_FAILURE|cudaErrorMemoryAllocation",
+    re.I,
 )
 
 
@@ -25,3 +27,9 @@ class BadImageError(InputError):
 def is_out_of_memory(error: Exception) -> bool:
     """Did the GPU or the host have no memory left? What raises so has many types."""
     return isinstance(error, MemoryError) or bool(MEMORY_IS_FULL.search(str(error)))
+
+
+def said_of_memory(error: Exception) -> str:
+    """The line of such an error that says so."""
+    lines = str(error).splitlines()
+    return next((line for line in lines if MEMORY_IS_FULL.search(line)), type(error).__name__)

@@ -3,7 +3,8 @@
 A header that the parser refuses inside a running batch can crash the process (DALI 2.4: the other
 samples' threads outlive the exception), and a few bytes that claim a huge picture are decoded at
 full size. So each file's header is parsed once, when it is first used (25 µs a file), and a JPEG's
-end is looked for. Other damage raises in DALI, and `why_undecodable` finds the file.
+end is looked for; PIL decodes one that has none. Other damage raises in DALI, and `why_undecodable`
+finds the file.
 """
 
 import os
@@ -51,7 +52,7 @@ def why_unusable(image: Encoded) -> Flaw | None:
     if codec not in FORMATS:
         return Flaw("other format", f"is a {codec} file; expected {', '.join(FORMATS)}")
     if codec == "jpeg" and not _has_an_end(bytes(content)):
-        return Flaw("truncated", "is truncated: its end marker is missing")
+        return _undecodable(image)
     if height * width > MAX_PIXELS:
         return Flaw("oversized", f"claims {width} x {height} pixels, more than {MAX_PIXELS}")
     return None
@@ -60,8 +61,8 @@ def why_unusable(image: Encoded) -> Flaw | None:
 def _has_an_end(jpeg: bytes) -> bool:
     """Is there an end-of-image marker behind the last scan?
 
-    Between the two neither can stand in a whole file. The CPU's decoder refuses what lacks one; a
-    GPU's JPEG engine reports nothing.
+    Neither can stand inside the picture's data. Of a picture that was cut a GPU's JPEG engine
+    reports nothing.
     """
     end = jpeg.rfind(END_OF_IMAGE)
     return end >= 0 and jpeg.find(START_OF_SCAN, end) < 0
@@ -69,9 +70,11 @@ def _has_an_end(jpeg: bytes) -> bool:
 
 def why_undecodable(image: Encoded) -> Flaw | None:
     """The reason why the image's pixels cannot be had, or None; decodes it."""
-    flaw = why_unusable(image)
-    if flaw:
-        return flaw
+    return why_unusable(image) or _undecodable(image)
+
+
+def _undecodable(image: Encoded) -> Flaw | None:
+    """What PIL has against the image's pixels."""
     try:
         with Image.open(image if isinstance(image, Path) else BytesIO(image.data)) as opened:
             opened.load()

@@ -19,6 +19,8 @@ from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions
 from pipeline.source import EvaluationSource
 
+FARTHEST_AHEAD = 32  # batches that a host may be ahead of its GPU: 400 MB of the paper's
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -85,6 +87,8 @@ def run_raw(
             yield source.in_flight.popleft(), outputs
             if stream:
                 unread.append((stream.record_event(), outputs))
+                if len(unread) > FARTHEST_AHEAD:
+                    unread[0][0].synchronize()
                 while unread and unread[0][0].query():
                     unread.popleft()
     finally:

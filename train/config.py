@@ -125,10 +125,9 @@ def resolve(
 
 def on_other_hardware(config: Config, device: Device) -> Config:
     """A resolved configuration in which everything that hardware decides is chosen anew."""
-    cache: CacheName = "none" if config.data.cache == "none" else "auto"
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, cache=cache),
+        data=dataclasses.replace(config.data, cache="auto"),
         step=StepOptions(),
         device=device,
     )

@@ -144,7 +144,8 @@ def resolve_step(
 
 def _has_compiler() -> bool:
     """Is there what torch.compile calls? On a GPU Triton needs it too, and Python's headers."""
-    header = Path(sysconfig.get_path("include"), "Python.h")
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's
+    header = Path(sysconfig.get_path("include", scheme), "Python.h")
     if torch.cuda.is_available() and not header.is_file():
         return False
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))

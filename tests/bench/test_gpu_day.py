@@ -27,7 +27,7 @@ def day(tmp_path) -> Day:
 
 def test_a_slice_s_jobs_fit_into_it():
     slices = {job.slice for job in JOBS.values()} - {None}
-    assert slices == {1, 2, 3, 4}
+    assert slices == {1, 2, 3, 4, 5}
     for number in slices:
         jobs = [job for job in JOBS.values() if job.slice == number]
         makes_data = any("{data}" in job.command for job in jobs)
@@ -50,14 +50,16 @@ def test_a_job_that_fails_hangs_or_is_killed_does_not_keep_the_others_from_runni
 ):
     write = "timeit -n 1 -r 1 open('{work}/made','w').write('x')"
     jobs = {
-        "fails": Job(1, 1, "timeit -n 1 -r 1 raise(ValueError('the_reason'))"),
         "hangs": Job(1, 0.02, "timeit -n 1 -r 1 __import__('time').sleep(60)"),
+        "fails": Job(1, 1, "timeit -n 1 -r 1 raise(ValueError('the_reason'))"),
         "killed": Job(1, 1, "timeit -n 1 -r 1 __import__('os').kill(__import__('os').getpid(),9)"),
         "works": Job(1, 1, write, keep=("made",)),
         "later": Job(2, 1, write),
         "script": Job(1, 1, "timeit {timm}"),
     }
     monkeypatch.setattr(gpu_day, "JOBS", jobs)
+    monkeypatch.setattr(gpu_day, "SLICE_MINUTES", 4.02)
+    monkeypatch.setattr(gpu_day, "SHORTEST", 1)
     start = time.perf_counter()
     assert not gpu_day.gpu_day(day, [1], again=False, display=Display())
     assert time.perf_counter() - start < 30
@@ -112,6 +114,21 @@ def test_memory_is_watched_without_a_gpu(monkeypatch):
         time.sleep(0.3)
     assert len(samples) >= 2
     assert set(samples[0]) == {"seconds", *watch.HOST}
+
+
+def test_a_driver_s_tool_that_hangs_holds_nobody_up(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\ntrap '' TERM\n"
+        'case "$*" in *-lms*) while :; do sleep 1; done;; esac\necho "42, 1, 2, 3, 4"\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(watch, "PERIOD", 0.05)
+    start = time.perf_counter()
+    with watch.watching(1):
+        pass
+    assert time.perf_counter() - start < 5
 
 
 def test_the_driver_s_tool_is_read_as_it_speaks(tmp_path, monkeypatch):

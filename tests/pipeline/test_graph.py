@@ -144,12 +144,12 @@ def test_originals_are_the_resized_files(index):
         assert_like_pil(pair[0], index.path(row))
 
 
-def assert_like_pil(image: np.ndarray, path: Path) -> None:
+def assert_like_pil(image: np.ndarray, path: Path, most: int = 4, mean: float = 0.7) -> None:
     with Image.open(path) as file:
         expected = file.convert("RGB").resize((48, 96), Image.Resampling.BILINEAR)
     difference = np.abs(image.astype(int) - np.asarray(expected, int))
-    assert difference.max() <= 4
-    assert difference.mean() < 0.7
+    assert difference.max() <= most
+    assert difference.mean() < mean
 
 
 def test_shapes_dtypes_layout_and_shared_memory(index):
@@ -323,7 +323,9 @@ def test_formats_that_a_gpu_leaves_to_the_cpu_are_read_and_named(index, tmp_path
     other = Index(tmp_path, np.array(names, np.bytes_), ids, ids, ids.astype(np.uint8) % 2)
     images = torch.cat([x.cpu() for x in EvaluationLoader(other, options(), gpu)])
     for row in range(8):
-        assert_like_pil(images[row].permute(1, 2, 0).numpy(), other.path(row))
+        pixels = images[row].permute(1, 2, 0).numpy()
+        most, mean = (16, 2.0) if suffix == "jpg" else (4, 0.7)  # JPEGs by the GPU's decoders
+        assert_like_pil(pixels, other.path(row), most, mean)
     victim = other.path(5)
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
     with pytest.raises(BadImageError, match=f"5.{suffix}"):

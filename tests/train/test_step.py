@@ -140,7 +140,7 @@ def test_what_a_machine_cannot_do_is_refused(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
 def test_compiled_and_recorded_or_not_the_losses_are_the_same(precision, unchecked, gpu):
-    near = {"off": 1e-5, "bf16": 3e-2, "fp16": 5e-3}[precision]
+    near = {"off": 1e-4, "bf16": 3e-2, "fp16": 5e-3}[precision]
     losses, confidence = losses_of_five_steps(precision, gpu, **OFF)
     for on in (*({name: "on"} for name in OFF), dict.fromkeys(OFF, "on")):
         if precision == "fp16" and "cuda_graph" in on:  # which records no other optimizer's step

@@ -17,6 +17,7 @@ def to_its_end(again: str, run: Callable[[], object]) -> None:
 
     `again` is the command that goes on.
     """
+    from pipeline.errors import is_out_of_memory
     from train.distributed import LostRankError
     from train.interruption import EXIT_STATUS, Interrupted
     from train.loop import NotFiniteError
@@ -24,10 +25,13 @@ def to_its_end(again: str, run: Callable[[], object]) -> None:
     try:
         run()
     except NotFiniteError as error:
-        fail(f"{error}; `{again.replace('--resume', '--replay-batch')}` shows that batch", 1)
+        replay = again.replace("--resume", "--replay-batch").partition(" --device")[0]
+        fail(f"{error}; `{replay}` shows that batch", 1)
     except LostRankError as error:
         fail(f"{error}; go on with `{again}`", 1)
     except OSError as error:  # a full disk, above all
+        if is_out_of_memory(error):
+            raise
         fail(f"{error}; when that is mended, go on with `{again}`", 1)
     except Interrupted as end:
         fail(f"{end}: saved; go on with `{again}`", EXIT_STATUS)

@@ -87,13 +87,14 @@ def resume(args: list[str]) -> None:
             device: Where to go on, if the run began on other hardware; auto is the GPU if there is
                 one. Compiling, recording and caching are then chosen anew.
         """
+        again = f"cdp train --resume {run_dir}" + (f" --device {device}" if device else "")
         try:
-            to_its_end(f"cdp train --resume {run_dir}", lambda: go_on(run_dir, Display(), device))
+            to_its_end(again, lambda: go_on(run_dir, Display(), device))
         except InputError as error:
             if device is None and str(error).startswith(HARDWARE):
                 raise InputError(
-                    f"{str(error).partition(';')[0]}; the run began on other hardware: go on with "
-                    f"`cdp train --resume {run_dir} --device auto`"
+                    f"{str(error).partition(';')[0]}; if the run began on other hardware, go on "
+                    f"with `cdp train --resume {run_dir} --device auto`"
                 ) from error
             raise
 
