@@ -89,9 +89,13 @@ def gpu_day(args: list[str]) -> None:
             device: auto is the GPU if there is one.
         """
         check(out / "watch.png")
-        # A job has a session of its own: it must not outlive this process.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         day = Day(out, work, resolve_device(device), timm_script)
-        sys.exit(0 if run(day, slice, again, Display()) else 1)
+        # A job has a session of its own: it must not outlive this process.
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            all_well = run(day, slice, again, Display())
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        sys.exit(0 if all_well else 1)
 
     tyro.cli(parse, prog="cdp bench gpu-day", args=args)

@@ -1,7 +1,10 @@
 """The day on a GPU: jobs that survive each other; what is watched, traced and summed up."""
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -88,6 +91,25 @@ def test_a_job_that_fails_hangs_or_is_killed_does_not_keep_the_others_from_runni
     assert not (day.work / "made").exists()  # what had ended well was not run again
     assert gpu_day.gpu_day(day, [1, 2], again=True, display=Display())
     assert (day.work / "made").exists()
+
+
+def test_a_day_that_is_ended_takes_its_job_with_it(day, monkeypatch):
+    write = "open('{work}/pid','w').write(str(__import__('os').getpid()))"
+    sleep = "__import__('time').sleep(60)"
+    monkeypatch.setattr(gpu_day, "JOBS", {"job": Job(1, 1, f"timeit -n 1 -r 1 {write} {sleep}")})
+    pid = day.work / "pid"
+
+    def end() -> None:
+        while not pid.is_file() or not pid.read_text():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end).start()
+    before = signal.getsignal(signal.SIGTERM)
+    args = ("--out", day.out, "--work", day.work, "--slice", "1", "--device", "cpu")
+    assert call("bench", "gpu-day", *args) == 143
+    assert not Path(f"/proc/{pid.read_text()}").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_results_of_a_gpu_are_not_mixed_with_a_rehearsal_s(day, capsys, monkeypatch):
