@@ -24,6 +24,7 @@ import torch
 
 from bench import plot, targets, watch
 from bench.end_to_end import QUANTILES
+from bench.run import PARTS
 from pipeline.datasets import synthetic
 from pipeline.errors import InputError
 from train import run_folder
@@ -86,7 +87,7 @@ def _bench(slice: int, minutes: float, part: str, more: str = "") -> Job:
 
 
 def _run(slice: int, minutes: float, name: str, cache: str) -> Job:
-    command = f"{TRAIN} --data.cache={cache} --run-dir={{work}}/{name}"
+    command = f"{TRAIN}--data.cache={cache} --run-dir={{work}}/{name}"
     return Job(slice, minutes, command, keep=tuple(f"{name}/{file}" for file in RUN_FILES))
 
 
@@ -119,7 +120,6 @@ JOBS = {
     "timm": _bench(5, 4.0, "timm", "--timm-script={timm}"),
     "peers": _bench(5, 2.5, "peers"),
 }
-PARTS = ("end-to-end", "loader", "stages", "step", "timm", "peers")  # of the bench suite
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import descendants
+from bench.plot import QUIET
 
 PERIOD = 0.5  # s
 # As `nvidia-smi --help-query-gpu` names them. A driver that does not know one refuses the line.
@@ -155,6 +156,6 @@ def draw(watched: dict[str, list[dict[str, float]]], title: str) -> Any:
         axes.set_xlim(0, start)
         axes.spines[["top", "right"]].set_visible(False)
     grid[-1, 0].set_xlabel("s")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color="#616e7c")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=QUIET)
     figure.tight_layout()
     return figure
