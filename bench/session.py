@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.box import SIMPLE_HEAD as HEADS
@@ -16,10 +16,12 @@ from rich.table import Table
 from bench.measure import LEAD, TAIL, Samples, Side, in_turn, spread, steady, synchronize
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
-from pipeline.loader import TrainingLoader
 from pipeline.options import num_images
 from train.config import Config
 from train.reporting.display import Display
+
+if TYPE_CHECKING:  # DALI, which a step alone does not need
+    from pipeline.loader import TrainingLoader
 
 # Enough of them for a loader's pass to last a good part of a second.
 IMAGES, QUICK_IMAGES = 4096, 2048
@@ -48,7 +50,7 @@ class Session:
     step_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # of a real run: quantiles
     ratios: dict[str, list[float]] = field(default_factory=dict)  # stable name → samples
 
-    def loader_steps(self, loader: TrainingLoader) -> int:
+    def loader_steps(self, loader: "TrainingLoader") -> int:
         """Batches to time of a loader, which is much faster than a step; at least `steps`.
 
         Raises `InputError` if an epoch is too short to time its middle.
