@@ -44,6 +44,7 @@ class Session:
     quick: bool
     display: Display
     timm_script: Path | None = None  # timm's benchmark.py
+    sweep: bool = True  # also the step's batch sizes
     keep: Callable[[], None] = lambda: None  # what was measured so far
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     waterfall: dict[str, dict[str, float]] = field(default_factory=dict)  # µs an image of a stage
