@@ -22,6 +22,7 @@ def bench(args: list[str]) -> None:
         json: Path | None = None,
         plot: Path | None = None,
         timm_script: Path | None = None,
+        sweep: bool = True,
     ) -> None:
         """Measures images a second: the sides of a comparison in turn, ratios within a round.
 
@@ -37,6 +38,7 @@ def bench(args: list[str]) -> None:
             json: File to write every sample to, with hardware and versions.
             plot: PNG file to draw it all to.
             timm_script: benchmark.py of timm's repository, which part timm runs beside our step.
+            sweep: Also measure the step with other batch sizes.
         """
         if part != "all" and part not in PARTS:
             raise InputError(f"bench: no part {part!r}; there are {', '.join(PARTS)}, all")
@@ -47,7 +49,7 @@ def bench(args: list[str]) -> None:
                 f"bench: preset {preset} makes other pairs than R, G, B, X, or none; the suite "
                 "compares loaders of those: take another"
             )
-        run_bench(part, preset, data_root, device, quick, json, plot, timm_script)
+        run_bench(part, preset, data_root, device, quick, json, plot, timm_script, sweep)
 
     tyro.cli(parse, prog="cdp bench", args=args)
 

@@ -48,6 +48,7 @@ def run_bench(
     json_file: Path | None,
     plot_file: Path | None,
     timm_script: Path | None = None,
+    sweep: bool = True,
 ) -> dict[str, Any]:
     """Measures `part`, or all of them; prints tables and JSON lines, writes JSON and picture.
 
@@ -79,6 +80,7 @@ def run_bench(
         chosen = preset or ("sysu" if device.type == "cuda" or name in WITHOUT_A_MODEL else "demo")
         session = make_session(chosen, root, device, display, quick, timm_script)
         session.comparisons, session.ratios, session.keep = result["comparisons"], ratios, keep
+        session.sweep = sweep
         result["data"] = _describe(session.index)
         PARTS[name](session)
         if session.waterfall:
