@@ -15,8 +15,10 @@ from jaxtyping import Bool, Float, UInt8
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from model import structures
+from model import structures, weights
 from model.options import ModelOptions, OptionError
+
+ImageSize = tuple[int, int]  # height, width
 
 
 class Network(nn.Module):
@@ -25,25 +27,34 @@ class Network(nn.Module):
     mean: Tensor
     inverse_std: Tensor
 
-    def __init__(self, options: ModelOptions, num_classes: int, load_weights: bool = True) -> None:
+    def __init__(
+        self,
+        options: ModelOptions,
+        num_classes: int,
+        image_size: ImageSize = (256, 128),
+        load_weights: bool = True,
+    ) -> None:
         """Builds the network; `load_weights=False` leaves out the pretrained weights.
 
-        Raises `OptionError` for an unknown backbone or weights that cannot be had.
+        Raises `OptionError` for a backbone that is unknown or cannot take images of this height and
+        width, in pixels, and for weights that cannot be had or do not fit.
         """
         super().__init__()
+        file = _weights_file(options) if load_weights else None
         self.structure = options.structure
-        self.backbone = _backbone(options, load_weights)
+        self.backbone = _backbone(options, image_size, load_weights)
+        self.width = _width(self.backbone, options, image_size)  # of the features
         self.enter = structures.entry(options.structure, self.backbone)
-        width = self.backbone.num_features
-        self.neck = nn.BatchNorm1d(width) if options.bnneck else nn.Identity()
+        self.neck = nn.BatchNorm1d(self.width) if options.bnneck else nn.Identity()
         self.dropout = nn.Dropout(options.dropout)
-        self.classifier = nn.Linear(width, num_classes)
+        self.classifier = nn.Linear(self.width, num_classes)
         # Counterparts are selected and triplicated in pixel space, then normalised like any image.
         for name, value in (
             ("mean", [255 * m for m in IMAGENET_DEFAULT_MEAN]),
             ("inverse_std", [1 / (255 * s) for s in IMAGENET_DEFAULT_STD]),
         ):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
+        self.account = weights.load(self, options.backbone, file) if file else ""  # in words
 
     def forward(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
@@ -67,46 +78,122 @@ class Network(nn.Module):
         return self.backbone(self.enter(pixels, infrared))
 
 
-def _backbone(options: ModelOptions, load_weights: bool) -> Any:
-    """The timm model without its classifier: images to pooled features."""
-    if not timm.is_model(options.backbone):
-        close = ", ".join(timm.list_models(f"*{options.backbone.split('.')[0]}*")[:5])
+def _weights_file(options: ModelOptions) -> Path | None:
+    if options.weights in ("none", "imagenet"):
+        return None
+    if not Path(options.weights).is_file():
         raise OptionError(
-            f"--model.backbone {options.backbone}: timm has no such model"
+            f"--model.weights {options.weights}: no such file; pass a .safetensors or .pth file, a "
+            "run folder, imagenet or none"
+        )
+    return Path(options.weights)
+
+
+def _backbone(options: ModelOptions, image_size: ImageSize, load_weights: bool) -> Any:
+    """The timm model without its classifier, images to pooled features, as the options want it.
+
+    Weights from a file are loaded later, by weights.py.
+    """
+    name = options.backbone
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5])
+        raise OptionError(
+            f"--model.backbone {name}: timm has no such model"
             + (f"; close: {close}" if close else "; see timm.list_models()")
         )
-    wanted = options.weights if load_weights else "none"
     # timm spreads pretrained weights of three input channels over more or fewer.
-    source: dict[str, Any] = {
-        "pretrained": wanted != "none",
-        "in_chans": structures.CHANNELS[options.structure],
-    }
-    if wanted not in ("none", "imagenet"):
-        if not Path(wanted).is_file():
-            raise OptionError(
-                f"--model.weights {wanted}: no such file; pass a .safetensors or .pth file, "
-                "imagenet or none"
-            )
-        source["pretrained_cfg_overlay"] = {"file": wanted}
+    arguments: dict[str, Any] = {"in_chans": structures.CHANNELS[options.structure]}
+    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        arguments |= _size_argument(options, arguments, image_size)
+    if load_weights and options.weights == "imagenet":
+        backbone = _pretrained(name, arguments)
+    else:
+        backbone = _created(name, arguments)
+    if options.last_stride == 1:
+        _unstride_last_stage(backbone, name)
+    return backbone
+
+
+def _created(name: str, arguments: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(name, num_classes=0, **arguments)
+    except Exception as error:
+        raise OptionError(
+            f"--model.backbone {name}: timm cannot build it with "
+            f"{', '.join(f'{key} {value}' for key, value in arguments.items())} "
+            f"({_first_line(error)}); take another"
+        ) from error
+
+
+def _pretrained(name: str, arguments: dict[str, Any]) -> Any:
+    """The model with the weights that timm has for it, downloaded once."""
     hub_log = logging.getLogger("huggingface_hub")
     level = hub_log.level
     hub_log.setLevel(logging.ERROR)  # its retries say nothing that the error below does not
     try:
-        backbone = timm.create_model(options.backbone, num_classes=0, **source)
+        return timm.create_model(name, pretrained=True, num_classes=0, **arguments)
     except Exception as error:
-        if wanted == "none":
-            raise
-        reason = str(error).strip().split("\n")[0][:200]
         raise OptionError(
-            f"--model.weights {wanted}: could not load weights for {options.backbone} ({reason}); "
+            f"--model.weights imagenet: could not load weights for {name} ({_first_line(error)}); "
             "pass --model.weights FILE with weights you have, or --model.weights none to train "
             "from scratch"
         ) from error
     finally:
         hub_log.setLevel(level)
-    if options.last_stride == 1:
-        _unstride_last_stage(backbone, options.backbone)
-    return backbone
+
+
+def _size_argument(
+    options: ModelOptions, arguments: dict[str, Any], image_size: ImageSize
+) -> dict[str, ImageSize]:
+    """`img_size` for a model that has to know it; nothing for those that do better without.
+
+    Of the models that timm marks as fixed in size, a few resize what they get.
+    """
+    for_this_size = {"img_size": image_size}
+    with torch.random.fork_rng(devices=[]):
+        for size in (for_this_size, {}):
+            try:
+                _width(_created(options.backbone, arguments | size), options, image_size)
+                return size
+            except OptionError:
+                continue
+    return for_this_size  # building it again says why it cannot work
+
+
+@torch.no_grad()
+def _width(backbone: Any, options: ModelOptions, image_size: ImageSize) -> int:
+    """Length of the features that a new backbone makes of images of this size.
+
+    timm's `num_features` is that of an earlier layer in some families. Raises `OptionError` if the
+    backbone cannot take such images, or returns anything but a vector for each.
+    """
+    height, width = image_size
+    images = torch.zeros(1, structures.CHANNELS[options.structure], height, width)
+    backbone.eval()  # batch norm's statistics stay as they are
+    try:
+        with torch.random.fork_rng(devices=[]):
+            features = backbone(images)
+        reason = "" if _is_row(features) else "it does not return a vector for each image"
+    except Exception as error:
+        reason = _first_line(error)
+    backbone.train()
+    if reason:
+        own = backbone.pretrained_cfg["input_size"]
+        raise OptionError(
+            f"--model.backbone {options.backbone}: cannot take {height}x{width} images ({reason}); "
+            f"take another backbone, or the size it is made for: --data.height-px {own[1]} "
+            f"--data.width-px {own[2]}"
+        )
+    return int(features.shape[1])
+
+
+def _is_row(features: Any) -> bool:
+    return isinstance(features, Tensor) and features.ndim == 2 and len(features) == 1
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
 
 
 def _unstride_last_stage(backbone: Any, name: str) -> None:

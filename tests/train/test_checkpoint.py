@@ -90,7 +90,7 @@ def test_a_step_after_a_restart_is_the_step_without_it(run, precision, fused):
 
 def test_weights_alone_are_loaded_for_a_test(run):
     state = make_state()
-    loaded = checkpoint.load(checkpoint.save(run, state, at(), "sysu"), OPTIONS)
+    loaded = checkpoint.load(checkpoint.save(run, state, at(), "sysu"), OPTIONS, (32, 16))
     assert_same(loaded.state_dict(), state.network.state_dict())
 
 
@@ -146,7 +146,7 @@ def test_a_file_of_another_program_is_refused(run, metadata):
     path = run / "foreign.safetensors"
     path.write_bytes(safetensors.torch.save({"w": torch.zeros(3)}, metadata=metadata))
     with pytest.raises(InputError, match=r"foreign\.safetensors: is of no known format"):
-        checkpoint.load(path, OPTIONS)
+        checkpoint.load(path, OPTIONS, (32, 16))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def run(people, tmp_path_factory) -> Path:
 
 
 def network_of(run: Path) -> Network:
-    return checkpoint.load(checkpoint.latest(run), run_folder.read_config(run).model).eval()
+    model = run_folder.read_config(run).model
+    return checkpoint.load(checkpoint.latest(run), model, (32, 16)).eval()
 
 
 def pixels(n: int) -> torch.Tensor:
