@@ -1,7 +1,7 @@
 """Pretrained weights from a file: read as data, matched by name, and every tensor accounted for."""
 
-import pickle
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ NESTS = ("state_dict", "model_state_dict", "model_state", "model", "network", "n
 CLASSIFIERS = frozenset(("classifier", "fc", "head", "head_dist", "heads", "last_linear"))
 # What timm calls the function that adapts another project's names and sizes to a model family.
 FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
-BACKBONE, NECK, ENTRY = "backbone.", "neck.", "enter."
+BACKBONE, NECK, ENTRY = "backbone.", "neck.", "enter."  # parts of our networks
+CHECKPOINT = "network."  # before them in a run's checkpoint
 SHOWN = 3  # names in a list of what was left out
 COUNTER = ".num_batches_tracked"  # batch norm does without; older files lack it
 
@@ -38,9 +39,12 @@ def load(network: nn.Module, name: str, file: Path) -> str:
     beside them, but never a classifier. Raises `OptionError` if a tensor is missing or misfits.
     """
     try:
-        tensors = _named(_read(file), network)
-        spread = _spread_input(tensors, network)
         wanted = _wanted(network)
+        tensors, spread = _spread_input(_named(_read(file), wanted), network)
+        if _misfit(tensors, wanted):
+            others, also = _spread_input(_filtered(tensors, network), network)
+            if not _misfit(others, wanted):
+                tensors, spread = others, spread + also
         _check(tensors, wanted, network)
     except WeightsError as error:
         raise OptionError(
@@ -53,25 +57,43 @@ def load(network: nn.Module, name: str, file: Path) -> str:
     account = [f"{_count(loaded)} of {_count(wanted)} tensors from {file}", *spread]
     if any(n.startswith(NECK) for n in wanted.keys() - loaded.keys()):
         account.append("the BNNeck starts afresh")
-    return "; ".join(account + _left_out([_short(n) for n in tensors]))
+    return "; ".join(account + _left_out(sorted(_short(n) for n in tensors)))
 
 
 def _read(file: Path) -> Tensors:
     """The tensors of a .safetensors or .pth file, without running code that it may hold."""
     try:
         if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        return _innermost(torch.load(file, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error):
-            raise WeightsError(
-                "it holds Python objects beside tensors, which could run code; save the "
-                "network's state_dict() alone"
-            ) from error
-        raise WeightsError("it is no file that torch.save wrote") from error
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise WeightsError(reason) from error
+            return _of_network(safetensors.torch.load_file(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's of formats that are refused below
+            return _innermost(torch.load(file, map_location="cpu", weights_only=True))
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise WeightsError(_why_unreadable(error)) from error
+
+
+def _of_network(tensors: Tensors) -> Tensors:
+    """Of a run's checkpoint the network, without the state of its training; others as they are."""
+    if not any(name.startswith(CHECKPOINT + BACKBONE) for name in tensors):
+        return tensors
+    inside = {name: tensor for name, tensor in tensors.items() if name.startswith(CHECKPOINT)}
+    return {name.removeprefix(CHECKPOINT): tensor for name, tensor in inside.items()}
+
+
+def _why_unreadable(error: Exception) -> str:
+    text = str(error)
+    if "Unsupported global" in text:
+        return (
+            "it holds Python objects beside tensors, which could run code; save the network's "
+            "state_dict() alone"
+        )
+    if "TorchScript" in text:
+        return "it is a TorchScript program; export the run as safetensors"
+    if isinstance(error, OSError | SafetensorError):
+        return text.splitlines()[0][:200]
+    return "it is no file that torch.save wrote"
 
 
 def _innermost(content: Any) -> Tensors:
@@ -85,28 +107,21 @@ def _innermost(content: Any) -> Tensors:
     raise WeightsError("it holds no state_dict")
 
 
-def _named(tensors: Tensors, network: nn.Module) -> Tensors:
+def _named(tensors: Tensors, wanted: Tensors) -> Tensors:
     """The file's tensors under the network's names; those it has no name for keep theirs."""
-    wanted = _wanted(network)
     prefix = _prefix(tensors, [n.removeprefix(BACKBONE) for n in wanted if n.startswith(BACKBONE)])
-    around = prefix.removesuffix(BACKBONE)  # of a whole network such as ours: what holds its parts
-
-    def rename(name: str) -> str:
-        if name.startswith(prefix):
-            return BACKBONE + name.removeprefix(prefix)
-        inside = name.removeprefix(around)
-        ours = prefix.endswith(BACKBONE) and name.startswith(around)
-        return inside if ours and inside.startswith((NECK, ENTRY)) else name
-
-    named = {rename(name): tensor for name, tensor in tensors.items()}
+    named = {
+        BACKBONE + name.removeprefix(prefix) if name.startswith(prefix) else name: tensor
+        for name, tensor in tensors.items()
+    }
     if any(n.startswith(ENTRY) for n in wanted) and not any(n.startswith(ENTRY) for n in named):
-        named = structures.into_both_stems(named)
-    return named if _misfit(named, wanted) is None else _filtered(named, network)
+        return structures.into_both_stems(named)
+    return named
 
 
 def _prefix(names: Iterable[str], expected: list[str]) -> str:
-    """What stands before most of the expected names in a file; nothing if none of them is there."""
-    counts = {"": 0}
+    """What stands before most of the expected names in a file, if most of them are there."""
+    counts: dict[str, int] = {}
     endings = set(expected)
     for name in names:
         parts = name.split(".")
@@ -114,7 +129,8 @@ def _prefix(names: Iterable[str], expected: list[str]) -> str:
             if ".".join(parts[i:]) in endings:
                 before = "".join(f"{part}." for part in parts[:i])
                 counts[before] = counts.get(before, 0) + 1
-    return max(counts, key=lambda prefix: counts[prefix])
+    best = max(counts, key=lambda prefix: counts[prefix], default="")
+    return best if 2 * counts.get(best, 0) > len(expected) else ""
 
 
 def _filtered(named: Tensors, network: nn.Module) -> Tensors:
@@ -133,19 +149,19 @@ def _filtered(named: Tensors, network: nn.Module) -> Tensors:
     return {BACKBONE + n: t for n, t in filtered.items()} | outside
 
 
-def _spread_input(tensors: Tensors, network: nn.Module) -> list[str]:
-    """Spreads a first convolution of RGB images over the network's channels; says so."""
+def _spread_input(tensors: Tensors, network: nn.Module) -> tuple[Tensors, list[str]]:
+    """Spreads a first convolution of RGB images over the network's channels, and says so."""
     backbone: Any = network.get_submodule("backbone")
     first = backbone.pretrained_cfg.get("first_conv") or ()
-    modules, said = dict(backbone.named_modules()), []
+    modules, spread, said = dict(backbone.named_modules()), dict(tensors), []
     for name in (first,) if isinstance(first, str) else first:
         conv, key = modules.get(name), f"{BACKBONE}{name}.weight"
         if not isinstance(conv, nn.Conv2d) or key not in tensors:
             continue
         if tensors[key].ndim == 4 and tensors[key].shape[1] == 3 != conv.in_channels:
-            tensors[key] = adapt_input_conv(conv.in_channels, tensors[key])
+            spread[key] = adapt_input_conv(conv.in_channels, tensors[key])
             said.append(f"{name}.weight spread over {conv.in_channels} channels")
-    return said
+    return spread, said
 
 
 def _wanted(network: nn.Module) -> Tensors:
@@ -159,14 +175,14 @@ def _check(tensors: Tensors, wanted: Tensors, network: nn.Module) -> None:
     if misfit:
         there = _count(wanted.keys() & tensors.keys())
         raise WeightsError(f"{misfit}; {there} of its {_count(wanted)} tensors are there")
-    # Of a deeper network: the file has more of a part that the backbone has, too.
+    # A deeper network's file has all that is wanted, and more of the same parts.
     backbone: Any = network.get_submodule("backbone")
     parts = {n.split(".")[1] for n in wanted if n.startswith(BACKBONE)}
     buffers = {BACKBONE + n for n, _ in backbone.named_buffers()}  # also those that are not saved
-    for name in tensors.keys() - wanted.keys() - buffers:
+    for name in sorted(tensors):
         inside = name.startswith(BACKBONE) and name.split(".")[1] in parts
-        if inside and not _is_classifier(name):
-            raise WeightsError(f"{_short(name)} has no place in it: they are of a larger network")
+        if inside and name not in wanted.keys() | buffers and not _is_classifier(name):
+            raise WeightsError(f"{_short(name)} is no part of it: the file is of a larger network")
 
 
 def _misfit(tensors: Tensors, wanted: Tensors) -> str | None:

@@ -20,7 +20,8 @@ from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.network import ImageSize, Network
+from model.backbone import ImageSize
+from model.network import Network
 from model.options import ModelOptions
 from pipeline.errors import InputError
 from train import run_folder

@@ -27,8 +27,8 @@ def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> St
     saved = checkpoint.found(run_dir) if resume else []
     if saved:
         histories = [checkpoint.history(path) for path in reversed(saved)]  # none of damaged ones
-        history = next(filter(None, histories), [tested_on])
-        return Start(model, False, checkpoint.AFTER.join(history))
+        seen = next(filter(None, histories), [tested_on])
+        return Start(model, False, checkpoint.AFTER.join(seen))
     if not is_file(model):
         return Start(model, True, tested_on)
     weights = _file(Path(model.weights))
