@@ -144,6 +144,14 @@ def test_safetensors_is_enough_for_plain_timm(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["safetensors", "torchscript"])
+def test_a_model_that_knows_its_image_size_is_exported(people, tmp_path, name):
+    run = tmp_path / "run"
+    make_run(run, people, "sysu", model=ModelOptions("test_vit", "none"))
+    assert call("export", run, "--format", name, "--out", tmp_path / "model") == 0
+    assert call("eval", run, "--device", "cpu") == 0
+
+
+@pytest.mark.parametrize("name", ["safetensors", "torchscript"])
 def test_a_file_that_computes_something_else_is_not_left(run, tmp_path, name):
     trained, other = network_of(run), network_of(run)
     with torch.no_grad():

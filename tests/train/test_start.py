@@ -12,7 +12,7 @@ from model.options import ModelOptions
 from pipeline.errors import InputError
 from tests.front_door import SMALL, call, refused
 from tests.untrained import make_run
-from train import checkpoint, start
+from train import checkpoint, run_folder, start
 
 NONE = ModelOptions("test_resnet", "none", bnneck=True)
 
@@ -114,3 +114,16 @@ def test_what_cannot_begin_leaves_no_run_folder(people, tmp_path, capsys, option
     line = refused(capsys, "train", "demo", *args, option, value)
     assert message in line
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_fine_tuning_begins_far_below_training_from_scratch(people, tmp_path, capsys):
+    args = (*SMALL, "--eval-every", "0", "--checkpoint-every", "0", "--data.root", people)
+    old, new = tmp_path / "old", tmp_path / "new"
+    assert call("train", "demo", *args, "--epochs", "20", "--run-dir", old) == 0
+    tuned = ("--epochs", "1", "--model.weights", old, "--run-dir", new)
+    assert call("train", "demo", *args, *tuned) == 0
+    scratch, after = (run_folder.read_metrics(run)[0]["loss"] for run in (old, new))
+    with capsys.disabled():
+        print(f"\nloss of the first epoch: from scratch {scratch:.3f}, fine-tuned {after:.3f}")
+    assert after < 0.6 * scratch
