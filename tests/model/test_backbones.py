@@ -21,7 +21,7 @@ FAMILIES = """
     deit_tiny_patch16_224 eva02_tiny_patch14_224 swin_tiny_patch4_window7_224 mixer_s32_224
     levit_128s efficientformerv2_s0 efficientvit_m0 efficientvit_b0 xcit_nano_12_p16_224
     pvt_v2_b0 cait_xxs24_224 coat_tiny crossvit_tiny_240 tiny_vit_5m_224 test_coatnet
-    test_maxxvit2 halonet_h1* convit_tiny* efficientformer_l1* inception_v3* nest_tiny*
+    test_maxvit halonet_h1* convit_tiny* efficientformer_l1* inception_v3* nest_tiny*
 """
 
 
