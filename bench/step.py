@@ -9,7 +9,7 @@ from bench.measure import Side
 from bench.session import Session
 from model.network import Network
 from pipeline.batch import PairedBatch
-from pipeline.options import num_views
+from pipeline.options import image_size, num_views
 from train import runtime
 from train.dhsm import Confidence
 from train.runtime import StepOptions
@@ -64,7 +64,8 @@ def make_step(session: Session, **switches: Any) -> TrainingStep:
         **switches,
     )
     torch.manual_seed(config.seed)
-    network = Network(config.model, session.num_classes).to(device).train()
+    network = Network(config.model, session.num_classes, image_size(config.data))
+    network = network.to(device).train()
     optimizer = adam(
         network.parameters(), config.optimizer.lr, config.optimizer.weight_decay, how, device
     )

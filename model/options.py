@@ -15,11 +15,13 @@ class ModelOptions:
     """The network."""
 
     backbone: str = "resnet50.tv_in1k"
-    """Any timm model name."""
+    """Any timm model name; refused if the model cannot take images of the data's size."""
 
     weights: str = "imagenet"
     """imagenet: timm's pretrained weights (downloaded once); none: train from scratch; else a file
-    of weights for the backbone (.safetensors, or .pth as torchvision distributes it)."""
+    (.safetensors or .pth, as torchvision, timm and training programs write them) or, to fine-tune,
+    a run folder, a checkpoint of it or its .safetensors export. Every tensor of the backbone must
+    be there and fit; a classifier is never taken over."""
 
     last_stride: Literal[1, 2] = 2
     """Stride of a ResNet's last stage; 1 doubles the resolution of its feature map."""

@@ -33,6 +33,18 @@ def entry(structure: StructureName, backbone: Any) -> nn.Module:
     return ZeroPadding(CHANNELS[structure])
 
 
+def into_both_stems(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A network's tensors, with those of a ResNet's first stage under the names of both stems."""
+    shared = dict(tensors)
+    for i, part in enumerate(TwoStems.PARTS):
+        start = f"backbone.{part}."
+        for name in [name for name in tensors if name.startswith(start)]:
+            tensor = shared.pop(name)
+            for stem in ("rgb", "infrared"):
+                shared[f"enter.{stem}.{i}.{name.removeprefix(start)}"] = tensor
+    return shared
+
+
 class OneStream(nn.Module):
     """All images alike: three channels, of an infrared image three equal ones (Fig. 5b)."""
 

@@ -123,6 +123,11 @@ def num_images(options: DataOptions) -> int:
     return options.p * options.k * num_views(options)
 
 
+def image_size(options: DataOptions) -> tuple[int, int]:
+    """Height and width of the images that reach the network, in pixels."""
+    return options.height_px, options.width_px
+
+
 def num_threads(options: DataOptions) -> int:
     """DALI's CPU threads: as asked for, else one a core that this process may run on."""
     return options.threads or len(os.sched_getaffinity(0))

@@ -24,7 +24,7 @@ def make_run(run_dir: Path, root: Path, trained_on: str, **changes) -> Config:
     model = ModelOptions(backbone="test_resnet", weights="none", bnneck=True)
     cfg = Config(**{"data": data, "model": model, "distance": "cosine"} | changes)
     torch.manual_seed(0)
-    network = Network(cfg.model, num_classes=5)
+    network = Network(cfg.model, num_classes=5, image_size=(32, 16))
     with torch.no_grad():
         for module in network.modules():  # timm's begin with branches that weigh nothing
             if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):

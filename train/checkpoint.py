@@ -20,6 +20,7 @@ from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model.backbone import ImageSize
 from model.network import Network
 from model.options import ModelOptions
 from pipeline.errors import InputError
@@ -29,6 +30,7 @@ from train.dhsm import Confidence
 FORMAT = "cdp-reid checkpoint 3"
 KEPT = 2  # the newest; should one be damaged, the other is used
 NETWORK = "network."
+AFTER = " after "  # between the names of what fine-tuned weights saw, the latest first
 
 
 @dataclass(slots=True)
@@ -166,10 +168,10 @@ def latest(run_dir: Path) -> Path:
     return paths[-1]
 
 
-def load(path: Path, options: ModelOptions) -> Network:
+def load(path: Path, options: ModelOptions, image_size: ImageSize) -> Network:
     """The network with the file's weights; `InputError` if they are damaged or do not fit."""
     tensors = _named(_read(path)[0], NETWORK)
-    network = Network(options, len(tensors["classifier.bias"]), load_weights=False)
+    network = Network(options, len(tensors["classifier.bias"]), image_size, load_weights=False)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -182,19 +184,45 @@ def trained_on(path: Path) -> str:
     return str(_about(path).get("trained_on", ""))
 
 
-def check_leak(path: Path, tested_on: str) -> None:
-    """Raises `InputError` if the weights saw identities of the test: another trial of one data set.
+def history(path: Path) -> list[str]:
+    """The names of all that a file's weights saw, the latest first; none if it does not say.
 
-    RegDB's ten trials split the same people, so half of one trial's test identities were trained on
-    in another.
+    Fine-tuned weights have also seen what the weights that they started from saw.
     """
-    seen = trained_on(path)
-    same_data_set = seen.partition(" trial ")[:2] == tested_on.partition(" trial ")[:2]
-    if " trial " in seen and same_data_set and tested_on != seen:
+    try:
+        return trained_on(path).split(AFTER) if trained_on(path) else []
+    except (SafetensorError, OSError):
+        return []
+
+
+def check_leak(path: Path, tested_on: str) -> None:
+    """Raises `InputError` if the weights saw identities of the test, as `leak` tells."""
+    if seen := leak(history(path), tested_on):
         raise InputError(
             f"{path}: was trained on {seen}; on {tested_on} it would meet identities it was "
             f"trained on: test it on {seen}, or another run's checkpoint here"
         )
+
+
+def leak(history: list[str], tested_on: str) -> str | None:
+    """What weights saw that a test must not meet: another trial of its data set.
+
+    RegDB's ten trials split the same people, so half of one trial's test identities were trained on
+    in another.
+    """
+    data_set, is_trial, _ = tested_on.partition(" trial ")
+    others = (s for s in history if s.partition(" trial ")[:2] == (data_set, " trial "))
+    return next((seen for seen in others if is_trial and seen != tested_on), None)
+
+
+def check_whole(path: Path) -> None:
+    """Raises `InputError` if the file is a checkpoint and not what was written."""
+    try:
+        ours = _about(path).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return
+    if ours:
+        _read(path)
 
 
 class DamagedError(InputError):

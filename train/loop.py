@@ -14,8 +14,8 @@ from model.network import Network
 from pipeline import spectrum
 from pipeline.datasets.kinds import kind_of, read_protocol, read_training
 from pipeline.loader import EvaluationLoader, TrainingLoader
-from pipeline.options import num_images
-from train import checkpoint, config, dhsm, interruption, replay, run_folder, runtime
+from pipeline.options import image_size, num_images
+from train import checkpoint, config, dhsm, interruption, replay, run_folder, runtime, start
 from train.checkpoint import Progress
 from train.data import locate
 from train.distributed import World, find_world, joined
@@ -89,7 +89,9 @@ def _train(
     test_loader = EvaluationLoader(own_test, options, device)
 
     # Model: one stream for every spectrum, or a structure that the paper compares with.
-    network = Network(cfg.model, loader.num_classes).to(device)
+    origin = start.find(cfg.model, run_dir, resume, protocol.name)
+    network = Network(origin.model, loader.num_classes, image_size(options), origin.load_weights)
+    network.to(device)
     optimizer = adam(
         network.parameters(), cfg.optimizer.lr, cfg.optimizer.weight_decay, how, device
     )
@@ -114,6 +116,8 @@ def _train(
     if world.leads and not resume:
         run_folder.create(run_dir, config.to_json(resolved), overwrite)
     display.begin(run_dir, runtime.describe(device), resolved, images, protocol)
+    if network.account:
+        display.say(f"weights   {network.account}")
 
     with (
         run_folder.lock(run_dir) if world.leads else nullcontext(),
@@ -158,7 +162,7 @@ def _train(
                 at.bad.update(bad)
             save_now = interrupted.signal or evaluate_now or is_due(cfg.checkpoint_every, epoch)
             if world.leads and save_now:
-                checkpoint.save(run_dir, state, at, trained_on=protocol.name)
+                checkpoint.save(run_dir, state, at, trained_on=origin.trained_on)
             interrupted.check()
 
             at.r = dhsm.confidence(*confidence.take(), at.r)

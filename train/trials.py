@@ -8,10 +8,10 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline.datasets import regdb
-from pipeline.datasets.kinds import KINDS, kind_of, original_kind
+from pipeline.datasets.kinds import KINDS, kind_of, original_kind, read_protocol
 from pipeline.errors import InputError
 from pipeline.options import Trial
-from train import config, run_folder
+from train import config, run_folder, start
 from train.config import Device
 from train.distributed import find_world
 from train.evaluation.metrics import FIGURES
@@ -38,6 +38,10 @@ def train_trials(
     if KINDS[original_kind(root, kind)].num_trials == 1:
         raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
     run_folder.check_free(run_dir, overwrite)
+    if start.is_file(cfg.model):
+        for trial in TRIALS:  # weights that saw one trial do for no other
+            tested_on = read_protocol(_of_trial(cfg, trial).data, root).name
+            start.find(cfg.model, run_dir, False, tested_on)
 
     def begin() -> None:
         run_folder.create(run_dir, config.to_json(cfg), overwrite)

@@ -1,10 +1,7 @@
-"""The one-stream network: normalisation, shapes, options, weights from a file."""
+"""The one-stream network: normalisation, shapes, options."""
 
 import pytest
-import timm
 import torch
-import torchvision
-from safetensors.torch import save_file
 
 from model.network import Network
 from model.options import ModelOptions, OptionError
@@ -64,51 +61,6 @@ def test_last_stride_1_doubles_the_last_map_and_keeps_the_weights(backbone):
     maps = [n.backbone.forward_features(torch.zeros(1, 3, 64, 32)) for n in (strided, dense)]
     assert maps[0].shape[2:] == (2, 1)
     assert maps[1].shape[2:] == (4, 2)
-
-
-def test_weights_from_a_file(tmp_path):
-    torch.manual_seed(1)
-    trained = timm.create_model("resnet10t", num_classes=5)
-    save_file(trained.state_dict(), tmp_path / "weights.safetensors")
-    torch.save(trained.state_dict(), tmp_path / "weights.pth")
-    for name in ("weights.safetensors", "weights.pth"):
-        network = Network(ModelOptions("resnet10t", str(tmp_path / name)), num_classes=7)
-        for key, value in network.backbone.state_dict().items():
-            assert torch.equal(value, trained.state_dict()[key]), key
-
-
-def test_weights_as_torchvision_distributes_them(tmp_path):
-    trained = torchvision.models.resnet18(weights=None)
-    torch.save(trained.state_dict(), tmp_path / "weights.pth")
-    network = Network(ModelOptions("resnet18", str(tmp_path / "weights.pth")), num_classes=7)
-    for key, value in network.backbone.state_dict().items():
-        assert torch.equal(value, trained.state_dict()[key]), key
-
-
-@pytest.mark.parametrize("content", [b"", b"rubbish" * 100])
-def test_a_file_without_weights_is_refused(tmp_path, content):
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(OptionError, match=r"load weights for resnet10t .*--model.weights"):
-        Network(ModelOptions("resnet10t", str(path)), 7)
-
-
-def test_weights_of_another_network_are_refused(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    save_file(timm.create_model("resnet18", num_classes=5).state_dict(), path)
-    with pytest.raises(OptionError, match="could not load weights for resnet10t"):
-        Network(ModelOptions("resnet10t", str(path)), 7)
-
-
-def test_pickled_code_in_a_weights_file_is_not_run(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "executed"), "w"))
-
-    torch.save({"conv1.weight": Bomb()}, tmp_path / "weights.pth")
-    with pytest.raises(OptionError, match="could not load weights"):
-        Network(ModelOptions("resnet10t", str(tmp_path / "weights.pth")), 7)
-    assert not (tmp_path / "executed").exists()
 
 
 def test_unreachable_pretrained_weights_say_what_to_do(monkeypatch, tmp_path):

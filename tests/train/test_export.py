@@ -39,7 +39,8 @@ def run(people, tmp_path_factory) -> Path:
 
 
 def network_of(run: Path) -> Network:
-    return checkpoint.load(checkpoint.latest(run), run_folder.read_config(run).model).eval()
+    model = run_folder.read_config(run).model
+    return checkpoint.load(checkpoint.latest(run), model, (32, 16)).eval()
 
 
 def pixels(n: int) -> torch.Tensor:
@@ -140,6 +141,14 @@ def test_safetensors_is_enough_for_plain_timm(run, tmp_path):
     )
     expected = network_of(run).embed(pixels(4))
     torch.testing.assert_close(neck(backbone((pixels(4) - mean) * inverse_std)), expected)
+
+
+@pytest.mark.parametrize("name", ["safetensors", "torchscript"])
+def test_a_model_that_knows_its_image_size_is_exported(people, tmp_path, name):
+    run = tmp_path / "run"
+    make_run(run, people, "sysu", model=ModelOptions("test_vit", "none"))
+    assert call("export", run, "--format", name, "--out", tmp_path / "model") == 0
+    assert call("eval", run, "--device", "cpu") == 0
 
 
 @pytest.mark.parametrize("name", ["safetensors", "torchscript"])

@@ -93,6 +93,17 @@ def test_weights_refuse_a_trial_whose_people_they_saw(run, tmp_path, capsys):
     assert "was trained on regdb trial 3" in refused(capsys, "eval", third)
 
 
+def test_fine_tuning_from_one_trial_is_refused_for_all_before_the_first(
+    run, root, tmp_path, capsys
+):
+    again = ("--data.root", root, *TINY, "--run-dir", tmp_path / "new", "--model.weights")
+    line = refused(capsys, "train", "regdb", *again, run / "trial-01", "--trial", "all")
+    assert "was trained on regdb trial 1, and so on identities that regdb trial 2 tests" in line
+    line = refused(capsys, "train", "regdb", *again, run, "--trial", "1")
+    assert f"--model.weights {run}: holds ten runs; name one, as {run}/trial-01" in line
+    assert not (tmp_path / "new").exists()
+
+
 def test_weights_of_another_data_set_may_be_tested(run, people, tmp_path):
     copy = Path(shutil.copytree(run / "trial-01", tmp_path / "copy"))
     assert call("eval", copy, "--data-root", people, "--device", "cpu") == 0

@@ -14,7 +14,7 @@ from pipeline.datasets.kinds import read_protocol
 from pipeline.datasets.records import Index, Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
-from pipeline.options import DataOptions, Trial
+from pipeline.options import DataOptions, Trial, image_size
 from train import checkpoint, run_folder, runtime
 from train.config import Config
 from train.data import locate
@@ -80,7 +80,7 @@ def open_run(
     device = runtime.resolve_device(device_name)
     runtime.set_up(device)
     weights = checkpoint.latest(run_dir)
-    network = checkpoint.load(weights, cfg.model).to(device).eval()
+    network = checkpoint.load(weights, cfg.model, image_size(data)).to(device).eval()
     display.say(f"device    {runtime.describe(device)}")
     display.say(f"weights   {weights}")
     return TrainedRun(cfg, data, weights, network, device)

@@ -62,7 +62,9 @@ def load(file: Path | str) -> tuple[Network, About]:
         raise InputError(f"{file}: is no whole .safetensors file ({error})") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise InputError(f"{file}: is no {FORMAT!r}; write it with cdp export")
-    network = Network(ModelOptions(**about["model"]), num_classes=1, load_weights=False)
+    height, width = about["inputs"]["images"]["shape"][2:]
+    model = ModelOptions(**about["model"])
+    network = Network(model, num_classes=1, image_size=(height, width), load_weights=False)
     network.classifier = nn.Identity()  # type: ignore[assignment]
     network.load_state_dict(tensors)
     return network.eval(), about

@@ -78,7 +78,7 @@ def describe(
         "checkpoint": weights.name,
         "trained_on": checkpoint.trained_on(weights),
         "inputs": {name: inputs[name] for name in retrieval.names},
-        "outputs": {"features": {"dtype": "float32", "shape": ["n", _width(network)]}},
+        "outputs": {"features": {"dtype": "float32", "shape": ["n", network.width]}},
         "preprocess": PREPROCESS.format(height=height, width=width),
         "normalisation_inside": {
             "formula": "(pixel - mean) * inverse_std",
@@ -88,7 +88,3 @@ def describe(
         "distance": cfg.distance,
         "model": dataclasses.asdict(cfg.model),
     }
-
-
-def _width(network: Network) -> int:
-    return int(network.backbone.num_features)

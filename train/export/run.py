@@ -16,6 +16,7 @@ from pipeline.datasets.kinds import read_protocol
 from pipeline.datasets.records import Modality
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
+from pipeline.options import image_size
 from train import checkpoint, run_folder
 from train.config import Config
 from train.data import locate
@@ -47,7 +48,7 @@ def export_run(
     check_packages(format_name)
     run_folder.check_new(file, overwrite)
     weights = checkpoint.latest(run_dir)
-    network = checkpoint.load(weights, cfg.model)
+    network = checkpoint.load(weights, cfg.model, image_size(cfg.data))
     retrieval = Retrieval(network)
     about = describe(retrieval, cfg, run_dir, weights, format_name)
     images, infrared, which = _images(cfg, sum(BATCHES), display)

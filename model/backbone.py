@@ -1,0 +1,151 @@
+"""The backbone: a timm model without its classifier, and the length of the features it makes."""
+
+import logging
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from model import structures
+from model.options import ModelOptions, OptionError
+
+ImageSize = tuple[int, int]  # height, width
+
+
+def build(options: ModelOptions, image_size: ImageSize, load_weights: bool) -> tuple[Any, int]:
+    """The timm model, images to pooled features, and the length of a feature.
+
+    Weights from a file are not loaded yet. Raises `OptionError` for a backbone that is unknown or
+    cannot take images of this size, and for weights of timm's that cannot be had.
+    """
+    backbone = _backbone(options, image_size, load_weights)
+    return backbone, _width(backbone, options, image_size)
+
+
+def _backbone(options: ModelOptions, image_size: ImageSize, load_weights: bool) -> Any:
+    name = options.backbone
+    _check_name(name)
+    # timm spreads pretrained weights of three input channels over more or fewer.
+    arguments: dict[str, Any] = {"in_chans": structures.CHANNELS[options.structure]}
+    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        arguments |= _size_argument(options, arguments, image_size)
+    if load_weights and options.weights == "imagenet":
+        backbone = _pretrained(name, arguments)
+    else:
+        backbone = _created(options, image_size, arguments)
+    if options.last_stride == 1:
+        _unstride_last_stage(backbone, name)
+    return backbone
+
+
+def _check_name(name: str) -> None:
+    model = name.split(".")[0]
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{model}*")[:5])
+        raise OptionError(
+            f"--model.backbone {name}: timm has no such model"
+            + (f"; close: {close}" if close else "; see timm.list_models()")
+        )
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        known = ", ".join(timm.list_models(f"{model}.*", pretrained=True))
+        raise OptionError(
+            f"--model.backbone {name}: timm has no weights of that name; it has {known or 'none'}"
+        ) from error
+
+
+def _created(options: ModelOptions, image_size: ImageSize, arguments: dict[str, Any]) -> Any:
+    try:
+        return timm.create_model(options.backbone, num_classes=0, **arguments)
+    except Exception as error:
+        raise _unfit(options, image_size, _first_line(error)) from error
+
+
+def _pretrained(name: str, arguments: dict[str, Any]) -> Any:
+    """The model with the weights that timm has for it, downloaded once."""
+    hub_log = logging.getLogger("huggingface_hub")
+    level = hub_log.level
+    hub_log.setLevel(logging.ERROR)  # its retries say nothing that the error below does not
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+    except Exception as error:
+        raise OptionError(
+            f"--model.weights imagenet: could not load weights for {name} ({_first_line(error)}); "
+            "pass --model.weights FILE with weights you have, or --model.weights none to train "
+            "from scratch"
+        ) from error
+    finally:
+        hub_log.setLevel(level)
+
+
+def _size_argument(
+    options: ModelOptions, arguments: dict[str, Any], image_size: ImageSize
+) -> dict[str, ImageSize]:
+    """`img_size` for a model that has to know it; nothing for those that do better without.
+
+    Of the models that timm marks as fixed in size, a few resize what they get.
+    """
+    for_this_size = {"img_size": image_size}
+    with torch.random.fork_rng(devices=[]):
+        for size in (for_this_size, {}):
+            try:
+                _width(_created(options, image_size, arguments | size), options, image_size)
+                return size
+            except OptionError:
+                continue
+    return for_this_size  # building it again says why it cannot work
+
+
+@torch.no_grad()
+def _width(backbone: Any, options: ModelOptions, image_size: ImageSize) -> int:
+    """Length of the features that a new backbone makes of images of this size.
+
+    timm's `num_features` is that of an earlier layer in some families. Raises `OptionError` if the
+    backbone cannot take such images, or returns anything but a vector for each.
+    """
+    images = torch.zeros(1, structures.CHANNELS[options.structure], *image_size)
+    backbone.eval()  # batch norm's statistics stay as they are
+    try:
+        with torch.random.fork_rng(devices=[]):
+            features = backbone(images)
+        reason = "" if _is_row(features) else "it does not return a vector for each image"
+    except Exception as error:
+        reason = _first_line(error)
+    backbone.train()
+    if reason:
+        raise _unfit(options, image_size, reason)
+    return int(features.shape[1])
+
+
+def _unfit(options: ModelOptions, image_size: ImageSize, reason: str) -> OptionError:
+    height, width = image_size
+    made_for = timm.get_pretrained_cfg(options.backbone)
+    _, own_height, own_width = made_for.input_size if made_for else (3, 224, 224)
+    return OptionError(
+        f"--model.backbone {options.backbone}: cannot take {height}x{width} images ({reason}); "
+        f"take another backbone, or the size it is made for: --data.height-px {own_height} "
+        f"--data.width-px {own_width}"
+    )
+
+
+def _is_row(features: Any) -> bool:
+    return isinstance(features, Tensor) and features.ndim == 2 and len(features) == 1
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+def _unstride_last_stage(backbone: Any, name: str) -> None:
+    """Sets the strides of a ResNet's last stage to 1 (its weights fit either way)."""
+    if not hasattr(backbone, "layer4"):
+        raise OptionError(f"--model.last-stride 1: {name} is no ResNet; leave it at 2")
+    for parent in list(backbone.layer4.modules()):
+        for child_name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                child.stride = (1, 1)
+            elif isinstance(child, nn.AvgPool2d):  # the shortcut's, which only served the stride
+                setattr(parent, child_name, nn.Identity())

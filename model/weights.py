@@ -1,0 +1,225 @@
+"""Pretrained weights from a file: read as data, matched by name, and every tensor accounted for."""
+
+import sys
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from model import structures
+from model.options import OptionError
+
+Tensors = dict[str, Tensor]
+
+# Where training programs put a network's tensors in what they save, the first that is there.
+NESTS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "student")
+CLASSIFIERS = frozenset(("classifier", "fc", "head", "head_dist", "heads", "last_linear"))
+# What timm calls the function that adapts another project's names and sizes to a model family.
+FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
+BACKBONE, NECK, ENTRY = "backbone.", "neck.", "enter."  # parts of our networks
+CHECKPOINT = "network."  # before them in a run's checkpoint
+SHOWN = 3  # names in a list of what was left out
+COUNTER = ".num_batches_tracked"  # batch norm does without; older files lack it
+
+
+class WeightsError(ValueError):
+    """Why a file's tensors are not the network's."""
+
+
+def load(network: nn.Module, name: str, file: Path) -> str:
+    """Loads a file into a network whose backbone is `name`; returns what was loaded, in words.
+
+    Takes the backbone's tensors under any prefix, and what a run's checkpoint or export holds
+    beside them, but never a classifier. Raises `OptionError` if a tensor is missing or misfits.
+    """
+    try:
+        wanted = _wanted(network)
+        tensors, spread = _spread_input(_named(_read(file), wanted), network)
+        if _misfit(tensors, wanted):
+            others, also = _spread_input(_filtered(tensors, network), network)
+            if not _misfit(others, wanted):
+                tensors, spread = others, spread + also
+        _check(tensors, wanted, network)
+    except WeightsError as error:
+        raise OptionError(
+            f"--model.weights {file}: could not load weights for {name} ({error}); pass "
+            f"--model.weights FILE with weights of {name}, or --model.weights none to train from "
+            "scratch"
+        ) from error
+    loaded = {n: tensors.pop(n) for n in wanted if n in tensors}
+    network.load_state_dict(loaded, strict=False)
+    account = [f"{_count(loaded)} of {_count(wanted)} tensors from {file}", *spread]
+    if any(n.startswith(NECK) for n in wanted.keys() - loaded.keys()):
+        account.append("the BNNeck starts afresh")
+    return "; ".join(account + _left_out(sorted(_short(n) for n in tensors)))
+
+
+def _read(file: Path) -> Tensors:
+    """The tensors of a .safetensors or .pth file, without running code that it may hold."""
+    try:
+        if file.suffix == ".safetensors":
+            return _of_network(safetensors.torch.load_file(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's of formats that are refused below
+            return _innermost(torch.load(file, map_location="cpu", weights_only=True))
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        raise WeightsError(_why_unreadable(error)) from error
+
+
+def _of_network(tensors: Tensors) -> Tensors:
+    """Of a run's checkpoint the network, without the state of its training; others as they are."""
+    if not any(name.startswith(CHECKPOINT + BACKBONE) for name in tensors):
+        return tensors
+    inside = {name: tensor for name, tensor in tensors.items() if name.startswith(CHECKPOINT)}
+    return {name.removeprefix(CHECKPOINT): tensor for name, tensor in inside.items()}
+
+
+def _why_unreadable(error: Exception) -> str:
+    text = str(error)
+    if "Unsupported global" in text:
+        return (
+            "it holds Python objects beside tensors, which could run code; save the network's "
+            "state_dict() alone"
+        )
+    if "TorchScript" in text:
+        return "it is a TorchScript program; export the run as safetensors"
+    if isinstance(error, OSError | SafetensorError):
+        return text.splitlines()[0][:200]
+    return "it is no file that torch.save wrote"
+
+
+def _innermost(content: Any) -> Tensors:
+    for _ in range(len(NESTS)):
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[k] for k in NESTS if isinstance(content.get(k), Mapping)), None)
+        if inner is None:
+            return {str(name): t for name, t in content.items() if isinstance(t, Tensor)}
+        content = inner
+    raise WeightsError("it holds no state_dict")
+
+
+def _named(tensors: Tensors, wanted: Tensors) -> Tensors:
+    """The file's tensors under the network's names; those it has no name for keep theirs."""
+    prefix = _prefix(tensors, [n.removeprefix(BACKBONE) for n in wanted if n.startswith(BACKBONE)])
+    named = {
+        BACKBONE + name.removeprefix(prefix) if name.startswith(prefix) else name: tensor
+        for name, tensor in tensors.items()
+    }
+    if any(n.startswith(ENTRY) for n in wanted) and not any(n.startswith(ENTRY) for n in named):
+        return structures.into_both_stems(named)
+    return named
+
+
+def _prefix(names: Iterable[str], expected: list[str]) -> str:
+    """What stands before most of the expected names in a file, if most of them are there."""
+    counts: dict[str, int] = {}
+    endings = set(expected)
+    for name in names:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in endings:
+                before = "".join(f"{part}." for part in parts[:i])
+                counts[before] = counts.get(before, 0) + 1
+    best = max(counts, key=lambda prefix: counts[prefix], default="")
+    return best if 2 * counts.get(best, 0) > len(expected) else ""
+
+
+def _filtered(named: Tensors, network: nn.Module) -> Tensors:
+    """What timm makes of names and sizes of another project, or of another image size."""
+    backbone: Any = network.get_submodule("backbone")
+    family = sys.modules[type(backbone).__module__]
+    function = next((getattr(family, f) for f in FILTERS if hasattr(family, f)), None)
+    if function is None:
+        return named
+    inside = {n.removeprefix(BACKBONE): t for n, t in named.items() if n.startswith(BACKBONE)}
+    try:
+        filtered = function(inside, backbone)
+    except Exception:  # made for files of a few known projects; what misfits is then said of this
+        return named
+    outside = {n: t for n, t in named.items() if not n.startswith(BACKBONE)}
+    return {BACKBONE + n: t for n, t in filtered.items()} | outside
+
+
+def _spread_input(tensors: Tensors, network: nn.Module) -> tuple[Tensors, list[str]]:
+    """Spreads a first convolution of RGB images over the network's channels, and says so."""
+    backbone: Any = network.get_submodule("backbone")
+    first = backbone.pretrained_cfg.get("first_conv") or ()
+    modules, spread, said = dict(backbone.named_modules()), dict(tensors), []
+    for name in (first,) if isinstance(first, str) else first:
+        conv, key = modules.get(name), f"{BACKBONE}{name}.weight"
+        if not isinstance(conv, nn.Conv2d) or key not in tensors:
+            continue
+        if tensors[key].ndim == 4 and tensors[key].shape[1] == 3 != conv.in_channels:
+            spread[key] = adapt_input_conv(conv.in_channels, tensors[key])
+            said.append(f"{name}.weight spread over {conv.in_channels} channels")
+    return spread, said
+
+
+def _wanted(network: nn.Module) -> Tensors:
+    """All that a file may give: everything but the classifier."""
+    return {n: t for n, t in network.state_dict().items() if not n.startswith("classifier.")}
+
+
+def _check(tensors: Tensors, wanted: Tensors, network: nn.Module) -> None:
+    """Raises `WeightsError` if the tensors are not those of this network."""
+    misfit = _misfit(tensors, wanted)
+    if misfit:
+        there = _count(wanted.keys() & tensors.keys())
+        raise WeightsError(f"{misfit}; {there} of its {_count(wanted)} tensors are there")
+    # A deeper network's file has all that is wanted, and more of the same parts.
+    backbone: Any = network.get_submodule("backbone")
+    parts = {n.split(".")[1] for n in wanted if n.startswith(BACKBONE)}
+    buffers = {BACKBONE + n for n, _ in backbone.named_buffers()}  # also those that are not saved
+    for name in sorted(tensors):
+        inside = name.startswith(BACKBONE) and name.split(".")[1] in parts
+        if inside and name not in wanted.keys() | buffers and not _is_classifier(name):
+            raise WeightsError(f"{_short(name)} is no part of it: the file is of a larger network")
+
+
+def _misfit(tensors: Tensors, wanted: Tensors) -> str | None:
+    """The first of the wanted tensors that is missing or of another shape, in words."""
+    has_neck = any(name.startswith(NECK) for name in tensors)
+    for name, value in wanted.items():
+        optional = name.endswith(COUNTER) or (name.startswith(NECK) and not has_neck)
+        if name not in tensors and not optional:
+            return f"{_short(name)} is missing"
+        if name in tensors and tensors[name].shape != value.shape:
+            theirs, ours = ("x".join(map(str, t.shape)) for t in (tensors[name], value))
+            return f"{_short(name)} is {theirs} in the file and {ours} in the network"
+    return None
+
+
+def _left_out(names: list[str]) -> list[str]:
+    """A remark on tensors that were not loaded, if there are any."""
+    classifier = [name for name in names if _is_classifier(name)]
+    others = [name for name in names if not _is_classifier(name)]
+    said = [f"{_some(classifier)} (a classifier)"] if classifier else []
+    said += [_some(others)] if others else []
+    return [f"left out: {', '.join(said)}"] if said else []
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_classifier(name: str) -> bool:
+    return not CLASSIFIERS.isdisjoint(name.split("."))
+
+
+def _short(name: str) -> str:
+    """As the backbone calls it."""
+    return name.removeprefix(BACKBONE)
+
+
+def _count(names: Iterable[str]) -> int:
+    return sum(not name.endswith(COUNTER) for name in names)
