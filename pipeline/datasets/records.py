@@ -99,7 +99,13 @@ class Protocol:
 
 
 def make_index(root: Path, rows: list[tuple[str, int, int, Modality]]) -> Index:
-    """An index of (path relative to `root`, pid, camid, modality) rows, in that order."""
+    """An index of (path, pid, camid, modality) rows, in that order.
+
+    Paths are relative to `root`; if one is absolute, all are taken relative to "/".
+    """
+    if any(path.startswith("/") for path, *_ in rows):
+        folder, root = os.path.abspath(root), Path("/")
+        rows = [(f"{folder}/{path}"[1:] if path[0] != "/" else path[1:], *of) for path, *of in rows]  # type: ignore[misc]
     paths, pids, camids, modality = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Index(
         root,

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from pipeline.datasets import sysu
+from pipeline.datasets.kinds import read_protocol, read_training
 from pipeline.datasets.records import Modality
+from pipeline.options import DataOptions
 
 
 @pytest.fixture(scope="module")
 def protocol(golden):
-    return sysu.read_protocol(golden)
+    return read_protocol(DataOptions(), golden)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +19,7 @@ def protocol(golden):
     [("train+val", 395, 22258, 11909), ("train", 296, 20284, 9929)],
 )
 def test_training_counts(golden, split, num_ids, num_rgb, num_ir):
-    index = sysu.read_training(golden, split)
+    index = read_training(DataOptions(split=split), golden)
     assert len(np.unique(index.pids)) == num_ids
     assert (index.modality == Modality.RGB).sum() == num_rgb
     assert (index.modality == Modality.IR).sum() == num_ir
