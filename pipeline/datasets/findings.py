@@ -79,7 +79,8 @@ class Findings:
 
     def look_at(self, index: Index) -> None:
         """Adds an index's images to those to decode."""
-        self.files |= {self._short(index.path(row)) for row in range(len(index))}
+        inside = os.path.join(os.path.abspath(self.folder), "")
+        self.files |= {name.removeprefix(inside) for name in index.names()}
 
     def count(self, found: dict[str, int], expected: dict[str, int]) -> None:
         """Notes numbers found beside those expected, where something is."""

@@ -92,9 +92,9 @@ def survey(root: Path, kind: KindName) -> Findings:
     KINDS[kind].survey(root, DataOptions(kind=kind), found)
     found.files -= {fault.where for fault in found.faults if fault.kind == "missing file"}
     lacking = [fault for fault in found.faults if fault.kind in ONE_SIDED]
-    if len(lacking) == 1:  # enough for the other
-        found.faults.remove(lacking[0])
-        found.warnings.append(lacking[0])
+    if len({fault.kind for fault in lacking}) == 1:  # enough for the other
+        found.faults = [fault for fault in found.faults if fault.kind not in ONE_SIDED]
+        found.warnings += lacking
     return found
 
 

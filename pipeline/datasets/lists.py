@@ -1,7 +1,7 @@
 """What several data sets are made of: text files, lists of images or identities, folders."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -209,10 +209,11 @@ def repeated(paths: Shaped[ndarray, " n"]) -> list[tuple[int, int]]:
     return [(row, int(first[inverse[row]])) for row in again.tolist()]
 
 
-def find_missing_files(found: Findings, index: Index) -> None:
-    """Notes listed images that are not on disk."""
+def find_missing_files(found: Findings, index: Index, lists: Sequence[str]) -> None:
+    """Notes listed images that are not on disk; `lists` names the list of each modality."""
     for row in rows_without_file(index).tolist():
-        found.fault("missing file", index.path(row), "is listed; restore it")
+        text = f"missing, but {lists[index.modality[row]]} names it; restore it"
+        found.fault("missing file", index.path(row), text)
 
 
 def find_missing_modality(found: Findings, index: Index, where: str, stops: bool) -> None:

@@ -53,13 +53,18 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
     """The images of the training lists."""
     rows: list[tuple[str, int, int, Modality]] = []
     for name, (modality, _) in CAMERAS.items():
-        for _, path, label in read_list(root, f"train_{name}.txt", found):
+        (other,) = CAMERAS.keys() - {name}
+        for number, path, label in read_list(root, f"train_{name}.txt", found):
+            words = re.split("[/_.]", path)
+            if other in words and name not in words:
+                text = f"{path} is of the other modality; restore the list"
+                found.fault("other modality", f"{root}/idx/train_{name}.txt, line {number}", text)
             rows.append((path, label, camid_of(path), modality))
     index = make_index(root, rows)
     for row, _ in repeated(index.paths):
         text = "is in both training lists; take it out of one of them"
         found.fault("listed twice", index.path(row), text)
-    find_missing_files(found, index)
+    find_missing_files(found, index, [f"idx/train_{name}.txt" for name in CAMERAS])
     if found.only("missing file"):
         where = f"{root / 'idx/train_*.txt'}, label {{}}"
         find_missing_modality(found, index, where, stops=options.sampling == "balanced")
@@ -69,7 +74,7 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
 def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol | None:
     """The test images and ten trials of each mode."""
     if not any((root / name).exists() for name in (TEST_IDS, "test_vis", "test_nir")):
-        text = "neither this list nor test_vis and test_nir are there: nothing can be tested"
+        text = "neither this list nor test_vis, test_nir are there: only to be trained (--no-test)"
         found.fault("no test", root / TEST_IDS, text)
         return None
     index = read_test(root, found)

@@ -56,6 +56,11 @@ class Index:
         path = os.fsdecode(bytes(self.paths[row]))
         return self.members.path(row, path) if self.members else self.root / path
 
+    def names(self) -> list[str]:
+        """The absolute path of each row's file; of no use for a packed data set."""
+        prefix = os.path.join(os.path.abspath(self.root), "")
+        return [prefix + os.fsdecode(path) for path in self.paths.tolist()]
+
     def image(self, row: SupportsIndex) -> Path | UInt8[ndarray, " _"]:
         """The file of `row`, or, of a packed data set, its bytes."""
         return self.members.content(row) if self.members else self.path(row)

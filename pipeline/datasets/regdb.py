@@ -56,7 +56,8 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     trial = options.trial
     files = [root / list_of("test", name, trial) for name in MODALITIES]
     if not any(file.exists() for file in files) and _has_lists(root, "train", trial):
-        found.fault("no test", files[0], "nor is the thermal list there: nothing can be tested")
+        text = "neither this nor the thermal list is there: only to be trained (--no-test)"
+        found.fault("no test", files[0], text)
         return None
     index = read_part(root, "test", trial, found)
     where = f"{root / list_of('test', '*', trial)}, identity {{}}"
@@ -98,14 +99,23 @@ def survey(root: Path, options: DataOptions, found: Findings) -> None:
                 if 0 < mask.sum() != NUM_LISTED:
                     what = f"images of {part}_{name}_{trial}.txt"
                     found.counts[what] = (int(mask.sum()), NUM_LISTED)
-    if listed and len(listed) < NUM_TRIALS:
-        without = [trial for trial in trials if trial not in listed]
-        text = f"has no lists of trial {', '.join(map(str, without))}: these cannot be trained"
-        found.warn("missing list", root / "idx", text)
+    _tell_once(root, [t for t in trials if t not in listed], bool(listed), found)
     numbers = {"identities": len(pids[Modality.RGB] | pids[Modality.IR])}
     for name, folder in FOLDERS.items():
         numbers[f"{name} images"] = sum(file.startswith(f"{folder}/") for file in found.files)
     found.count(numbers, COUNTS)
+
+
+def _tell_once(root: Path, unlisted: list[int], some_listed: bool, found: Findings) -> None:
+    """One warning of the trials without any list, one fault of those without test lists."""
+    if unlisted and some_listed:
+        text = f"has no lists of trial {', '.join(map(str, unlisted))}: these cannot be trained"
+        found.warn("missing list", root / "idx", text)
+    untested = [fault for fault in found.faults if fault.kind == "no test"]
+    if len(untested) > 1:
+        found.faults = [fault for fault in found.faults if fault.kind != "no test"]
+        text = f"has no test lists of {len(untested)} trials: only to be trained (--no-test)"
+        found.fault("no test", root / "idx", text)
 
 
 def list_of(part: str, name: str, trial: int) -> str:
@@ -133,7 +143,7 @@ def read_part(root: Path, part: str, trial: int, found: Findings) -> Index:
             else:
                 rows.append((path, pid, camid, modality))
     index = make_index(root, rows)
-    find_missing_files(found, index)
+    find_missing_files(found, index, [list_of(part, name, trial) for name in MODALITIES])
     return index
 
 
@@ -145,14 +155,15 @@ def _find_unlisted(
     root: Path, trial: int, indices: tuple[Index, ...], people: list[int] | None, found: Findings
 ) -> None:
     """Notes images that no index has, in the folders of these people (None: of everyone)."""
-    listed = {os.path.abspath(index.path(row)) for index in indices for row in range(len(index))}
+    listed = {name for index in indices for name in index.names()}
     pids = None if people is None else set(people)
+    prefix = os.path.join(os.path.abspath(root), "")
     for folder in FOLDERS.values():
         for name in list_folders(root, folder):
             if pids is not None and number_of(name) not in pids:
                 continue
             for path in list_images(root, f"{folder}/{name}", found):
-                if os.path.abspath(root / path) not in listed:
+                if prefix + path not in listed:
                     text = f"is in no list of trial {trial}; remove it, or restore the lists"
                     found.fault("extra file", root / path, text)
 

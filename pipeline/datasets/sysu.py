@@ -100,7 +100,7 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     """
     drawn = options.stand_in_galleries and not (root / PERMUTATIONS).exists()
     if not (root / id_list("test")).exists() and not (root / PERMUTATIONS).exists():
-        text = "neither this list nor rand_perm_cam.mat is there: nothing can be tested"
+        text = "neither this list nor rand_perm_cam.mat is there: only to be trained (--no-test)"
         found.fault("no test", root / id_list("test"), text)
         return None
     ids = read_ids(root, id_list("test"), found)
@@ -114,6 +114,7 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     find_missing_modality(found, index, str(root / "cam*" / "{:04d}"), stops=True)
     if found.faults:
         return None
+    _find_gaps(found, index)
     query = np.flatnonzero(index.modality == Modality.IR)
     modes = tuple(
         Mode(name, tuple(Trial(query, rows) for rows in _galleries(index, permutations, *what)))
@@ -147,10 +148,7 @@ def survey(root: Path, options: DataOptions, found: Findings) -> None:
             mask = np.isin(index.pids, ids) & (index.modality == modality)
             counts[f"{name} images, {part}"] = int(mask.sum())
     counts["queries (infrared images, test)"] = int((tested.modality == Modality.IR).sum())
-    expected = COUNTS
-    if made := synthetic.recipe(root):
-        expected = {f"identities, {part}": made[f"num_{part}"] for part in parts}
-    found.count(counts, expected)
+    found.count(counts, _expected(root))
 
 
 def id_list(part: str) -> str:
@@ -185,9 +183,9 @@ def read_permutations(root: Path) -> Permutations:
             "test on galleries whose figures compare with nobody's"
         )
     try:
-        with reading(path), warnings.catch_warnings():
+        with reading(path), path.open("rb") as opened, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            cells = scipy.io.loadmat(path)["rand_perm_cam"]
+            cells = scipy.io.loadmat(opened)["rand_perm_cam"]
             cameras = [[_orders(cell) for cell in cells[c][0].reshape(-1)] for c in range(6)]
     except (InputError, MemoryError) as error:
         reason = error.__cause__ or error
@@ -253,6 +251,17 @@ def _check_lists(root: Path, test: list[int], found: Findings) -> None:
             "available_id.txt too"
         )
         found.fault("in no list", f"{root / id_list('available')}, identity {pid}", text)
+    sizes = [len(lists["train"]), len(lists["val"]), len(test)]
+    expected = [_expected(root)[f"identities, {part}"] for part in SPLITS]
+    if sum(sizes) == sum(expected) and sizes != expected:
+        text = f"the three lists hold {sizes} identities, not {expected}: restore them"
+        found.fault("other split", root / id_list("test"), text)
+
+
+def _expected(root: Path) -> dict[str, int]:
+    """Counts of the official set, or of the synthetic one that was made here."""
+    made = synthetic.recipe(root)
+    return {f"identities, {part}": made[f"num_{part}"] for part in SPLITS} if made else COUNTS
 
 
 def _check_images(
@@ -275,6 +284,24 @@ def _check_images(
         wanted = _orders_of(permutations, camid, pid).shape[1]
         if seen[pid, camid] != wanted and camid not in missing:
             _compare_folder(found, index, camid, pid, wanted)
+
+
+def _find_gaps(found: Findings, index: Index) -> None:
+    """Warns of folders whose images are not numbered from 1: galleries take the n-th file."""
+    gaps: list[str] = []
+    previous, number = "", 0
+    for path in index.paths.tolist():
+        folder, _, name = path.decode(errors="replace").rpartition("/")
+        number = number + 1 if folder == previous else 1
+        previous = folder
+        if name.partition(".")[0] != f"{number:04d}" and folder not in gaps[-1:]:
+            gaps.append(folder)
+    if gaps:
+        text = (
+            f"its images are not numbered without gaps ({len(gaps)} such folders); galleries take "
+            "the n-th file: if one was renamed, restore it"
+        )
+        found.warn("gaps", index.root / gaps[0], text)
 
 
 def _compare_folder(found: Findings, index: Index, camid: int, pid: int, wanted: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -63,7 +64,7 @@ class Table:
         codes = [VALUES["split"].index(split) for split in splits]
         return np.flatnonzero(np.isin(self.codes["split"], codes))
 
-    def line(self, row: int) -> str:
+    def line(self, row: SupportsIndex) -> str:
         """Where a row stands, for people."""
         return f"{self.file}, line {self.lines[row]}"
 
@@ -99,7 +100,7 @@ def _training(table: Table, options: DataOptions, found: Findings) -> Index:
     index = table.index.take(rows)
     if not len(rows) and not found.faults:
         found.fault("no training", table.file, f"no row has split {options.split}")
-    find_missing_files(found, index)
+    find_missing_files(found, index, [table.file.name] * 2)
     where = f"{table.file}, pid {{}}"
     find_missing_modality(found, index, where, stops=options.sampling == "balanced")
     return index
@@ -114,9 +115,11 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
     )
     if not len(rows):
         if not found.faults:
-            found.fault("no test", table.file, "no row has split test: nothing can be tested")
+            found.fault(
+                "no test", table.file, "no row has split test: only to be trained (--no-test)"
+            )
         return None
-    find_missing_files(found, test)
+    find_missing_files(found, test, [table.file.name] * 2)
     training = np.unique(table.index.pids[table.rows_of(["train", "val"])])
     find_leaks(found, training.tolist(), np.unique(test.pids).tolist(), f"{table.file}, pid {{}}")
     for name, codes in (("role", roles), ("rule", rules)):

@@ -211,7 +211,7 @@ def test_what_cannot_be_packed_is_refused(packs, loose, tmp_path):
     root = Path(shutil.copytree(loose["regdb"], tmp_path / "RegDB"))
     gone = sorted(root.glob("Visible/*/*"))[3]
     gone.unlink()
-    with pytest.raises(InputError, match=f"{gone}: is listed; restore it"):
+    with pytest.raises(InputError, match=f"{gone}: missing, but idx/.* names it; restore it"):
         pack(root, tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["RegDB", "full"]
 
