@@ -30,6 +30,8 @@ FORMAT = "cdp-reid pack 1"
 ABOUT = "pack.json"
 MEND = "copy the pack again, or pack the data set again"
 
+KEYS = ("kind", "splits", "num_trials", "shards", "left_out", "protocols", "files", "num_images")
+
 About = dict[str, Any]  # what pack.json holds
 
 
@@ -86,10 +88,13 @@ def read_about(root: Path) -> About:
     try:
         about = json.loads(file.read_text())
         written_as = about["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:
         raise InputError(f"{file}: is no index of a packed data set ({error}); {MEND}") from error
     if written_as != FORMAT:
         raise InputError(f"{file}: is {written_as!r}, not {FORMAT!r}; pack the data set again")
+    for name in KEYS:
+        if name not in about:
+            raise InputError(f"{file}: lacks {name!r}; {MEND}")
     return cast(About, about)
 
 
@@ -136,7 +141,7 @@ def load_array(root: Path, view: str, name: str) -> np.ndarray:
     file = root / array_name(view, name)
     try:
         return np.asarray(np.load(file, mmap_mode="c"))
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise InputError(f"{file}: cannot be read ({error}); {MEND}") from error
 
 

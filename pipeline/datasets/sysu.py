@@ -5,18 +5,13 @@ evaluation code that its authors published): every infrared image of a test iden
 gallery of trial t holds, for each test identity and RGB camera, the images that the t-th row of
 `rand_perm_cam.mat` puts first: one (single-shot) or ten (multi-shot). All-search has the galleries
 of all RGB cameras, indoor search those of cameras 1 and 2.
-
-`rand_perm_cam.mat` orders every image of every identity and camera, so it also says how many images
-a folder must hold.
 """
 
-import warnings
 from collections import Counter
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from jaxtyping import Int64
 from numpy import ndarray
 
@@ -28,7 +23,16 @@ from pipeline.datasets.lists import (
     find_missing_modality,
     list_images,
     read_ids,
-    reading,
+)
+from pipeline.datasets.permutations import (
+    NUM_TRIALS,
+    PERMUTATIONS,
+    Permutations,
+    compare_folder,
+    find_gaps,
+    folder_of,
+    orders_of,
+    read_permutations,
 )
 from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial, make_index
 from pipeline.datasets.rules import RULES
@@ -49,13 +53,7 @@ MODES = {  # name: (gallery cameras, shots); the first one is what papers quote
     "indoor single-shot": ((1, 2), 1),
     "indoor multi-shot": ((1, 2), 10),
 }
-NUM_TRIALS = 10
 SPLITS = ("train", "val", "test")  # their authors: disjoint, and all of exp/available_id.txt
-PERMUTATIONS = Path("exp", "rand_perm_cam.mat")
-WHERE_TO_GET_PERMUTATIONS = (
-    "it is not in the SYSU-MM01 download but in its authors' evaluation code "
-    "(evaluation/data_split/rand_perm_cam.mat of github.com/wuancong/SYSU-MM01): copy it there"
-)
 STAND_IN = (
     "galleries drawn from a seed, not by SYSU-MM01's rand_perm_cam.mat: not comparable with "
     "published figures"
@@ -71,7 +69,6 @@ COUNTS = {
     "infrared images, train+val": 11909,
     "queries (infrared images, test)": 3803,
 }
-Permutations = list[list[Int64[ndarray, "10 _"]]]  # [camera - 1][pid - 1], 1-based
 
 
 def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
@@ -81,6 +78,7 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
     """
     parts = {part: read_ids(root, id_list(part), found) for part in options.split.split("+")}
     index = read_images(root, sorted({pid for ids in parts.values() for pid in ids}), found)
+    _check_cameras(found, root)
     try:
         permutations = read_permutations(root)
     except InputError:
@@ -110,11 +108,12 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     if not drawn:
         with found.noting("no permutations", root / PERMUTATIONS):
             permutations = read_permutations(root)
+    _check_cameras(found, root)
     _check_images(found, index, ids, "test", permutations)
     find_missing_modality(found, index, str(root / "cam*" / "{:04d}"), stops=True)
     if found.faults:
         return None
-    _find_gaps(found, index)
+    find_gaps(found, index)
     query = np.flatnonzero(index.modality == Modality.IR)
     modes = tuple(
         Mode(name, tuple(Trial(query, rows) for rows in _galleries(index, permutations, *what)))
@@ -166,54 +165,6 @@ def read_images(root: Path, pids: list[int], found: Findings) -> Index:
     return make_index(root, rows)
 
 
-def folder_of(camid: int, pid: int) -> str:
-    """Where the images of one camera and identity are."""
-    return f"cam{camid}/{pid:04d}"
-
-
-def read_permutations(root: Path) -> Permutations:
-    """`rand_perm_cam.mat`; short where a camera saw no later pid.
-
-    Raises `InputError` if it is missing, cannot be read, or orders nothing.
-    """
-    path = root / PERMUTATIONS
-    if not path.exists():
-        raise InputError(
-            f"{path}: missing; {WHERE_TO_GET_PERMUTATIONS}, or pass --data.stand-in-galleries to "
-            "test on galleries whose figures compare with nobody's"
-        )
-    try:
-        with reading(path), path.open("rb") as opened, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            cells = scipy.io.loadmat(opened)["rand_perm_cam"]
-            cameras = [[_orders(cell) for cell in cells[c][0].reshape(-1)] for c in range(6)]
-    except (InputError, MemoryError) as error:
-        reason = error.__cause__ or error
-        if isinstance(reason, NotImplementedError):
-            reason = ValueError("MATLAB 7.3; save it with -v7")
-        raise InputError(
-            f"{path}: not SYSU-MM01's permutations ({reason}); copy it again"
-        ) from error
-    return cameras
-
-
-def _orders(cell: ndarray) -> Int64[ndarray, "10 n"]:
-    """The ten orders that a cell of `rand_perm_cam.mat` holds; `ValueError` if they are none."""
-    if not cell.size:
-        return np.empty((NUM_TRIALS, 0), np.int64)
-    orders = cell.astype(np.int64)
-    numbers = np.arange(1, orders.shape[-1] + 1)
-    if orders.ndim != 2 or len(orders) != NUM_TRIALS or (np.sort(orders, axis=1) != numbers).any():
-        raise ValueError(f"a cell of shape {cell.shape} is not ten orders of n images")
-    return orders
-
-
-def _orders_of(permutations: Permutations, camid: int, pid: int) -> Int64[ndarray, "10 n"]:
-    """The orders of one camera's images of one identity; of none where it saw no such pid."""
-    of_camera = permutations[camid - 1]
-    return of_camera[pid - 1] if 1 <= pid <= len(of_camera) else np.empty((NUM_TRIALS, 0), np.int64)
-
-
 def _galleries(
     index: Index, permutations: Permutations | None, cameras: tuple[int, ...], shots: int
 ) -> list[Int64[ndarray, " g"]]:
@@ -227,7 +178,7 @@ def _galleries(
                 rng = np.random.default_rng([camid, int(pid)])
                 order = rng.permuted(np.tile(np.arange(len(images)), (NUM_TRIALS, 1)), axis=1)
             else:
-                order = _orders_of(permutations, camid, int(pid)) - 1
+                order = orders_of(permutations, camid, int(pid)) - 1
             picked.append(images[order[:, :shots]])
     if not picked:
         return [np.empty(0, np.int64)] * NUM_TRIALS
@@ -264,64 +215,29 @@ def _expected(root: Path) -> dict[str, int]:
     return {f"identities, {part}": made[f"num_{part}"] for part in SPLITS} if made else COUNTS
 
 
+def _check_cameras(found: Findings, root: Path) -> None:
+    for camid in CAMERAS:
+        if not (root / f"cam{camid}").is_dir():
+            text = "missing; restore this camera's images"
+            found.fault("missing folder", root / f"cam{camid}", text)
+
+
 def _check_images(
     found: Findings, index: Index, ids: list[int], part: str, permutations: Permutations | None
 ) -> None:
     """Notes what the folders of `ids`, a list's identities, lack or have too many of."""
-    root = index.root
-    missing = [camid for camid in CAMERAS if ids and not (root / f"cam{camid}").is_dir()]
-    for camid in missing:
-        found.fault("missing folder", root / f"cam{camid}", "missing; restore this camera's images")
     seen = Counter(zip(index.pids.tolist(), index.camids.tolist(), strict=True))
     pids = {pid for pid, _ in seen}
     absent = [pid for pid in ids if pid not in pids]
     for pid in absent:
         text = "has no image in any camera folder; restore them, or take it off its lists"
-        found.fault("no image", f"{root / id_list(part)}, identity {pid}", text)
+        found.fault("no image", f"{index.root / id_list(part)}, identity {pid}", text)
     if permutations is None:
         return
     for pid, camid in product((pid for pid in ids if pid in pids), CAMERAS):
-        wanted = _orders_of(permutations, camid, pid).shape[1]
-        if seen[pid, camid] != wanted and camid not in missing:
-            _compare_folder(found, index, camid, pid, wanted)
-
-
-def _find_gaps(found: Findings, index: Index) -> None:
-    """Warns of folders whose images are not numbered from 1: galleries take the n-th file."""
-    gaps: list[str] = []
-    previous, number = "", 0
-    for path in index.paths.tolist():
-        folder, _, name = path.decode(errors="replace").rpartition("/")
-        number = number + 1 if folder == previous else 1
-        previous = folder
-        if name.partition(".")[0] != f"{number:04d}" and folder not in gaps[-1:]:
-            gaps.append(folder)
-    if gaps:
-        text = (
-            f"its images are not numbered without gaps ({len(gaps)} such folders); galleries take "
-            "the n-th file: if one was renamed, restore it"
-        )
-        found.warn("gaps", index.root / gaps[0], text)
-
-
-def _compare_folder(found: Findings, index: Index, camid: int, pid: int, wanted: int) -> None:
-    """Notes the images of a folder that `rand_perm_cam.mat` lacks, or has besides.
-
-    It speaks of the n-th file, whatever its number; images are named if the numbers tell which.
-    """
-    root, folder = index.root, folder_of(camid, pid)
-    mine = index.paths[(index.pids == pid) & (index.camids == camid)].tolist()
-    there = {path.decode(errors="replace").rpartition(".")[0] for path in mine}
-    names = {f"{folder}/{n:04d}" for n in range(1, wanted + 1)}
-    orders = f"rand_perm_cam.mat orders {wanted} images of this folder, not {len(mine)}"
-    kind, mend = ("missing file", "restore") if len(mine) < wanted else ("extra file", "remove")
-    if not mine:
-        found.fault("missing folder", root / folder, f"{orders}; restore it")
-    elif there < names or names < there:
-        for name in sorted(names ^ there):
-            found.fault(kind, f"{root / name}.jpg", f"{orders}; {mend} it")
-    else:
-        found.fault(kind, root / folder, f"{orders}; {mend} the others")
+        wanted = orders_of(permutations, camid, pid).shape[1]
+        if seen[pid, camid] != wanted and (index.root / f"cam{camid}").is_dir():
+            compare_folder(found, index, camid, pid, wanted)
 
 
 KIND = Kind(

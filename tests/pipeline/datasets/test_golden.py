@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets import sysu
 from pipeline.datasets.kinds import read_protocol, read_training
+from pipeline.datasets.permutations import read_permutations
 from pipeline.datasets.records import Modality
 from pipeline.options import DataOptions
 
@@ -53,7 +53,7 @@ def test_the_first_shot_of_a_multi_shot_gallery_is_the_single_shot(protocol):
 
 
 def test_a_multi_shot_gallery_holds_the_permutations_first_ten(golden, protocol):
-    orders = sysu.read_permutations(golden)
+    orders = read_permutations(golden)
     index = protocol.index
     trial = protocol.modes[1].trials[6]
     camid, pid = 4, int(index.pids[trial.gallery][index.camids[trial.gallery] == 4][0])

@@ -160,6 +160,14 @@ DAMAGES = {
         lambda r: (r / ABOUT).write_text((r / ABOUT).read_text().replace(FORMAT, "pack 0")),
         "pack.json: is 'pack 0', not 'cdp-reid pack 1'; pack the data set again",
     ),
+    "no object": (
+        lambda r: (r / ABOUT).write_text("[]"),
+        "pack.json: is no index of a packed data",
+    ),
+    "half an index": (
+        lambda r: (r / ABOUT).write_text(json.dumps({"format": FORMAT, "kind": "regdb"})),
+        "pack.json: lacks 'splits'; copy the pack again",
+    ),
     "no JSON": (lambda r: (r / ABOUT).write_text("{"), "pack.json: is no index of a packed data"),
 }
 
