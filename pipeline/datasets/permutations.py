@@ -41,9 +41,8 @@ def read_permutations(root: Path) -> Permutations:
         with reading(path), path.open("rb") as opened, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             cells = scipy.io.loadmat(opened)["rand_perm_cam"]
-            cameras = [
-                [_orders_in(cell) for cell in cells[c][0].reshape(-1)] for c in range(NUM_CAMERAS)
-            ]
+            cameras = [cells[camera][0].reshape(-1) for camera in range(NUM_CAMERAS)]
+            permutations = [[_orders_in(cell) for cell in camera] for camera in cameras]
     except (InputError, MemoryError) as error:
         reason = error.__cause__ or error
         if isinstance(reason, NotImplementedError):
