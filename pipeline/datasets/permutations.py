@@ -3,16 +3,15 @@
 It orders every image of every identity and camera, so it also says how many a folder must hold.
 """
 
-import warnings
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from jaxtyping import Int64
 from numpy import ndarray
 
 from pipeline.datasets.findings import Findings
 from pipeline.datasets.lists import reading
+from pipeline.datasets.matlab import Value, read_mat
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 
@@ -38,30 +37,28 @@ def read_permutations(root: Path) -> Permutations:
             "test on galleries whose figures compare with nobody's"
         )
     try:
-        with reading(path), path.open("rb") as opened, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            cells = scipy.io.loadmat(opened)["rand_perm_cam"]
-            cameras = [cells[camera][0].reshape(-1) for camera in range(NUM_CAMERAS)]
-            permutations = [[_orders_in(cell) for cell in camera] for camera in cameras]
+        with reading(path):
+            cameras = read_mat(path.read_bytes(), "rand_perm_cam")
+            if len(cameras) != NUM_CAMERAS:
+                raise ValueError(f"of {len(cameras)} cameras")
+            return [[_orders_in(cell) for cell in camera] for camera in cameras]
     except (InputError, MemoryError) as error:
         reason = error.__cause__ or error
-        if isinstance(reason, NotImplementedError):
-            reason = ValueError("MATLAB 7.3; save it with -v7")
         raise InputError(
             f"{path}: not SYSU-MM01's permutations ({reason}); copy it again"
         ) from error
-    return permutations
 
 
-def _orders_in(cell: ndarray) -> Int64[ndarray, "10 n"]:
+def _orders_in(cell: Value) -> Int64[ndarray, "10 n"]:
     """The ten orders that a cell of `rand_perm_cam.mat` holds; `ValueError` if they are none."""
+    if isinstance(cell, list):
+        raise ValueError("a cell of cells, not of orders")
     if not cell.size:
         return np.empty((NUM_TRIALS, 0), np.int64)
-    orders = cell.astype(np.int64)
-    numbers = np.arange(1, orders.shape[-1] + 1)
-    if orders.ndim != 2 or len(orders) != NUM_TRIALS or (np.sort(orders, axis=1) != numbers).any():
+    numbers = np.arange(1, cell.shape[-1] + 1)
+    if cell.ndim != 2 or len(cell) != NUM_TRIALS or (np.sort(cell, axis=1) != numbers).any():
         raise ValueError(f"a cell of shape {cell.shape} is not ten orders of n images")
-    return orders
+    return cell.astype(np.int64)
 
 
 def orders_of(permutations: Permutations, camid: int, pid: int) -> Int64[ndarray, "10 n"]:
