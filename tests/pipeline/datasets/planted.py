@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "permutations empty": (
         "sysu",
         lambda t: (t / PERMUTATIONS).write_bytes(b""),
-        f"{PERMUTATIONS}: not SYSU-MM01's permutations (Mat file appears to be truncated)",
+        f"{PERMUTATIONS}: not SYSU-MM01's permutations (no MATLAB file); copy it again",
     ),
     "permutations cut": (
         "sysu",
