@@ -4,10 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.datasets.findings import Survey
-from pipeline.datasets.kinds import kind_of
-from pipeline.datasets.packed_survey import survey_packed
-from pipeline.datasets.survey import SURVEYS
+from pipeline.datasets.findings import Findings
+from pipeline.datasets.kinds import kind_of, survey
 from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions, KindName, num_threads
 
@@ -16,20 +14,20 @@ def check(
     root: Path,
     kind: KindName = "auto",
     on_progress: Callable[[int, int], None] = lambda done, of: None,
-) -> tuple[KindName, Survey]:
+) -> tuple[KindName, Findings]:
     """The data set's kind, and what was found; decodes every image, in a thread a core.
 
     Raises `InputError` if there is no data set of a known kind at `root`.
     """
     kind = kind_of(root, kind)
-    survey = (SURVEYS | {"packed": survey_packed})[kind](root)
-    files = sorted(survey.files)
+    found = survey(root, kind)
+    files = sorted(found.files)
     with ThreadPoolExecutor(num_threads(DataOptions())) as pool:
-        images = (survey.contents.get(file, survey.root / file) for file in files)
+        images = (found.contents.get(file, found.folder / file) for file in files)
         flaws = pool.map(why_undecodable, images)
         for done, (file, flaw) in enumerate(zip(files, flaws, strict=True), start=1):
             if flaw:
-                survey.fault(flaw.kind, file, f"{flaw.text}; restore it")
+                found.fault(flaw.kind, file, f"{flaw.text}; restore it")
             if done % 64 == 0 or done == len(files):
                 on_progress(done, len(files))
-    return kind, survey
+    return kind, found

@@ -81,8 +81,8 @@ def _train(
 
     # Data: which images, how they are tested, and the pipeline that feeds them.
     root = world.leader_first(lambda: locate(cfg.data.root, display))
-    images = read_training(cfg.data, root)
-    protocol = read_protocol(cfg.data, root)
+    images = read_training(cfg.data, root, display.note)
+    protocol = read_protocol(cfg.data, root, display.note)
     options = runtime.share_threads(cfg.data, world)
     loader = TrainingLoader(images, options, device, cfg.seed, world.share)
     own_test = protocol.index.take(world.own_rows(len(protocol.index)))

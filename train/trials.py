@@ -8,7 +8,13 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline.datasets import regdb
-from pipeline.datasets.kinds import KINDS, kind_of, original_kind, read_protocol
+from pipeline.datasets.kinds import (
+    KINDS,
+    kind_of,
+    original_kind,
+    read_protocol,
+    read_training,
+)
 from pipeline.errors import InputError
 from pipeline.options import Trial
 from train import config, run_folder, start
@@ -38,9 +44,11 @@ def train_trials(
     if KINDS[original_kind(root, kind)].num_trials == 1:
         raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
     run_folder.check_free(run_dir, overwrite)
-    if start.is_file(cfg.model):
-        for trial in TRIALS:  # weights that saw one trial do for no other
-            tested_on = read_protocol(_of_trial(cfg, trial).data, root).name
+    for trial in TRIALS:  # a fault of the last one must not wait for nine trainings
+        data = _of_trial(cfg, trial).data
+        read_training(data, root)
+        tested_on = read_protocol(data, root).name
+        if start.is_file(cfg.model):  # weights that saw one trial do for no other
             start.find(cfg.model, run_dir, False, tested_on)
 
     def begin() -> None:

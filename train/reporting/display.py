@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from pipeline.datasets.findings import Survey
+from pipeline.datasets.findings import Findings
 from pipeline.datasets.records import Index, Modality, Protocol
 from train.config import Config
 from train.evaluation.metrics import FIGURES
@@ -46,6 +46,10 @@ class Display:
     def say(self, text: str) -> None:
         """One line."""
         self.console.print(text, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Something to know that stops nothing."""
+        self.say(f"note      {text}")
 
     def begin(
         self, run_dir: Path, hardware: str, cfg: Config, images: Index, protocol: Protocol
@@ -119,24 +123,28 @@ class Display:
             + (f"  {record['num_bad_images']} bad images" if record["num_bad_images"] else "")
         )
 
-    def survey(self, survey: Survey) -> None:
-        """What a data set holds beside what was expected, and its faults."""
+    def findings(self, found: Findings) -> None:
+        """What a data set holds beside what was expected, warnings, and faults."""
         counts = Table("", "found", "expected", title="counts")
-        for what, (found, expected) in survey.counts.items():
-            differs = expected is not None and found != expected
+        for what, (number, expected) in found.counts.items():
+            differs = expected is not None and number != expected
             counts.add_row(
                 what,
-                str(found),
+                str(number),
                 "" if expected is None else str(expected),
                 style="yellow" if differs else None,
             )
         self.console.print(counts)
-        if any(expected not in (None, found) for found, expected in survey.counts.values()):
+        if any(expected not in (None, number) for number, expected in found.counts.values()):
             self.say("counts that differ from the official ones are no fault in a subset of it")
-        if not survey.faults:
+        for warning in found.warnings[:MAX_FAULTS]:
+            self.note(f"{warning.where}: {warning.text}")
+        if len(found.warnings) > MAX_FAULTS:
+            self.note(f"… and {len(found.warnings) - MAX_FAULTS} more")
+        if not found.faults:
             return
-        faults = Table("fault", "where", "what to do", title=f"{len(survey.faults)} faults")
-        for kind, of_kind in survey.by_kind().items():
+        faults = Table("fault", "where", "what to do", title=f"{len(found.faults)} faults")
+        for kind, of_kind in found.by_kind().items():
             for fault in of_kind[:MAX_FAULTS]:
                 faults.add_row(kind, fault.where, fault.text)
             if len(of_kind) > MAX_FAULTS:
