@@ -4,12 +4,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.datasets.findings import Survey
 from pipeline.datasets.kinds import kind_of
 from pipeline.datasets.packed_survey import survey_packed
 from pipeline.datasets.survey import SURVEYS
-from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions, KindName, num_threads
+from pipeline.picture import examine
+from pipeline.sixteen_bit import MOST, describe
 
 
 def check(
@@ -24,12 +27,18 @@ def check(
     kind = kind_of(root, kind)
     survey = (SURVEYS | {"packed": survey_packed})[kind](root)
     files = sorted(survey.files)
+    num_16_bit, histogram = 0, np.zeros(MOST + 1, np.int64)
     with ThreadPoolExecutor(num_threads(DataOptions())) as pool:
         images = (survey.contents.get(file, survey.root / file) for file in files)
-        flaws = pool.map(why_undecodable, images)
-        for done, (file, flaw) in enumerate(zip(files, flaws, strict=True), start=1):
-            if flaw:
-                survey.fault(flaw.kind, file, f"{flaw.text}; restore it")
+        examined = pool.map(examine, images)
+        for done, (file, found) in enumerate(zip(files, examined, strict=True), start=1):
+            if found.flaw:
+                survey.fault(found.flaw.kind, file, f"{found.flaw.text}; restore it")
+            if found.values is not None:
+                num_16_bit += 1
+                histogram[found.values] += found.times
             if done % 64 == 0 or done == len(files):
                 on_progress(done, len(files))
+    if num_16_bit:
+        survey.notes.append(describe(num_16_bit, histogram))
     return kind, survey

@@ -64,7 +64,7 @@ class TrainingLoader:
         own = dataclasses.replace(options, p=options.p // share.size)
         self._pipeline = training_graph(
             *(self.source, own, *how, self.cache),
-            packed=index.is_packed,
+            packed=self.source.read.gives_bytes,
             pixel_stream=pixels.stream if pixels else None,
         )
 
@@ -92,7 +92,7 @@ class EvaluationLoader:
     """Yields all images of an index in order, uint8 [n, 3, H, W] channels_last, on the device."""
 
     def __init__(self, index: Index, options: DataOptions, device: torch.device) -> None:
-        self.source = EvaluationSource(index, options.eval_batch)
+        self.source = EvaluationSource(index, options.eval_batch, options.range_16bit)
         self.device = device
         self._pipeline = evaluation_graph(
             self.source,
@@ -100,7 +100,7 @@ class EvaluationLoader:
             device_id(device),
             num_threads(options),
             options.eval_batch,
-            index.is_packed,
+            self.source.read.gives_bytes,
         )
 
     def __len__(self) -> int:

@@ -18,9 +18,10 @@ from pipeline.datasets.records import Index, Modality
 from pipeline.draws import draw
 from pipeline.errors import BadImageError, InputError
 from pipeline.groups import group
-from pipeline.guard import why_unusable
+from pipeline.guard import Flaw, look, read
 from pipeline.options import DataOptions
 from pipeline.sampler import Share, check, num_steps, plan_epoch
+from pipeline.sixteen_bit import to_8_bit
 
 Batch = ndarray | list[ndarray] | Tensor
 
@@ -38,33 +39,62 @@ def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> UInt8[ndarray, "n 
     )
 
 
-def encode(index: Index, rows: Int64[ndarray, " n"]) -> ndarray | list[ndarray]:
-    """What the graph reads: the rows' paths, or, of a packed data set, the images' bytes.
+class Reader:
+    """Reads an index's images for a graph; looks at each one's header before DALI first meets it.
 
-    DALI copies those. Without a copy they would have to stay mapped until the last batch in flight
-    is decoded, and Python tells of no order in which what nobody holds any more goes away.
+    The graph is fed paths, which it reads itself. Of packed data sets it is fed bytes, and of loose
+    files too if `range_16bit` is given: 16-bit images are scaled on the way (`sixteen_bit`).
     """
-    if index.members:
-        return [index.members.content(row) for row in rows]
-    return encode_paths(index, rows)
 
-
-class FirstLook:
-    """Checks the header of each file once, before DALI meets it."""
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
+    def __init__(self, index: Index, range_16bit: tuple[int, int] | None) -> None:
+        self.index = index
+        self.range_16bit = range_16bit
+        self.gives_bytes = index.is_packed or range_16bit is not None
         self._seen = np.zeros(len(index), bool)
+        self._is_16_bit = np.zeros(len(index), bool)
         self._threads = ThreadPoolExecutor(16)  # they wait for the disk, not for a core
 
-    def __call__(self, rows: Int64[ndarray, " n"]) -> None:
-        """Raises `BadImageError` for the first of `rows` whose file cannot serve."""
-        new = np.unique(rows[~self._seen[rows]])
-        images = [self._index.image(row) for row in new]
-        for row, flaw in zip(new, self._threads.map(why_unusable, images), strict=True):
-            if flaw:
-                raise BadImageError(self._index.path(row), int(row), flaw.text)
+    def __call__(self, rows: Int64[ndarray, " n"]) -> ndarray | list[ndarray]:
+        """What the graph reads of `rows`; raises `BadImageError` for the first that cannot serve.
+
+        Raises `InputError` for a 16-bit image if no range is given.
+        """
+        self._look(np.unique(rows[~self._seen[rows]]))
+        if not self.gives_bytes:
+            return encode_paths(self.index, rows)
+        if self.index.members and self.range_16bit is None:
+            # DALI copies those. Without a copy they would have to stay mapped until the last batch
+            # in flight is decoded, and Python tells of no order in which what nobody holds goes.
+            return [self.index.members.content(row) for row in rows]
+        return list(self._threads.map(self._content, rows))
+
+    def _look(self, new: Int64[ndarray, " n"]) -> None:
+        images = [self.index.image(row) for row in new]
+        for row, found in zip(new, self._threads.map(look, images), strict=True):
+            if found.flaw:
+                raise BadImageError(self.index.path(row), int(row), found.flaw.text)
+            if found.is_16_bit and self.range_16bit is None:
+                raise InputError(
+                    f"{self.index.path(row)}: has 16 bits a channel; train with --data.range-16bit "
+                    "LOW HIGH, the values to become black and white (`cdp data check` prints those "
+                    "that a data set uses), or convert it to 8 bits"
+                )
+            self._is_16_bit[row] = found.is_16_bit
             self._seen[row] = True
+
+    def _content(self, row: np.int64) -> UInt8[ndarray, " _"]:
+        content = read(self.index.image(row))
+        if isinstance(content, Flaw):
+            raise BadImageError(self.index.path(row), int(row), content.text)
+        if self.range_16bit is None or not self._is_16_bit[row]:
+            return content
+        try:
+            return to_8_bit(content, *self.range_16bit)
+        except RuntimeError as error:
+            words = " ".join(str(error).split())
+            raise BadImageError(
+                self.index.path(row), int(row), f"cannot be decoded ({words})"
+            ) from error
 
 
 @runtime_checkable
@@ -106,7 +136,7 @@ class TrainingSource:
         self.steps = num_steps(index, options.p, options.k)
         self.pids, self.labels = self._groups.pids, self._groups.labels
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
-        self._look = FirstLook(index)
+        self.read = Reader(index, options.range_16bit)
         self.bad: dict[int, str] = {}  # row → why it cannot serve
         self._plan = np.empty((0, options.p * options.k), np.int64)
         self._epoch = self._step = self._step_of_draws = self._again = 0
@@ -155,8 +185,7 @@ class TrainingSource:
         if self._pixels:
             pixels = self._pixels.take(rows)
             return pixels if pixels.is_cuda else pixels.numpy()
-        self._look(rows)
-        return encode(self.index, rows)
+        return self.read(rows)
 
     def skip(self, error: BadImageError) -> bool:
         """Replaces a bad image, if the options say so, and stops; then `go_back` is called."""
@@ -229,10 +258,12 @@ class TrainingSource:
 class EvaluationSource:
     """Hands out rows' paths or bytes, `batch` at a time; the last batch may be smaller."""
 
-    def __init__(self, index: Index, batch: int) -> None:
+    def __init__(
+        self, index: Index, batch: int, range_16bit: tuple[int, int] | None = None
+    ) -> None:
         self.index = index
         self.batch = batch
-        self._look = FirstLook(index)
+        self.read = Reader(index, range_16bit)
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
         self._rows = np.arange(len(index))
         self._next = 0
@@ -259,7 +290,7 @@ class EvaluationSource:
         if self._next >= len(self._rows):
             raise StopIteration
         rows = self._rows[self._next : self._next + self.batch]
-        self._look(rows)
+        batch = self.read(rows)
         self._next += len(rows)
         self.in_flight.append(rows)
-        return (encode(self.index, rows),)
+        return (batch,)

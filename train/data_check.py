@@ -16,6 +16,8 @@ def check(root: Path, kind: KindName, display: Display) -> None:
     display.say(f"{root}: {KINDS[kind].layout}")
     display.say(f"{len(survey.files)} images were opened")
     display.survey(survey)
+    for note in survey.notes:
+        display.say(f"note      {note}")
     if survey.faults:
         raise InputError(
             f"{root}: {len(survey.faults)} faults ({', '.join(survey.by_kind())}); mend them and "

@@ -25,6 +25,7 @@ class Survey:
     contents: dict[str, ndarray] = field(default_factory=dict)  # of those that are no files
     faults: list[Fault] = field(default_factory=list)
     counts: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # found, expected
+    notes: list[str] = field(default_factory=list)  # to know, but nothing to mend
 
     def fault(self, kind: str, where: object, text: str) -> None:
         """Notes a fault; `where` is shown relative to the root."""
