@@ -4,15 +4,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.datasets.findings import Survey
 from pipeline.datasets.kinds import kind_of
 from pipeline.datasets.packed_survey import survey_packed
 from pipeline.datasets.survey import SURVEYS
 from pipeline.options import DataOptions, KindName, num_threads
-from pipeline.picture import examine
-from pipeline.sixteen_bit import MOST, describe
+from pipeline.picture import Examination
 
 
 def check(
@@ -26,19 +23,14 @@ def check(
     """
     kind = kind_of(root, kind)
     survey = (SURVEYS | {"packed": survey_packed})[kind](root)
-    files = sorted(survey.files)
-    num_16_bit, histogram = 0, np.zeros(MOST + 1, np.int64)
+    files, examination = sorted(survey.files), Examination()
     with ThreadPoolExecutor(num_threads(DataOptions())) as pool:
         images = (survey.contents.get(file, survey.root / file) for file in files)
-        examined = pool.map(examine, images)
-        for done, (file, found) in enumerate(zip(files, examined, strict=True), start=1):
-            if found.flaw:
-                survey.fault(found.flaw.kind, file, f"{found.flaw.text}; restore it")
-            if found.values is not None:
-                num_16_bit += 1
-                histogram[found.values] += found.times
+        flaws = pool.map(examination.flaw_of, images)
+        for done, (file, flaw) in enumerate(zip(files, flaws, strict=True), start=1):
+            if flaw:
+                survey.fault(flaw.kind, file, f"{flaw.text}; restore it")
             if done % 64 == 0 or done == len(files):
                 on_progress(done, len(files))
-    if num_16_bit:
-        survey.notes.append(describe(num_16_bit, histogram))
+    survey.notes += examination.notes()
     return kind, survey

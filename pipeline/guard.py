@@ -4,7 +4,7 @@ A header that the parser refuses inside a running batch can crash the process (D
 samples' threads outlive the exception), and a few bytes that claim a huge picture are decoded at
 full size. So each file's header is parsed once, when it is first used (25 µs a file), and a JPEG's
 end is looked for; PIL decodes one that has none. Other damage raises in DALI, and `why_undecodable`
-finds the file.
+finds the file. Of PNG and BMP files PIL reads the header, too.
 """
 
 import os
@@ -45,7 +45,7 @@ class Looked(NamedTuple):
 
 
 def look(image: Encoded) -> Looked:
-    """Parses the image's header; decodes only a JPEG without an end."""
+    """Parses the image's header; only a JPEG without an end is decoded."""
     content = read(image)
     if isinstance(content, Flaw):
         return Looked(content)
@@ -65,7 +65,9 @@ def look(image: Encoded) -> Looked:
         flaw = Flaw("other format", f"is a {codec} file; expected {', '.join(FORMATS)}")
     elif height * width > MAX_PIXELS:
         flaw = Flaw("oversized", f"claims {width} x {height} pixels, more than {MAX_PIXELS}")
-    elif codec == "jpeg" and not _has_an_end(bytes(content)):
+    elif codec != "jpeg":  # a BMP of negative width passes the parser
+        flaw = _flaw_of(decode(content, only_header=True))
+    elif not _has_an_end(bytes(content)):
         flaw = _flaw_of(decode(content))
     return Looked(flaw, codec, is_16_bit)
 
@@ -100,7 +102,9 @@ def read(image: Encoded) -> UInt8[ndarray, " _"] | Flaw:
         return Flaw("unreadable", f"cannot be read ({error})")
 
 
-def decode(content: UInt8[ndarray, " _"] | bytes, shrink: int = 1) -> Image.Image | Flaw:
+def decode(
+    content: UInt8[ndarray, " _"] | bytes, shrink: int = 1, only_header: bool = False
+) -> Image.Image | Flaw:
     """The image's pixels as PIL decodes them, or what PIL has against it.
 
     A JPEG may be decoded at 1/`shrink` of its size, 2, 4 or 8, which is faster.
@@ -109,13 +113,15 @@ def decode(content: UInt8[ndarray, " _"] | bytes, shrink: int = 1) -> Image.Imag
         with Image.open(BytesIO(bytes(content))) as opened:
             if shrink > 1:
                 opened.draft(None, (opened.width // shrink or 1, opened.height // shrink or 1))
-            opened.load()
+            if not only_header:
+                opened.load()
             return opened
     except MemoryError:  # the machine's
         raise
     except Exception as error:  # of which PIL has many classes, and its plugins raise any
         said = " ".join(str(error).partition(" <_io")[0].split()) or type(error).__name__
         kind = "truncated" if "truncated" in said else "damaged pixels"
+        kind = "damaged header" if only_header else kind
         return Flaw(kind, f"cannot be decoded ({said})")
 
 

@@ -1,40 +1,47 @@
-"""What `data check` finds in one image."""
+"""What `data check` finds in images."""
 
-from typing import NamedTuple
+from threading import Lock
 
 import numpy as np
-from jaxtyping import Int64, UInt16
-from numpy import ndarray
 
 from pipeline.guard import Encoded, Flaw, decode, look, read
 from pipeline.jpeg import why_incomplete
-from pipeline.sixteen_bit import read_counts
+from pipeline.sixteen_bit import MOST, describe, read_counts
 
 
-class Examined(NamedTuple):
-    """An image's flaw, if it has one; of a 16-bit image its values, and how often each occurs."""
+class Examination:
+    """Examines the images of a data set, in several threads, and adds up what 16-bit ones hold."""
 
-    flaw: Flaw | None = None
-    values: UInt16[ndarray, " v"] | None = None
-    times: Int64[ndarray, " v"] | None = None
+    def __init__(self) -> None:
+        self.num_16_bit = 0
+        self.histogram = np.zeros(MOST + 1, np.int64)  # how often each count occurs
+        self._lock = Lock()
 
+    def flaw_of(self, image: Encoded) -> Flaw | None:
+        """Decodes the image; the reason why it cannot serve, or lacks a part, or None."""
+        content = read(image)
+        if isinstance(content, Flaw):
+            return content
+        looked = look(content)
+        if looked.flaw:
+            return looked.flaw
+        if looked.codec == "jpeg":
+            return why_incomplete(bytes(content))
+        decoded = decode(content)
+        if isinstance(decoded, Flaw):
+            return decoded
+        return self._count(content) if looked.is_16_bit else None
 
-def examine(image: Encoded) -> Examined:
-    """Decodes the image, and looks for what a decoder keeps to itself."""
-    content = read(image)
-    if isinstance(content, Flaw):
-        return Examined(content)
-    looked = look(content)
-    if looked.flaw:
-        return Examined(looked.flaw)
-    if looked.codec == "jpeg":
-        return Examined(why_incomplete(bytes(content)))
-    decoded = decode(content)
-    if isinstance(decoded, Flaw):
-        return Examined(decoded)
-    if not looked.is_16_bit:
-        return Examined()
-    try:
-        return Examined(None, *np.unique(read_counts(content), return_counts=True))
-    except RuntimeError as error:
-        return Examined(Flaw("damaged pixels", f"cannot be decoded ({error})"))
+    def _count(self, content: np.ndarray) -> Flaw | None:
+        try:
+            counts, times = np.unique(read_counts(content), return_counts=True)
+        except RuntimeError as error:
+            return Flaw("damaged pixels", f"cannot be decoded ({error})")
+        with self._lock:
+            self.num_16_bit += 1
+            self.histogram[counts] += times
+        return None
+
+    def notes(self) -> list[str]:
+        """What is to be known of the images, but need not be mended."""
+        return [describe(self.num_16_bit, self.histogram)] if self.num_16_bit else []

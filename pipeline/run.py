@@ -17,7 +17,8 @@ from pipeline.errors import BadImageError, is_out_of_memory
 from pipeline.graph import evaluation_graph
 from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions
-from pipeline.source import EvaluationSource, Reader
+from pipeline.reader import Reader
+from pipeline.source import EvaluationSource
 
 FARTHEST_AHEAD = 32  # batches that a host may be ahead of its GPU: 400 MB of the paper's
 

@@ -4,9 +4,7 @@ DALI asks ahead of the consumer (prefetch). At the end of the plan the source ra
 DALI drains, and only then is the next epoch begun: its first batch already sees the new P̂.
 """
 
-import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,83 +16,11 @@ from pipeline.datasets.records import Index, Modality
 from pipeline.draws import draw
 from pipeline.errors import BadImageError, InputError
 from pipeline.groups import group
-from pipeline.guard import Flaw, look, read
 from pipeline.options import DataOptions
+from pipeline.reader import Reader
 from pipeline.sampler import Share, check, num_steps, plan_epoch
-from pipeline.sixteen_bit import to_8_bit
 
 Batch = ndarray | list[ndarray] | Tensor
-
-
-def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> UInt8[ndarray, "n length"]:
-    """Each row's absolute path as uint8 characters, which is how DALI's file reader takes it.
-
-    All of one length, with further slashes in front: DALI takes one array faster than n of them.
-    """
-    prefix = os.fsencode(os.path.abspath(index.root)) + b"/"
-    paths = [prefix + bytes(path) for path in index.paths[rows]]
-    length = max(map(len, paths))
-    return np.frombuffer(b"".join(path.rjust(length, b"/") for path in paths), np.uint8).reshape(
-        len(paths), length
-    )
-
-
-class Reader:
-    """Reads an index's images for a graph; looks at each one's header before DALI first meets it.
-
-    The graph is fed paths, which it reads itself. Of packed data sets it is fed bytes, and of loose
-    files too if `range_16bit` is given: 16-bit images are scaled on the way (`sixteen_bit`).
-    """
-
-    def __init__(self, index: Index, range_16bit: tuple[int, int] | None) -> None:
-        self.index = index
-        self.range_16bit = range_16bit
-        self.gives_bytes = index.is_packed or range_16bit is not None
-        self._seen = np.zeros(len(index), bool)
-        self._is_16_bit = np.zeros(len(index), bool)
-        self._threads = ThreadPoolExecutor(16)  # they wait for the disk, not for a core
-
-    def __call__(self, rows: Int64[ndarray, " n"]) -> ndarray | list[ndarray]:
-        """What the graph reads of `rows`; raises `BadImageError` for the first that cannot serve.
-
-        Raises `InputError` for a 16-bit image if no range is given.
-        """
-        self._look(np.unique(rows[~self._seen[rows]]))
-        if not self.gives_bytes:
-            return encode_paths(self.index, rows)
-        if self.index.members and self.range_16bit is None:
-            # DALI copies those. Without a copy they would have to stay mapped until the last batch
-            # in flight is decoded, and Python tells of no order in which what nobody holds goes.
-            return [self.index.members.content(row) for row in rows]
-        return list(self._threads.map(self._content, rows))
-
-    def _look(self, new: Int64[ndarray, " n"]) -> None:
-        images = [self.index.image(row) for row in new]
-        for row, found in zip(new, self._threads.map(look, images), strict=True):
-            if found.flaw:
-                raise BadImageError(self.index.path(row), int(row), found.flaw.text)
-            if found.is_16_bit and self.range_16bit is None:
-                raise InputError(
-                    f"{self.index.path(row)}: has 16 bits a channel; train with --data.range-16bit "
-                    "LOW HIGH, the values to become black and white (`cdp data check` prints those "
-                    "that a data set uses), or convert it to 8 bits"
-                )
-            self._is_16_bit[row] = found.is_16_bit
-            self._seen[row] = True
-
-    def _content(self, row: np.int64) -> UInt8[ndarray, " _"]:
-        content = read(self.index.image(row))
-        if isinstance(content, Flaw):
-            raise BadImageError(self.index.path(row), int(row), content.text)
-        if self.range_16bit is None or not self._is_16_bit[row]:
-            return content
-        try:
-            return to_8_bit(content, *self.range_16bit)
-        except RuntimeError as error:
-            words = " ".join(str(error).split())
-            raise BadImageError(
-                self.index.path(row), int(row), f"cannot be decoded ({words})"
-            ) from error
 
 
 @runtime_checkable
