@@ -8,9 +8,14 @@ from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
 from pipeline.datasets.records import Index
-from pipeline.errors import BadImageError, InputError
+from pipeline.errors import BadImageError
 from pipeline.guard import Flaw, look, read
 from pipeline.sixteen_bit import to_8_bit
+
+GIVE_A_RANGE = (
+    "train with --data.range-16bit LOW HIGH, the values that become black and white (`cdp data "
+    "check` prints those that a data set uses), or convert it to 8 bits"
+)
 
 
 def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> UInt8[ndarray, "n length"]:
@@ -44,7 +49,7 @@ class Reader:
     def __call__(self, rows: Int64[ndarray, " n"]) -> ndarray | list[ndarray]:
         """What the graph reads of `rows`; raises `BadImageError` for the first that cannot serve.
 
-        Raises `InputError` for a 16-bit image if no range is given.
+        A 16-bit image cannot if no range is given.
         """
         if self.gives_bytes:
             return self.contents(rows)
@@ -68,11 +73,7 @@ class Reader:
             if found.flaw:
                 raise self._bad(row, found.flaw.text)
             if found.is_16_bit and self.range_16bit is None:
-                raise InputError(
-                    f"{self.index.path(row)}: has 16 bits a channel; train with --data.range-16bit "
-                    "LOW HIGH, the values to become black and white (`cdp data check` prints those "
-                    "that a data set uses), or convert it to 8 bits"
-                )
+                raise self._bad(row, "has 16 bits a channel", GIVE_A_RANGE)
             self._is_16_bit[row] = found.is_16_bit
             self._seen[row] = True
 
@@ -87,5 +88,5 @@ class Reader:
         except RuntimeError as error:
             raise self._bad(row, f"cannot be decoded ({' '.join(str(error).split())})") from error
 
-    def _bad(self, row: np.int64, reason: str) -> BadImageError:
-        return BadImageError(self.index.path(row), int(row), reason)
+    def _bad(self, row: np.int64, reason: str, *mend: str) -> BadImageError:
+        return BadImageError(self.index.path(row), int(row), reason, *mend)

@@ -29,7 +29,7 @@ def to_8_bit(png: UInt8[ndarray, " _"], low: int, high: int) -> UInt8[ndarray, "
 
     Raises `RuntimeError` if it is damaged.
     """
-    scaled = (np.arange(MOST + 1) - low) * (255 / (high - low))
+    scaled = (np.arange(MOST + 1) - low) * 255 / (high - low)
     pixels = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)[read_counts(png)]
     file = BytesIO()
     Image.fromarray(pixels).save(file, "BMP")
@@ -40,7 +40,8 @@ def suggested_range(histogram: Int64[ndarray, " counts"]) -> tuple[int, int]:
     """The range that holds `INNER` of all counts, half of the others on either side."""
     share = np.cumsum(histogram) / histogram.sum()
     low, high = (int(np.searchsorted(share, s)) for s in ((1 - INNER) / 2, (1 + INNER) / 2))
-    return min(low, MOST - 1), max(high, low + 1)
+    low = min(low, MOST - 1)
+    return low, max(high, low + 1)
 
 
 def describe(num_images: int, histogram: Int64[ndarray, " counts"]) -> str:
