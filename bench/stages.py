@@ -110,7 +110,7 @@ def _step_sides(session: Session) -> dict[str, Side]:
 
     def backward() -> object:
         step.optimizer.zero_grad()
-        return step.forward(batch)[0].backward()
+        return step.forward(batch)[0][0].backward()
 
     def whole() -> object:
         return step(batch)

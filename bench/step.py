@@ -8,7 +8,7 @@ import torch
 from bench.measure import Side
 from bench.session import Session
 from model.network import Network
-from pipeline.loader import PairedBatch
+from pipeline.batch import PairedBatch
 from pipeline.options import num_views
 from train import runtime
 from train.dhsm import Confidence

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.datasets.findings import Survey
-from pipeline.datasets.kinds import kind_of
-from pipeline.datasets.packed_survey import survey_packed
-from pipeline.datasets.survey import SURVEYS
+from pipeline.datasets.findings import Findings
+from pipeline.datasets.kinds import kind_of, survey
 from pipeline.options import DataOptions, KindName, num_threads
 from pipeline.picture import Examination
 
@@ -16,21 +14,23 @@ def check(
     root: Path,
     kind: KindName = "auto",
     on_progress: Callable[[int, int], None] = lambda done, of: None,
-) -> tuple[KindName, Survey]:
+) -> tuple[KindName, Findings]:
     """The data set's kind, and what was found; decodes every image, in a thread a core.
 
     Raises `InputError` if there is no data set of a known kind at `root`.
     """
     kind = kind_of(root, kind)
-    survey = (SURVEYS | {"packed": survey_packed})[kind](root)
-    files, examination = sorted(survey.files), Examination()
+    found = survey(root, kind)
+    files, examination = sorted(found.files), Examination()
     with ThreadPoolExecutor(num_threads(DataOptions())) as pool:
-        images = (survey.contents.get(file, survey.root / file) for file in files)
+        images = (found.contents.get(file, found.folder / file) for file in files)
         flaws = pool.map(examination.flaw_of, images)
         for done, (file, flaw) in enumerate(zip(files, flaws, strict=True), start=1):
             if flaw:
-                survey.fault(flaw.kind, file, f"{flaw.text}; restore it")
+                note = found.warn if flaw.is_usable else found.fault
+                note(flaw.kind, file, f"{flaw.text}; restore it")
             if done % 64 == 0 or done == len(files):
                 on_progress(done, len(files))
-    survey.notes += examination.notes()
-    return kind, survey
+    for note in examination.notes():
+        found.warn("16-bit images", found.root, note)
+    return kind, found

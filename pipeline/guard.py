@@ -15,11 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
+from PIL import Image
 
 os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # we say what is wrong, and where
-
-from nvidia import nvimgcodec
-from PIL import Image
 
 FORMATS = ("jpeg", "png", "bmp")
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM")
@@ -30,10 +28,11 @@ Encoded = Path | UInt8[ndarray, " _"]  # a file, or its content
 
 
 class Flaw(NamedTuple):
-    """Why a file cannot serve: a short name for tables, and the words of an error message."""
+    """What is wrong with a file: a short name for tables, and the words of an error message."""
 
     kind: str
     text: str
+    is_usable: bool = False  # decoders take it all the same
 
 
 class Looked(NamedTuple):
@@ -51,6 +50,8 @@ def look(image: Encoded) -> Looked:
         return Looked(content)
     if not len(content):
         return Looked(Flaw("zero bytes", "is empty"))
+    from nvidia import nvimgcodec  # here, so that what reads no image can do without it
+
     try:
         stream = nvimgcodec.CodeStream(content)
         height, width, codec = stream.height, stream.width, stream.codec_name

@@ -49,7 +49,7 @@ def why_incomplete(jpeg: bytes) -> Flaw | None:
     if frame is None or segments[-1].marker != END:
         return None
     if progressive and _lacks_scans(frame, segments):
-        return Flaw("cut short", "is cut short: its last scans are missing, so that it is blurred")
+        return _cut_short("its last scans are missing, so that it is blurred")
     end = segments[-1].at
     other = decode(jpeg[:end] + FURTHER_DATA + jpeg[end:], shrink)
     changed = None if isinstance(other, Flaw) else ImageChops.difference(picture, other).getbbox()
@@ -57,7 +57,11 @@ def why_incomplete(jpeg: bytes) -> Flaw | None:
         return None
     share = 1 - changed[1] / picture.height
     what = "not complete" if progressive else "flat, filled in by the decoder"
-    return Flaw("cut short", f"is cut short: the lower {share:.0%} of it is {what}")
+    return _cut_short(f"the lower {share:.0%} of it is {what}")
+
+
+def _cut_short(what: str) -> Flaw:
+    return Flaw("cut short", f"is cut short: {what}", is_usable=True)
 
 
 def _segments(jpeg: bytes) -> Iterator[Segment]:

@@ -18,7 +18,7 @@ class Examination:
         self._lock = Lock()
 
     def flaw_of(self, image: Encoded) -> Flaw | None:
-        """Decodes the image; the reason why it cannot serve, or lacks a part, or None."""
+        """Decodes the image; what is wrong with it, or None."""
         content = read(image)
         if isinstance(content, Flaw):
             return content

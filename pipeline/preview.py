@@ -51,7 +51,7 @@ def preview(
         columns.append(pixels[rgb, 1])
     originals = pixels[rgb, 0]
     infrared, jittered = pixels[~rgb, 0], pixels[~rgb, 1]
-    pids = loader.source.pids[batch.pids.numpy()[rgb]]
+    pids = loader.plan.pids[batch.pids.numpy()[rgb]]
     sheet([originals, *columns, infrared, jittered], COLUMNS, pids).save(out)
 
 

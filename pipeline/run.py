@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from numpy import ndarray
-from nvidia.dali import Pipeline
 from torch import Tensor
 
 from pipeline.datasets.records import Index
 from pipeline.errors import BadImageError, is_out_of_memory
-from pipeline.graph import evaluation_graph
 from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions
 from pipeline.reader import Reader
@@ -47,7 +45,7 @@ def device_id(device: torch.device) -> int | None:
 
 
 def run(
-    pipeline: Pipeline, source: Source, device: torch.device
+    pipeline: Any, source: Source, device: torch.device
 ) -> Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]]:
     """Yields each batch's rows and outputs, as torch tensors without a copy; else as `run_raw`."""
     batches = run_raw(pipeline, source, device)
@@ -59,7 +57,7 @@ def run(
 
 
 def run_raw(
-    pipeline: Pipeline, source: Source, device: torch.device
+    pipeline: Any, source: Source, device: torch.device
 ) -> Generator[tuple[Int64[ndarray, " n"], tuple[Any, ...]], None, None]:
     """Yields each batch's rows and outputs as DALI has them; cleans up when abandoned half-way.
 
@@ -101,7 +99,7 @@ def run_raw(
         _drain(pipeline)
 
 
-def _drain(pipeline: Pipeline) -> None:
+def _drain(pipeline: Any) -> None:
     """Takes what is in flight, good or bad, so that the next epoch starts with its own batches."""
     for _ in range(pipeline.prefetch_queue_depth + 2):  # a broken pipeline raises for ever
         try:
@@ -146,6 +144,8 @@ def _first_undecodable(
     source: Source, rows: Int64[ndarray, " n"], device: torch.device
 ) -> tuple[int, str] | None:
     """The first row that DALI cannot decode by itself, and what it says of it."""
+    from pipeline.graph import evaluation_graph
+
     alone = EvaluationSource(source.index, batch=1, range_16bit=source.read.range_16bit)
     alone.begin(rows)
     packed = alone.read.gives_bytes

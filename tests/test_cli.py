@@ -151,7 +151,7 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
             "a.npz: no such",
         ),
         (["data", "check", "/nowhere"], "/nowhere: no such folder"),
-        (["data", "check", "PEOPLE", "--kind", "regdb"], "faults (bad list"),
+        (["data", "check", "PEOPLE", "--kind", "regdb"], "faults (missing list"),
         (["bench", "nonsense"], "no part 'nonsense'; there are stages, loader, peers, step"),
         (["bench", "step", "--preset", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
         (["bench", "loader", "--json", "/proc/x/b.json"], "/proc/x/b.json: cannot make its folder"),

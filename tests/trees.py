@@ -94,6 +94,8 @@ def llcm(root: Path, num_train: int = 6, num_test: int = 5, write: Write = paint
     cameras = {"vis": (1, 2, 3, 4, 5, 6, 7, 8, 9), "nir": (1, 2, 4, 5, 6, 7, 8, 9)}
     for name, of_modality in cameras.items():
         lines = []
+        for camera in of_modality:
+            (root / f"test_{name}" / f"cam{camera}").mkdir(parents=True)
         for pid in range(1, num_train + num_test + 1):
             for camera in sorted(rng.sample(of_modality, 3)):
                 is_test = pid > num_train
@@ -112,7 +114,9 @@ def llcm(root: Path, num_train: int = 6, num_test: int = 5, write: Write = paint
     return root
 
 
-def table(root: Path, num_train: int = 6, num_test: int = 5, roles: bool = True) -> Path:
+def table(
+    root: Path, num_train: int = 6, num_test: int = 5, roles: bool = True, write: Write = paint
+) -> Path:
     """A CSV file of JPEG, PNG and BMP images, two cameras a modality."""
     (root / "pictures").mkdir(parents=True)
     lines = ["path,pid,camid,modality,split" + (",role" if roles else "")]
@@ -123,7 +127,7 @@ def table(root: Path, num_train: int = 6, num_test: int = 5, roles: bool = True)
             for image in range(3):
                 suffix = ("jpg", "png", "bmp")[image]
                 path = f"pictures/{pid}-{camid}-{image}.{suffix}"
-                paint(root / path, pid, infrared)
+                write(root / path, pid, infrared)
                 modality = "ir" if infrared else "rgb"
                 role = ("query" if infrared else "gallery") if split == "test" else ""
                 lines.append(f"{path},{pid},{camid},{modality},{split}" + (f",{role}" * roles))

@@ -1,11 +1,14 @@
-"""Finds the data set of a run; makes the embedded one when none is named."""
+"""What the commands do with data sets: find, make, check and pack them."""
 
 import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 
+from pipeline.check import check as check_data_set
 from pipeline.datasets import packing, synthetic
+from pipeline.datasets.kinds import KINDS
+from pipeline.errors import InputError
 from pipeline.options import KindName
 from train.reporting.display import Display
 
@@ -42,3 +45,18 @@ def pack(
     )
     for view, reason in done.left_out.items():
         display.say(f"note      without {view}: {reason}")
+
+
+def check(root: Path, kind: KindName, display: Display) -> None:
+    """Shows what a data set holds; raises `InputError` if something has to be mended."""
+    with display.progress("images") as progress:
+        kind, found = check_data_set(root, kind, progress)
+    display.say(f"{root}: {KINDS[kind].layout}")
+    display.say(f"{len(found.files)} images were opened")
+    display.findings(found)
+    if found.faults:
+        raise InputError(
+            f"{root}: {len(found.faults)} faults ({', '.join(found.by_kind())}); mend them and "
+            "check again"
+        )
+    display.say("no fault")

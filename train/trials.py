@@ -8,7 +8,13 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline.datasets import regdb
-from pipeline.datasets.kinds import KINDS, kind_of, original_kind
+from pipeline.datasets.kinds import (
+    KINDS,
+    kind_of,
+    original_kind,
+    read_protocol,
+    read_training,
+)
 from pipeline.errors import InputError
 from pipeline.options import Trial
 from train import config, run_folder
@@ -38,6 +44,10 @@ def train_trials(
     if KINDS[original_kind(root, kind)].num_trials == 1:
         raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
     run_folder.check_free(run_dir, overwrite)
+    for trial in TRIALS:  # a fault of the last one must not wait for nine trainings
+        data = _of_trial(cfg, trial).data
+        read_training(data, root)
+        read_protocol(data, root)
 
     def begin() -> None:
         run_folder.create(run_dir, config.to_json(cfg), overwrite)

@@ -1,10 +1,15 @@
-"""What looking at a data set found: counts beside those expected, and faults to mend."""
+"""What reading a data set found: faults to mend, warnings, and counts beside those expected."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from numpy import ndarray
+
+from pipeline.datasets.records import Index
+from pipeline.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,30 +21,70 @@ class Fault:
     text: str
 
 
+class FaultError(InputError):
+    """The first fault of a data set that was to be used; `kind` is the fault's."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 @dataclass(slots=True)
-class Survey:
-    """What was found at a data set's root."""
+class Findings:
+    """What was found at `root`, the folder or CSV file that the user named.
+
+    Readers note faults here and read on, so that `data check` shows all of them; to use the data
+    set, `settle` raises the first.
+    """
 
     root: Path
-    files: set[str] = field(default_factory=set)  # images to look at, relative to root
-    contents: dict[str, ndarray] = field(default_factory=dict)  # of those that are no files
     faults: list[Fault] = field(default_factory=list)
+    warnings: list[Fault] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)  # images to decode, relative to `folder`
+    contents: dict[str, ndarray] = field(default_factory=dict)  # of those inside tar files
     counts: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # found, expected
-    notes: list[str] = field(default_factory=list)  # to know, but nothing to mend
+
+    @property
+    def folder(self) -> Path:
+        """The folder that paths are relative to."""
+        return self.root.parent if self.root.is_file() else self.root
 
     def fault(self, kind: str, where: object, text: str) -> None:
-        """Notes a fault; `where` is shown relative to the root."""
-        name = str(where).removeprefix(f"{self.root}{os.sep}")
-        self.faults.append(Fault(kind, name, text))
+        """Notes a fault; `where` is a path, perhaps with more words, shown relative to `folder`."""
+        self.faults.append(Fault(kind, self._short(where), text))
+
+    def warn(self, kind: str, where: object, text: str) -> None:
+        """Notes what may be wrong, and does not stop anything."""
+        self.warnings.append(Fault(kind, self._short(where), text))
+
+    @contextmanager
+    def noting(self, kind: str, where: Path) -> Iterator[None]:
+        """Turns an `InputError`, whose message is `WHERE…: text`, into a fault."""
+        try:
+            yield
+        except InputError as error:
+            more, _, text = str(error).removeprefix(str(where)).partition(": ")
+            self.fault(kind, f"{where}{more}", text)
+
+    def only(self, *kinds: str) -> bool:
+        """Is there no fault but of these kinds?"""
+        return all(fault.kind in kinds for fault in self.faults)
+
+    def merge(self, other: "Findings") -> None:
+        """Takes over what `other` found, each fault and warning once."""
+        for mine, theirs in ((self.faults, other.faults), (self.warnings, other.warnings)):
+            known = {(fault.kind, fault.where) for fault in mine}
+            mine += [fault for fault in theirs if (fault.kind, fault.where) not in known]
+        self.files |= other.files
+
+    def look_at(self, index: Index) -> None:
+        """Adds an index's images to those to decode."""
+        inside = os.path.join(os.path.abspath(self.folder), "")
+        self.files |= {name.removeprefix(inside) for name in index.names()}
 
     def count(self, found: dict[str, int], expected: dict[str, int]) -> None:
         """Notes numbers found beside those expected, where something is."""
         self.counts |= {what: (number, expected.get(what)) for what, number in found.items()}
-
-    def error(self, kind: str, message: str) -> None:
-        """Notes an error whose message is `where: text`."""
-        where, _, text = message.partition(": ")
-        self.fault(kind, where, text)
 
     def by_kind(self) -> dict[str, list[Fault]]:
         """The faults by kind, in order of appearance."""
@@ -47,3 +92,20 @@ class Survey:
         for fault in self.faults:
             kinds.setdefault(fault.kind, []).append(fault)
         return kinds
+
+    def settle(self, warn: Callable[[str], None], forgiven: str = "") -> None:
+        """Hands on the warnings, and raises the first fault that is not of the kind `forgiven`."""
+        for warning in self.warnings:
+            warn(f"{self._long(warning.where)}: {warning.text}")
+        faults = [fault for fault in self.faults if fault.kind != forgiven]
+        if not faults:
+            return
+        first, num_more = faults[0], len(faults) - 1
+        more = f" (and {num_more} more: cdp data check {self.root} shows all)" if num_more else ""
+        raise FaultError(f"{self._long(first.where)}: {first.text}{more}", first.kind)
+
+    def _short(self, where: object) -> str:
+        return str(where).removeprefix(f"{self.folder}{os.sep}")
+
+    def _long(self, where: str) -> str:
+        return os.path.join(self.folder, where)

@@ -1,71 +1,24 @@
-"""The kinds of data set, one row each: how its folder is told, and who reads it.
-
-Nothing downstream of `training` and `protocol` knows which data set it is.
-"""
+"""The kinds of data set. Nothing downstream of what is read here knows which one it is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets import llcm, packed, regdb, sysu, table
+from pipeline.datasets.findings import Findings
+from pipeline.datasets.layout import Kind
 from pipeline.datasets.records import Index, Protocol
 from pipeline.errors import InputError
 from pipeline.options import DataOptions, KindName
 
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A layout of files."""
-
-    layout: str
-    marks: tuple[str, ...]  # what the root holds, in a folder that is told by it
-    training: Callable[[DataOptions, Path], Index]
-    protocol: Callable[[DataOptions, Path], Protocol]
-    num_trials: int = 1  # trainings that the protocol asks for
-    splits: tuple[str, ...] = ("train+val",)  # those that its reader tells apart
-
-
-def _one_trial(options: DataOptions) -> int:
-    if options.trial == "all":
-        raise InputError("--data.trial all: one trial is read at a time; pass one of 1…10")
-    return options.trial
-
-
 KINDS: dict[KindName, Kind] = {
-    "sysu": Kind(
-        "SYSU-MM01: cam1…cam6, exp/*_id.txt, exp/rand_perm_cam.mat",
-        ("exp", "cam1"),
-        lambda options, root: sysu.read_training(root, options.split),
-        lambda options, root: sysu.read_protocol(root, options.stand_in_galleries),
-        splits=("train", "train+val"),
-    ),
-    "regdb": Kind(
-        "RegDB: Visible, Thermal, idx/{train,test}_{visible,thermal}_{1…10}.txt",
-        ("Visible", "Thermal", "idx"),
-        lambda options, root: regdb.read_training(root, _one_trial(options)),
-        lambda options, root: regdb.read_protocol(root, _one_trial(options)),
-        num_trials=regdb.NUM_TRIALS,
-    ),
-    "llcm": Kind(
-        "LLCM: idx/train_{vis,nir}.txt, idx/test_id.txt, test_vis, test_nir",
-        ("idx", "test_vis", "test_nir"),
-        lambda options, root: llcm.read_training(root),
-        lambda options, root: llcm.read_protocol(root),
-    ),
-    "table": Kind(
-        "a CSV file with the columns path,pid,camid,modality,split and, optionally, role",
-        (),
-        lambda options, root: table.read_training(root, options.split),
-        lambda options, root: table.read_protocol(root),
-        splits=("train", "train+val"),
-    ),
-    "packed": Kind(
-        "a data set that `cdp data pack` wrote: pack.json, shard-*.tar, index",
-        (),
-        lambda options, root: packed.read_training(root, options.split, _one_trial(options)),
-        lambda options, root: packed.read_protocol(root, _one_trial(options)),
-    ),
+    "sysu": sysu.KIND,
+    "regdb": regdb.KIND,
+    "llcm": llcm.KIND,
+    "table": table.KIND,
+    "packed": packed.KIND,
 }
+# Faults of which one says that there is nothing to train on, or to test.
+ONE_SIDED = ("no training", "no test")
 
 
 def kind_of(root: Path, kind: KindName = "auto") -> KindName:
@@ -100,14 +53,51 @@ def original_kind(root: Path, kind: KindName = "auto") -> KindName:
     return packed.read_kind(root) if kind == "packed" else kind
 
 
-def read_training(options: DataOptions, root: Path) -> Index:
-    """The training images of `options` at `root`; raises `InputError` as the data set's reader."""
+def read_training(
+    options: DataOptions, root: Path, warn: Callable[[str], None] = lambda text: None
+) -> Index:
+    """The training images of `options` at `root`; no file of the test is needed.
+
+    Warnings go to `warn`, a line each. Raises `InputError` naming the first fault of lists and
+    folders; missing files pass if `options` say that bad images are skipped.
+    """
     kind, original = kind_of(root, options.kind), original_kind(root, options.kind)
+    _check_trial(options)
     if options.trial != 1 and KINDS[original].num_trials == 1:
         raise InputError(f"--trial {options.trial}: {original} has one training; leave --trial out")
-    return KINDS[kind].training(options, root)
+    found = Findings(root)
+    index = KINDS[kind].read_training(root, options, found)
+    found.settle(warn, forgiven="missing file" if options.on_bad_image == "skip" else "")
+    return index
 
 
-def read_protocol(options: DataOptions, root: Path) -> Protocol:
-    """How to test at `root`; raises `InputError` as the data set's reader does."""
-    return KINDS[kind_of(root, options.kind)].protocol(options, root)
+def read_protocol(
+    options: DataOptions, root: Path, warn: Callable[[str], None] = lambda text: None
+) -> Protocol:
+    """How to test at `root`; warns and raises as `read_training` does, and forgives nothing."""
+    _check_trial(options)
+    found = Findings(root)
+    protocol = KINDS[kind_of(root, options.kind)].read_protocol(root, options, found)
+    found.settle(warn)
+    assert protocol is not None, "a reader that gives none says why"
+    return protocol
+
+
+def survey(root: Path, kind: KindName) -> Findings:
+    """What a data set of a known kind holds, all splits and trials; decodes no image.
+
+    These are the faults at which `read_training` and `read_protocol` stop, with default options.
+    """
+    found = Findings(root)
+    KINDS[kind].survey(root, DataOptions(kind=kind), found)
+    found.files -= {fault.where for fault in found.faults if fault.kind == "missing file"}
+    lacking = [fault for fault in found.faults if fault.kind in ONE_SIDED]
+    if len({fault.kind for fault in lacking}) == 1:  # enough for the other
+        found.faults = [fault for fault in found.faults if fault.kind not in ONE_SIDED]
+        found.warnings += lacking
+    return found
+
+
+def _check_trial(options: DataOptions) -> None:
+    if options.trial == "all":
+        raise InputError("--data.trial all: one trial is read at a time; pass one of 1…10")

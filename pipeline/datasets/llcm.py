@@ -17,31 +17,69 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from pipeline.datasets.lists import list_images, read_id_list, read_list
+from pipeline.datasets.findings import Findings
+from pipeline.datasets.layout import Kind
+from pipeline.datasets.lists import (
+    find_missing_files,
+    find_missing_modality,
+    list_folders,
+    list_images,
+    number_of,
+    read_ids,
+    read_list,
+    repeated,
+)
 from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial, make_index
 from pipeline.datasets.rules import RULES
-from pipeline.errors import InputError
+from pipeline.options import DataOptions
 
 CAMERAS = {  # folder: cameras; no infrared image of camera 3 exists
     "vis": (Modality.RGB, (1, 2, 3, 4, 5, 6, 7, 8, 9)),
     "nir": (Modality.IR, (1, 2, 4, 5, 6, 7, 8, 9)),
 }
+TEST_IDS = "idx/test_id.txt"
 NUM_TRIALS = 10
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+COUNTS = {
+    "identities, train": 713,
+    "identities, test": 351,
+    "visible images, train": 16946,
+    "infrared images, train": 13975,
+    "visible images, test": 8680,
+    "infrared images, test": 7166,
+}
 
 
-def read_training(root: Path) -> Index:
-    """Reads the training lists; raises `InputError` naming a missing list or a bad line."""
+def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
+    """The images of the training lists."""
     rows: list[tuple[str, int, int, Modality]] = []
     for name, (modality, _) in CAMERAS.items():
-        for path, label in read_list(root, f"train_{name}.txt"):
+        (other,) = CAMERAS.keys() - {name}
+        for number, path, label in read_list(root, f"train_{name}.txt", found):
+            words = re.split("[/_.]", path)
+            if other in words and name not in words:
+                text = f"{path} is of the other modality; restore the list"
+                found.fault("other modality", f"{root}/idx/train_{name}.txt, line {number}", text)
             rows.append((path, label, camid_of(path), modality))
-    return make_index(root, rows)
+    index = make_index(root, rows)
+    for row, _ in repeated(index.paths):
+        text = "is in both training lists; take it out of one of them"
+        found.fault("listed twice", index.path(row), text)
+    find_missing_files(found, index, [f"idx/train_{name}.txt" for name in CAMERAS])
+    if found.only("missing file"):
+        where = f"{root / 'idx/train_*.txt'}, label {{}}"
+        find_missing_modality(found, index, where, stops=options.sampling == "balanced")
+    return index
 
 
-def read_protocol(root: Path) -> Protocol:
-    """Reads the test images and ten trials of each mode; `InputError` if there are none to rank."""
-    index = read_test(root)
+def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol | None:
+    """The test images and ten trials of each mode."""
+    if not any((root / name).exists() for name in (TEST_IDS, "test_vis", "test_nir")):
+        text = "neither this list nor test_vis, test_nir are there: only to be trained (--no-test)"
+        found.fault("no test", root / TEST_IDS, text)
+        return None
+    index = read_test(root, found)
+    if found.faults:
+        return None
     everything = {m: np.flatnonzero(index.modality == m) for m in Modality}
     sampled = {m: [_sample(index, m, trial) for trial in range(NUM_TRIALS)] for m in Modality}
     modes = (
@@ -60,26 +98,63 @@ def read_protocol(root: Path) -> Protocol:
     )
     protocol = Protocol("llcm", index, modes, RULES["llcm"])
     if not all(protocol.num_matches(t).any() for mode in modes for t in mode.trials):
-        raise InputError(
-            f"{root}: no identity of idx/test_id.txt can be found across modalities (test_vis, "
-            "test_nir; images of one identity and camera do not count); restore the folders"
+        text = (
+            "no identity can be found across modalities (test_vis, test_nir; images of one "
+            "identity and camera do not count); restore the folders"
         )
+        found.fault("no match", root / TEST_IDS, text)
     return protocol
 
 
-def read_test(root: Path) -> Index:
+def read_test(root: Path, found: Findings) -> Index:
     """All test images, ordered by modality, identity, camera and file name."""
-    file = root / "idx" / "test_id.txt"
-    if not file.is_file():
-        raise InputError(f"{file}: missing; --data.root must be the folder that holds idx/")
-    pids = sorted(read_id_list(file))
+    pids = read_ids(root, TEST_IDS, found)
     rows: list[tuple[str, int, int, Modality]] = []
     for name, (modality, cameras) in CAMERAS.items():
+        for camid in cameras:
+            _check_camera(root, f"test_{name}/cam{camid}", pids, found)
         for pid in pids:
             for camid in cameras:
-                paths = list_images(root, f"test_{name}/cam{camid}/{pid:04d}", SUFFIXES)
+                folder = f"test_{name}/cam{camid}/{pid:04d}"
+                paths = list_images(root, folder, found)
+                if not paths and (root / folder).is_dir():
+                    found.fault("no image", root / folder, "holds no image; restore its images")
                 rows += [(path, pid, camid, modality) for path in paths]
-    return make_index(root, rows)
+    index = make_index(root, rows)
+    for pid in sorted({*pids} - {*index.pids.tolist()}):
+        text = "has no image in test_vis or test_nir; restore them, or take it off the list"
+        found.fault("no image", f"{root / TEST_IDS}, identity {pid}", text)
+    # The published protocol searches for nobody of whom one modality has no image.
+    find_missing_modality(found, index, f"{root / TEST_IDS}, identity {{}}", stops=False)
+    return index
+
+
+def _check_camera(root: Path, folder: str, pids: list[int], found: Findings) -> None:
+    """Notes a camera that is missing, and people in it whom the list lacks."""
+    if not (root / folder).is_dir():
+        found.fault("missing folder", root / folder, "missing; restore this camera's images")
+    listed = {f"{pid:04d}" for pid in pids}
+    others = [name for name in list_folders(root, folder) if name not in listed]
+    if others and pids:
+        text = f"is not in {TEST_IDS}: not tested ({len(others)} such identities of this camera)"
+        found.warn("in no list", root / folder / others[0], text)
+
+
+def survey(root: Path, options: DataOptions, found: Findings) -> None:
+    """The training lists, and the folders of the test identities."""
+    training, test = Findings(root), Findings(root)
+    indices = {"train": read_training(root, options, training)}
+    read_protocol(root, options, test)
+    found.merge(training)
+    found.merge(test)
+    indices["test"] = read_test(root, Findings(root))
+    counts: dict[str, int] = {}
+    for part, index in indices.items():
+        found.look_at(index)
+        counts[f"identities, {part}"] = len(np.unique(index.pids))
+        for name, modality in (("visible", Modality.RGB), ("infrared", Modality.IR)):
+            counts[f"{name} images, {part}"] = int((index.modality == modality).sum())
+    found.count(counts, COUNTS)
 
 
 def _sample(index: Index, modality: Modality, trial: int) -> Int64[ndarray, " g"]:
@@ -95,5 +170,14 @@ def _sample(index: Index, modality: Modality, trial: int) -> Int64[ndarray, " g"
 
 def camid_of(path: str) -> int:
     """The camera that a file's name (`0001_c01_…`) or folder (`cam1`) tells; 0 if neither does."""
-    found = re.search(r"_c(\d+)(?=_|\.)", path) or re.search(r"(?:^|/)cam(\d+)/", path)
-    return int(found.group(1)) if found else 0
+    name = re.search(r"_c(\d+)(?=_|\.)", path) or re.search(r"(?:^|/)cam(\d+)/", path)
+    return (number_of(name.group(1)) or 0) if name else 0
+
+
+KIND = Kind(
+    "LLCM: idx/train_{vis,nir}.txt, idx/test_id.txt, test_vis, test_nir",
+    ("idx", "test_vis", "test_nir"),
+    read_training,
+    read_protocol,
+    survey,
+)

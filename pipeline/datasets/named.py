@@ -42,7 +42,7 @@ def read_named(arguments: Sequence[Path]) -> Named:
     if tables:
         if len(arguments) > 1:
             raise InputError(f"{tables[0]}: a CSV stands alone; name its images in it, or no CSV")
-        index, _, _ = read_table(tables[0], columns=COLUMNS[:4])
+        index = read_table(tables[0], columns=COLUMNS[:4]).index
         if not len(index):
             raise InputError(f"{tables[0]}: lists no image")
         return Named(index, np.array([os.fsdecode(bytes(path)) for path in index.paths], np.str_))

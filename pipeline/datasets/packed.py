@@ -9,20 +9,28 @@ Nothing is read of a column but what is used, and no row becomes a Python object
 """
 
 import json
+import os
+import tarfile
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from pipeline.datasets.members import Members, map_files
-from pipeline.datasets.records import Index, Mode, Protocol, Trial
+from pipeline.datasets.findings import Findings
+from pipeline.datasets.layout import Kind
+from pipeline.datasets.lists import find_leaks, find_missing_modality, reading
+from pipeline.datasets.members import Members, map_files, member_name
+from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial
 from pipeline.datasets.rules import RULES
+from pipeline.datasets.shards import sha256
 from pipeline.errors import InputError
-from pipeline.options import KindName
+from pipeline.options import DataOptions, KindName
 
 FORMAT = "cdp-reid pack 1"
 ABOUT = "pack.json"
 MEND = "copy the pack again, or pack the data set again"
+
+KEYS = ("kind", "splits", "num_trials", "shards", "left_out", "protocols", "files", "num_images")
 
 About = dict[str, Any]  # what pack.json holds
 
@@ -37,20 +45,22 @@ def read_kind(root: Path) -> KindName:
     return cast(KindName, read_about(root)["kind"])
 
 
-def read_training(root: Path, split: str, trial: int) -> Index:
+def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
     """The training images as the data set's own reader gave them.
 
     Raises `InputError` if that reader could not, or if a file of the pack is not whole.
     """
+    assert options.trial != "all"
     about = _open(root)
-    part = split if split in about["splits"] else about["splits"][-1]
-    return read_index(root, about, view_name(part, trial, about["num_trials"]))
+    part = options.split if options.split in about["splits"] else about["splits"][-1]
+    return read_index(root, about, view_name(part, options.trial, about["num_trials"]))
 
 
-def read_protocol(root: Path, trial: int) -> Protocol:
+def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol:
     """The data set's own protocol; raises as `read_training` does."""
+    assert options.trial != "all"
     about = _open(root)
-    view = view_name("test", trial, about["num_trials"])
+    view = view_name("test", options.trial, about["num_trials"])
     index = read_index(root, about, view)
     rows, bounds = (load_array(root, view, name) for name in ("rows", "bounds"))
 
@@ -68,7 +78,7 @@ def read_protocol(root: Path, trial: int) -> Protocol:
 
 def _open(root: Path) -> About:
     about = read_about(root)
-    check_sizes(root, about)
+    check_sizes(root, about["files"])
     return about
 
 
@@ -78,16 +88,19 @@ def read_about(root: Path) -> About:
     try:
         about = json.loads(file.read_text())
         written_as = about["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:
         raise InputError(f"{file}: is no index of a packed data set ({error}); {MEND}") from error
     if written_as != FORMAT:
         raise InputError(f"{file}: is {written_as!r}, not {FORMAT!r}; pack the data set again")
+    for name in KEYS:
+        if name not in about:
+            raise InputError(f"{file}: lacks {name!r}; {MEND}")
     return cast(About, about)
 
 
-def check_sizes(root: Path, about: About) -> None:
+def check_sizes(root: Path, files: dict[str, dict[str, Any]]) -> None:
     """Raises `InputError` naming a file of the pack that is missing, or longer or shorter."""
-    for name, expected in about["files"].items():
+    for name, expected in files.items():
         file = root / name
         if not file.is_file():
             raise InputError(f"{file}: missing; {MEND}")
@@ -128,5 +141,75 @@ def load_array(root: Path, view: str, name: str) -> np.ndarray:
     file = root / array_name(view, name)
     try:
         return np.asarray(np.load(file, mmap_mode="c"))
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise InputError(f"{file}: cannot be read ({error}); {MEND}") from error
+
+
+Found = dict[tuple[str, str], tuple[int, int]]  # (shard, name): offset and length, by the headers
+
+
+def survey(root: Path, options: DataOptions, found: Findings) -> None:
+    """Every file's checksum, every tar header, and the people of each view."""
+    about = read_about(root)
+    for name, expected in about["files"].items():
+        with found.noting("damaged pack", root / name):
+            check_sizes(root, {name: expected})
+            if sha256(root / name) != expected["sha256"]:
+                raise InputError(f"{root / name}: is not what {ABOUT} says (SHA-256); {MEND}")
+    if found.faults:
+        return  # what it says of itself means nothing
+    headers: Found = {}
+    for name in about["shards"]:
+        with reading(root / name), tarfile.open(root / name, "r:") as shard:
+            headers |= {(name, m.name): (m.offset_data, m.size) for m in shard}
+    views = [view for view in _views(about) if view not in about["left_out"]]
+    indices = {view: read_index(root, about, view) for view in views}
+    for view, index in indices.items():
+        _compare(found, view, index, headers)
+    _count(found, about, indices)
+
+
+def _views(about: About) -> list[str]:
+    """The views by name; those of one trial follow each other."""
+    names = {name.split("/")[1] for name in about["files"] if name.startswith("index/")}
+    return sorted(names | set(about["left_out"]))
+
+
+def _compare(found: Findings, view: str, index: Index, headers: Found) -> None:
+    """Notes rows of which the tar headers tell otherwise, and images to look at."""
+    members = index.members
+    assert members
+    for row, path in enumerate(index.paths):
+        key = members.files[members.shard[row]].name, member_name(os.fsdecode(bytes(path)))
+        name = ":".join(key)
+        if headers.get(key) != (members.offset[row], members.length[row]):
+            text = f"{view}: the index tells of another place than the tar file; {MEND}"
+            found.fault("bad index", name, text)
+            continue
+        found.files.add(name)
+        found.contents[name] = members.content(row)
+
+
+def _count(found: Findings, about: About, indices: dict[str, Index]) -> None:
+    """Images of each view, people of one modality, and those in training and test."""
+    for view, index in indices.items():
+        rgb = int((index.modality == Modality.RGB).sum())
+        counts = {f"RGB images, {view}": rgb, f"infrared images, {view}": len(index) - rgb}
+        found.count(counts, {})
+        if not view.startswith("test"):
+            where = f"index/{view}, identity {{}}"
+            find_missing_modality(found, index, where, stops=True)
+            test = indices.get(view.replace(view.partition("-")[0], "test", 1))
+            # LLCM's training lists number people in their own way.
+            if test is not None and about["kind"] != "llcm":
+                find_leaks(found, index.pids.tolist(), test.pids.tolist(), where)
+    found.count({"images": len(found.files)}, {"images": about["num_images"]})
+
+
+KIND = Kind(
+    "a data set that `cdp data pack` wrote: pack.json, shard-*.tar, index",
+    (),
+    read_training,
+    read_protocol,
+    survey,
+)

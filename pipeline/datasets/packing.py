@@ -1,6 +1,5 @@
 """Turns a data set into a packed one: tar shards that WebDataset reads, and `packed.py`'s index."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,12 +16,13 @@ from jaxtyping import Shaped
 from numpy import ndarray
 
 from pipeline.datasets import synthetic
+from pipeline.datasets.findings import FaultError
 from pipeline.datasets.kinds import KINDS, kind_of, read_protocol, read_training
 from pipeline.datasets.members import member_name
 from pipeline.datasets.packed import ABOUT, FORMAT, array_name, view_name
 from pipeline.datasets.records import Index, Protocol
 from pipeline.datasets.rules import name_of
-from pipeline.datasets.shards import write_shards
+from pipeline.datasets.shards import sha256, write_shards
 from pipeline.errors import InputError
 from pipeline.options import DataOptions, KindName, Trial
 
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 COLUMNS = ("paths", "pids", "camids", "modality")  # of an Index
 COPIED = (synthetic.ABOUT,)  # says that people are no people
+# Faults for want of a file or of rows: a view that cannot be there, and that a pack may lack.
+ABSENT = ("missing list", "no permutations", "no training", "no test")
 READ_AHEAD = 256  # images, by threads that wait for the disk
 
 
@@ -118,9 +120,9 @@ def pack(
 
 
 def read_views(root: Path, kind: KindName, stand_in_galleries: bool) -> Views:
-    """Every split and trial; one that the reader refuses is left out, unless it refuses all.
+    """Every split and trial; one whose lists are not there is left out, unless all are.
 
-    Raises the reader's `InputError` if there is nothing to train on, or nothing to test.
+    Raises the reader's `InputError` if there is nothing to train on, nothing to test, or a fault.
     """
     splits, num_trials = KINDS[kind].splits, KINDS[kind].num_trials
     trials = range(1, num_trials + 1)
@@ -146,13 +148,15 @@ def read_views(root: Path, kind: KindName, stand_in_galleries: bool) -> Views:
 def _those_read(
     root: Path, wanted: dict[str, DataOptions], read: Callable[[DataOptions, Path], T]
 ) -> tuple[dict[str, T], dict[str, str]]:
-    """What could be read, and why the others could not."""
+    """What could be read, and why what is not there could not."""
     found: dict[str, T] = {}
-    refused: dict[str, InputError] = {}
+    refused: dict[str, FaultError] = {}
     for view, options in wanted.items():
         try:
             found[view] = read(options, root)
-        except InputError as error:
+        except FaultError as error:
+            if error.kind not in ABSENT:
+                raise
             refused[view] = error
     if not found:
         raise next(iter(refused.values()))
@@ -217,12 +221,6 @@ def _describe(file: Path) -> dict[str, Any]:
     """A file's size and SHA-256; the file is on disk then."""
     _sync(file)
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file's content."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _sync(file: Path) -> None:

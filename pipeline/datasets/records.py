@@ -56,6 +56,11 @@ class Index:
         path = os.fsdecode(bytes(self.paths[row]))
         return self.members.path(row, path) if self.members else self.root / path
 
+    def names(self) -> list[str]:
+        """The absolute path of each row's file; of no use for a packed data set."""
+        prefix = os.path.join(os.path.abspath(self.root), "")
+        return [prefix + os.fsdecode(path) for path in self.paths.tolist()]
+
     def image(self, row: SupportsIndex) -> Path | UInt8[ndarray, " _"]:
         """The file of `row`, or, of a packed data set, its bytes."""
         return self.members.content(row) if self.members else self.path(row)
@@ -99,7 +104,13 @@ class Protocol:
 
 
 def make_index(root: Path, rows: list[tuple[str, int, int, Modality]]) -> Index:
-    """An index of (path relative to `root`, pid, camid, modality) rows, in that order."""
+    """An index of (path, pid, camid, modality) rows, in that order.
+
+    Paths are relative to `root`; if one is absolute, all are taken relative to "/".
+    """
+    if any(path.startswith("/") for path, *_ in rows):
+        folder, root = os.path.abspath(root), Path("/")
+        rows = [(f"{folder}/{path}"[1:] if path[0] != "/" else path[1:], *of) for path, *of in rows]  # type: ignore[misc]
     paths, pids, camids, modality = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Index(
         root,

@@ -56,6 +56,12 @@ def write_shards(
     return Written(files, columns)
 
 
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.random import Generator, Philox
 from PIL import Image, ImageDraw, ImageFilter
 
+from pipeline.datasets.lists import reading
 from pipeline.datasets.people import (
     SCENE_SCALE,
     SCENE_TOP,
@@ -88,9 +89,16 @@ _CARRIED = {"nothing": .42, "backpack": .30, "bag": .20, "suitcase": .08}
 
 
 def recipe(root: Path) -> dict[str, int] | None:
-    """The options that the synthetic set in `root` was made with; None if it is not synthetic."""
+    """The options that the synthetic set in `root` was made with; None if it is not synthetic.
+
+    Raises `InputError` if the file that says so is damaged.
+    """
     file = root / ABOUT
-    return json.loads(file.read_text())["options"] if file.is_file() else None
+    if not file.is_file():
+        return None
+    with reading(file):
+        options = json.loads(file.read_text())["options"]
+        return {name: int(number) for name, number in options.items()}
 
 
 @dataclass(frozen=True, slots=True)

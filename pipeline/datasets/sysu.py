@@ -7,17 +7,37 @@ gallery of trial t holds, for each test identity and RGB camera, the images that
 of all RGB cameras, indoor search those of cameras 1 and 2.
 """
 
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from jaxtyping import Int64
 from numpy import ndarray
 
-from pipeline.datasets.lists import list_images, read_id_list
+from pipeline.datasets import synthetic
+from pipeline.datasets.findings import Findings
+from pipeline.datasets.layout import Kind
+from pipeline.datasets.lists import (
+    find_leaks,
+    find_missing_modality,
+    list_images,
+    read_ids,
+)
+from pipeline.datasets.permutations import (
+    NUM_TRIALS,
+    PERMUTATIONS,
+    Permutations,
+    compare_folder,
+    find_gaps,
+    folder_of,
+    orders_of,
+    read_permutations,
+)
 from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial, make_index
 from pipeline.datasets.rules import RULES
 from pipeline.errors import InputError
+from pipeline.options import DataOptions
 
 CAMERAS = {
     1: Modality.RGB,
@@ -33,110 +53,123 @@ MODES = {  # name: (gallery cameras, shots); the first one is what papers quote
     "indoor single-shot": ((1, 2), 1),
     "indoor multi-shot": ((1, 2), 10),
 }
-NUM_TRIALS = 10
-PERMUTATIONS = Path("exp", "rand_perm_cam.mat")
-WHERE_TO_GET_PERMUTATIONS = (
-    "it is not in the SYSU-MM01 download but in its authors' evaluation code "
-    "(evaluation/data_split/rand_perm_cam.mat of github.com/wuancong/SYSU-MM01): copy it there"
-)
+SPLITS = ("train", "val", "test")  # their authors: disjoint, and all of exp/available_id.txt
 STAND_IN = (
     "galleries drawn from a seed, not by SYSU-MM01's rand_perm_cam.mat: not comparable with "
     "published figures"
 )
-Permutations = list[list[np.ndarray]]
+# The 19,659 RGB and 12,792 infrared training images that the CDP paper gives are those of no split.
+COUNTS = {
+    "identities, train": 296,
+    "identities, val": 99,
+    "identities, test": 96,
+    "RGB images, train": 20284,
+    "infrared images, train": 9929,
+    "RGB images, train+val": 22258,
+    "infrared images, train+val": 11909,
+    "queries (infrared images, test)": 3803,
+}
 
 
-def read_training(root: Path, split: str) -> Index:
-    """Reads the images of a split's identities.
+def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
+    """The images of the identities of `options.split`, id lists joined by "+", as "train+val".
 
-    `split` names id lists joined by "+", as "train+val". Raises `InputError` when the folder, a
-    list or an identity's images are missing.
+    Folders are held to `rand_perm_cam.mat` where there is one.
     """
-    pids = sorted({pid for part in split.split("+") for pid in read_ids(root, part)})
-    index = read_images(root, pids)
-    empty = sorted(set(pids) - set(index.pids.tolist()))
-    if empty:
-        raise InputError(
-            f"{root}: identity {empty[0]} of exp/{split}_id.txt has no image in any camera folder "
-            f"({len(empty)} such identities); restore cam*/{empty[0]:04d} or take it off the list"
-        )
+    parts = {part: read_ids(root, id_list(part), found) for part in options.split.split("+")}
+    index = read_images(root, sorted({pid for ids in parts.values() for pid in ids}), found)
+    _check_cameras(found, root)
+    try:
+        permutations = read_permutations(root)
+    except InputError:
+        permutations = None  # the test's concern
+    for part, ids in parts.items():
+        _check_images(found, index, ids, part, permutations)
+    where = str(root / "cam*" / "{:04d}")
+    find_missing_modality(found, index, where, stops=options.sampling == "balanced")
     return index
 
 
-def read_protocol(root: Path, stand_in: bool = False) -> Protocol:
-    """Reads the test images and the ten trials of each of the four modes.
+def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol | None:
+    """The test images and the ten trials of each of the four modes.
 
-    With `stand_in` a missing `rand_perm_cam.mat` is replaced by seeded permutations, and the
-    protocol's remark says so. Raises `InputError` when a file is missing or does not fit.
+    With `options.stand_in_galleries` a missing `rand_perm_cam.mat` is replaced by seeded
+    permutations, and the protocol's remark says so.
     """
-    index = read_images(root, read_ids(root, "test"))
+    drawn = options.stand_in_galleries and not (root / PERMUTATIONS).exists()
+    if not (root / id_list("test")).exists() and not (root / PERMUTATIONS).exists():
+        text = "neither this list nor rand_perm_cam.mat is there: only to be trained (--no-test)"
+        found.fault("no test", root / id_list("test"), text)
+        return None
+    ids = read_ids(root, id_list("test"), found)
+    _check_lists(root, ids, found)
+    index = read_images(root, ids, found)
+    permutations = None
+    if not drawn:
+        with found.noting("no permutations", root / PERMUTATIONS):
+            permutations = read_permutations(root)
+    _check_cameras(found, root)
+    _check_images(found, index, ids, "test", permutations)
+    find_missing_modality(found, index, str(root / "cam*" / "{:04d}"), stops=True)
+    if found.faults:
+        return None
+    find_gaps(found, index)
     query = np.flatnonzero(index.modality == Modality.IR)
-    if not len(query):
-        raise InputError(
-            f"{root}: no infrared image (cam3, cam6) of an identity of exp/test_id.txt"
-        )
-    drawn = stand_in and not (root / PERMUTATIONS).exists()
-    permutations = None if drawn else read_permutations(root)
     modes = tuple(
         Mode(name, tuple(Trial(query, rows) for rows in _galleries(index, permutations, *what)))
         for name, what in MODES.items()
     )
     protocol = Protocol("sysu", index, modes, RULES["sysu"], STAND_IN if drawn else "")
-    for trial in modes[0].trials:
-        if not protocol.num_matches(trial).any():
-            raise InputError(
-                f"{root}: no identity of exp/test_id.txt has an RGB image (cam1, 2, 4, 5) that its "
-                "infrared images may be matched with (cam3 ignores cam2); add identities to the "
-                "list"
-            )
+    if not all(protocol.num_matches(trial).any() for trial in modes[0].trials):
+        text = (
+            "none of these identities has an RGB image (cam1, 2, 4, 5) that its infrared images "
+            "may be matched with (cam3 ignores cam2); add identities to the list"
+        )
+        found.fault("no match", root / id_list("test"), text)
     return protocol
 
 
-def id_file(root: Path, part: str) -> Path:
-    """Where the identities of `part` (train, val, test) are listed."""
-    return root / "exp" / f"{part}_id.txt"
+def survey(root: Path, options: DataOptions, found: Findings) -> None:
+    """All three lists, their images, and counts beside the official ones."""
+    training, test = Findings(root), Findings(root)
+    index = read_training(root, options, training)
+    read_protocol(root, options, test)
+    found.merge(training)
+    found.merge(test)
+    parts = {part: read_ids(root, id_list(part), Findings(root)) for part in SPLITS}
+    tested = read_images(root, parts["test"], Findings(root))
+    found.look_at(index)
+    found.look_at(tested)
+    counts = {f"identities, {part}": len(ids) for part, ids in parts.items()}
+    for part in ("train", "train+val"):
+        ids = [pid for name in part.split("+") for pid in parts[name]]
+        for name, modality in (("RGB", Modality.RGB), ("infrared", Modality.IR)):
+            mask = np.isin(index.pids, ids) & (index.modality == modality)
+            counts[f"{name} images, {part}"] = int(mask.sum())
+    counts["queries (infrared images, test)"] = int((tested.modality == Modality.IR).sum())
+    found.count(counts, _expected(root))
 
 
-def read_ids(root: Path, part: str) -> list[int]:
-    """The identities of `exp/<part>_id.txt`: one line of comma-separated integers."""
-    path = id_file(root, part)
-    if not path.is_file():
-        raise InputError(f"{path}: missing; --data.root must be the folder with cam1…cam6 and exp/")
-    return read_id_list(path)
+def id_list(part: str) -> str:
+    """Where the identities of `part` (train, val, test, available) are listed."""
+    return f"exp/{part}_id.txt"
 
 
-def read_images(root: Path, pids: list[int]) -> Index:
+def read_images(root: Path, pids: list[int], found: Findings) -> Index:
     """All images of `pids`, ordered by camera, identity and file name."""
     rows: list[tuple[str, int, int, Modality]] = []
     for camid, modality in CAMERAS.items():
         for pid in pids:
-            paths = list_images(root, f"cam{camid}/{pid:04d}", (".jpg",))
+            paths = list_images(root, folder_of(camid, pid), found)
             rows += [(path, pid, camid, modality) for path in paths]
     return make_index(root, rows)
-
-
-def read_permutations(root: Path) -> Permutations:
-    """[camera - 1][pid - 1] -> int [10, images], 1-based; short where a camera saw no later pid."""
-    path = root / PERMUTATIONS
-    if not path.is_file():
-        raise InputError(
-            f"{path}: missing; {WHERE_TO_GET_PERMUTATIONS}, or pass --data.stand-in-galleries to "
-            "test on galleries whose figures compare with nobody's"
-        )
-    try:
-        cells = scipy.io.loadmat(path)["rand_perm_cam"]
-        return [list(cells[c][0].reshape(-1)) for c in range(len(CAMERAS))]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not SYSU-MM01's permutations ({error}); copy it again"
-        ) from error
 
 
 def _galleries(
     index: Index, permutations: Permutations | None, cameras: tuple[int, ...], shots: int
 ) -> list[Int64[ndarray, " g"]]:
     """Rows of each trial's gallery: of each camera and identity the trial's first images."""
-    picked: list[np.ndarray] = []  # [trial, shot] of a camera and identity
+    picked: list[ndarray] = []  # [trial, shot] of a camera and identity
     for camid in cameras:
         in_camera = np.flatnonzero(index.camids == camid)
         for pid in np.unique(index.pids[in_camera]):
@@ -145,27 +178,73 @@ def _galleries(
                 rng = np.random.default_rng([camid, int(pid)])
                 order = rng.permuted(np.tile(np.arange(len(images)), (NUM_TRIALS, 1)), axis=1)
             else:
-                order = permutation_of(permutations, camid, int(pid), len(images), index.root) - 1
+                order = orders_of(permutations, camid, int(pid)) - 1
             picked.append(images[order[:, :shots]])
     if not picked:
         return [np.empty(0, np.int64)] * NUM_TRIALS
     return list(np.concatenate(picked, axis=1))
 
 
-def permutation_of(
-    permutations: Permutations, camid: int, pid: int, num_images: int, root: Path
-) -> Int64[ndarray, "trials n"]:
-    """The ten orders of the images of one camera and identity, 1-based.
-
-    Raises `InputError` when they do not order exactly `num_images` images.
-    """
-    of_camera = permutations[camid - 1]
-    order = of_camera[pid - 1] if pid <= len(of_camera) else np.empty((0, 0))
-    fits = order.shape == (NUM_TRIALS, num_images)
-    if not fits or (np.sort(order, axis=1) != np.arange(1, num_images + 1)).any():
-        raise InputError(
-            f"{root / PERMUTATIONS}: does not order the {num_images} images of "
-            f"cam{camid}/{pid:04d}; images or permutations are not of one release: restore both "
-            "from the same source"
+def _check_lists(root: Path, test: list[int], found: Findings) -> None:
+    """Notes identities in training and test, and those that no list of the three holds any more."""
+    lists = {}
+    for part in ("train", "val", "available"):
+        aside = Findings(root)  # faults of these lists are not the test's
+        ids = read_ids(root, id_list(part), aside)
+        lists[part] = None if aside.faults else ids
+    training = (lists["train"] or []) + (lists["val"] or [])
+    find_leaks(found, training, test, f"{root / id_list('test')}, identity {{}}")
+    if lists["available"] is None or lists["train"] is None or lists["val"] is None or not test:
+        return
+    for pid in sorted({*lists["available"]} - {*training, *test}):
+        text = (
+            "is in neither train_id.txt, val_id.txt nor test_id.txt; put it back, or take it off "
+            "available_id.txt too"
         )
-    return order.astype(np.int64)
+        found.fault("in no list", f"{root / id_list('available')}, identity {pid}", text)
+    sizes = [len(lists["train"]), len(lists["val"]), len(test)]
+    expected = [_expected(root)[f"identities, {part}"] for part in SPLITS]
+    if sum(sizes) == sum(expected) and sizes != expected:
+        text = f"the three lists hold {sizes} identities, not {expected}: restore them"
+        found.fault("other split", root / id_list("test"), text)
+
+
+def _expected(root: Path) -> dict[str, int]:
+    """Counts of the official set, or of the synthetic one that was made here."""
+    made = synthetic.recipe(root)
+    return {f"identities, {part}": made[f"num_{part}"] for part in SPLITS} if made else COUNTS
+
+
+def _check_cameras(found: Findings, root: Path) -> None:
+    for camid in CAMERAS:
+        if not (root / f"cam{camid}").is_dir():
+            text = "missing; restore this camera's images"
+            found.fault("missing folder", root / f"cam{camid}", text)
+
+
+def _check_images(
+    found: Findings, index: Index, ids: list[int], part: str, permutations: Permutations | None
+) -> None:
+    """Notes what the folders of `ids`, a list's identities, lack or have too many of."""
+    seen = Counter(zip(index.pids.tolist(), index.camids.tolist(), strict=True))
+    pids = {pid for pid, _ in seen}
+    absent = [pid for pid in ids if pid not in pids]
+    for pid in absent:
+        text = "has no image in any camera folder; restore them, or take it off its lists"
+        found.fault("no image", f"{index.root / id_list(part)}, identity {pid}", text)
+    if permutations is None:
+        return
+    for pid, camid in product((pid for pid in ids if pid in pids), CAMERAS):
+        wanted = orders_of(permutations, camid, pid).shape[1]
+        if seen[pid, camid] != wanted and (index.root / f"cam{camid}").is_dir():
+            compare_folder(found, index, camid, pid, wanted)
+
+
+KIND = Kind(
+    "SYSU-MM01: cam1…cam6, exp/*_id.txt, exp/rand_perm_cam.mat",
+    ("exp", "cam1"),
+    read_training,
+    read_protocol,
+    survey,
+    splits=("train", "train+val"),
+)

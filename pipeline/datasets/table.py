@@ -1,52 +1,142 @@
-"""Any data set as a CSV file: columns `path,pid,camid,modality,split` and, optionally, `role`.
+"""Any data set as a CSV file: columns `path,pid,camid,modality,split`, and optional ones.
 
 `path` is absolute or relative to the CSV's folder; `pid` and `camid` are integers; `modality` is
-rgb or ir; `split` is train, val or test; a test row's `role` is query or gallery. Without roles
-each modality searches among the other. Rule: Market-1501's, images of one pid and camera do not
-count.
+rgb or ir; `split` is train, val or test. Optional, of test rows: `role` is query or gallery, and
+without it each modality searches among the other; `rule` is a row of `rules.py`, the same in all of
+them, and market without it.
 """
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
+from jaxtyping import Int64, UInt8
+from numpy import ndarray
 
-from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial, make_index
+from pipeline.datasets.findings import Findings
+from pipeline.datasets.layout import Kind
+from pipeline.datasets.lists import (
+    find_leaks,
+    find_missing_files,
+    find_missing_modality,
+    number_of,
+    reading,
+    refuse_nul,
+    repeated,
+    spellings,
+    tidy,
+)
+from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial
 from pipeline.datasets.rules import RULES
+from pipeline.datasets.sysu import CAMERAS
 from pipeline.errors import InputError
+from pipeline.options import DataOptions
 
 COLUMNS = ("path", "pid", "camid", "modality", "split")
+OPTIONAL = ("role", "rule")
 MODALITIES = {"rgb": Modality.RGB, "ir": Modality.IR}
-VALUES = {
+VALUES = {  # the code of a value is its place; what is not given has none
     "modality": tuple(MODALITIES),
     "split": ("train", "val", "test"),
     "role": ("query", "gallery"),
+    "rule": tuple(RULES),
 }
+NOT_GIVEN = 255
+CHUNK = 65536  # rows that are Python objects at a time
 
 
-def read_training(file: Path, split: str) -> Index:
-    """Reads the rows of the splits joined by "+", as "train+val".
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """A CSV's rows as arrays; `codes` of a column of `VALUES` are places there, or NOT_GIVEN."""
 
-    Raises `InputError` naming the file, the line and the field that is wrong.
-    """
-    index, splits, _ = read_table(file)
-    rows = np.flatnonzero(np.isin(splits, split.split("+")))
+    file: Path
+    index: Index
+    lines: Int64[ndarray, " n"]
+    codes: dict[str, UInt8[ndarray, " n"]]
+
+    def rows_of(self, splits: Sequence[str]) -> Int64[ndarray, " k"]:
+        """The rows of these splits."""
+        codes = [VALUES["split"].index(split) for split in splits]
+        return np.flatnonzero(np.isin(self.codes["split"], codes))
+
+    def line(self, row: SupportsIndex) -> str:
+        """Where a row stands, for people."""
+        return f"{self.file}, line {self.lines[row]}"
+
+
+def read_training(file: Path, options: DataOptions, found: Findings) -> Index:
+    """The rows of the splits joined by "+", as "train+val"."""
+    return _training(read_table(file, found), options, found)
+
+
+def read_protocol(file: Path, options: DataOptions, found: Findings) -> Protocol | None:
+    """The test rows, as one trial a mode."""
+    return _protocol(read_table(file, found), found)
+
+
+def survey(file: Path, options: DataOptions, found: Findings) -> None:
+    """All rows."""
+    table = read_table(file, found)
+    if found.faults and not len(table.index):
+        return
+    _training(table, options, found)
+    test = Findings(file)
+    _protocol(table, test)
+    found.merge(test)
+    found.look_at(table.index)
+    for split in VALUES["split"]:
+        rows = table.rows_of([split])
+        pids = np.unique(table.index.pids[rows])
+        found.count({f"identities, {split}": len(pids), f"images, {split}": len(rows)}, {})
+
+
+def _training(table: Table, options: DataOptions, found: Findings) -> Index:
+    rows = table.rows_of(options.split.split("+"))
+    index = table.index.take(rows)
+    if not len(rows) and not found.faults:
+        found.fault("no training", table.file, f"no row has split {options.split}")
+    find_missing_files(found, index, [table.file.name] * 2)
+    where = f"{table.file}, pid {{}}"
+    find_missing_modality(found, index, where, stops=options.sampling == "balanced")
+    return index
+
+
+def _protocol(table: Table, found: Findings) -> Protocol | None:
+    rows = table.rows_of(["test"])
+    test, roles, rules = (
+        table.index.take(rows),
+        table.codes["role"][rows],
+        table.codes["rule"][rows],
+    )
     if not len(rows):
-        raise InputError(
-            f"{file}: no row has split {split}; there are {sorted(set(splits.tolist()))}"
-        )
-    return index.take(rows)
-
-
-def read_protocol(file: Path) -> Protocol:
-    """Reads the test rows, as one trial a mode; raises as `read_training` does."""
-    index, splits, roles = read_table(file)
-    rows = np.flatnonzero(splits == "test")
-    test, roles = index.take(rows), roles[rows]
-    if (roles != "").any():
-        query, gallery = (np.flatnonzero(roles == role) for role in ("query", "gallery"))
+        if not found.faults:
+            found.fault(
+                "no test", table.file, "no row has split test: only to be trained (--no-test)"
+            )
+        return None
+    find_missing_files(found, test, [table.file.name] * 2)
+    training = np.unique(table.index.pids[table.rows_of(["train", "val"])])
+    find_leaks(found, training.tolist(), np.unique(test.pids).tolist(), f"{table.file}, pid {{}}")
+    for name, codes in (("role", roles), ("rule", rules)):
+        for row in np.flatnonzero(codes == NOT_GIVEN) if (codes != NOT_GIVEN).any() else ():
+            text = f"a test row without a {name}, which other test rows have; give it one"
+            found.fault(f"no {name}", table.line(rows[row]), text)
+    if rules[0] < NOT_GIVEN and VALUES["rule"][rules[0]] == "sysu":
+        for row in np.flatnonzero(~np.isin(test.camids, [*CAMERAS])):
+            text = f"camid is {test.camids[row]}; the cameras of rule sysu are 1 to 6"
+            found.fault("other camera", table.line(rows[row]), text)
+    for row in np.flatnonzero(rules != rules[0]) if (rules != NOT_GIVEN).all() else ():
+        text = f"has another rule than the test row of line {table.lines[rows[0]]}; give all one"
+        found.fault("two rules", table.line(rows[row]), text)
+    if found.faults:
+        return None
+    if (roles != NOT_GIVEN).any():
+        query, gallery = (np.flatnonzero(roles == code) for code in range(2))
         modes: tuple[Mode, ...] = (Mode("query to gallery", (Trial(query, gallery),)),)
     else:
         rgb, infrared = (np.flatnonzero(test.modality == m) for m in (Modality.RGB, Modality.IR))
@@ -54,72 +144,140 @@ def read_protocol(file: Path) -> Protocol:
             Mode("infrared to visible", (Trial(infrared, rgb),)),
             Mode("visible to infrared", (Trial(rgb, infrared),)),
         )
-    protocol = Protocol(file.stem, test, modes, RULES["market"])
+    rule = "market" if rules[0] == NOT_GIVEN else VALUES["rule"][rules[0]]
+    protocol = Protocol(table.file.stem, test, modes, RULES[rule])
     for mode in modes:
-        if not len(rows) or not protocol.num_matches(mode.trials[0]).any():
-            raise InputError(
-                f"{file}: {mode.name}: no query among the rows of split test has a gallery image "
-                "of its pid by another camera; add such rows, or give each camera its own camid"
+        if not protocol.num_matches(mode.trials[0]).any():
+            text = (
+                f"{mode.name}: no query among the rows of split test has a gallery image of its "
+                "pid by another camera; add such rows, or give each camera its own camid"
             )
+            found.fault("no match", table.file, text)
     return protocol
 
 
 def read_table(
-    file: Path, errors: list[str] | None = None, columns: Sequence[str] = COLUMNS
-) -> tuple[Index, np.ndarray, np.ndarray]:
-    """All rows, with each row's split and role as strings ("" where the file has none).
+    file: Path, found: Findings | None = None, columns: Sequence[str] = COLUMNS
+) -> Table:
+    """All rows; `columns` must be there, the others may be.
 
-    `columns` must be there, split and role may be. Raises `InputError` at the first row that is
-    wrong; given `errors`, collects them there instead.
+    Notes rows that are wrong, or stand twice, in `found`. Raises `InputError` at the first one if
+    there is none.
     """
+    noted = Findings(file) if found is None else found
+    chunks: list[list[ndarray]] = []
+    with noted.noting("bad row", file):
+        rows = _rows(file, columns, noted)
+        chunks += map(_arrays, iter(lambda: list(islice(rows, CHUNK)), []))
+    arrays = [np.concatenate(parts) for parts in zip(*chunks, strict=True)] or _arrays([])
+    lines, paths, pids, camids, modality, split, role, rule = arrays
+    folder, paths = _rooted(file.absolute().parent, paths)
+    index = Index(folder, paths, pids, camids, modality)
+    table = Table(file, index, lines, {"split": split, "role": role, "rule": rule})
+    for row, first in repeated(paths):
+        text = f"names {index.path(row).name} again, as line {lines[first]} does"
+        noted.fault("listed twice", table.line(row), f"{text}; remove one of them")
+    if found is None:
+        noted.settle(lambda text: None)
+    return table
+
+
+Row = tuple[int, bytes, int, int, int, int, int, int]  # line, path, pid, camid, codes of VALUES
+TYPES = (np.int64, np.bytes_, np.int64, np.int64, *[np.uint8] * len(VALUES))
+
+
+def _arrays(rows: list[Row]) -> list[ndarray]:
+    """A column each."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(TYPES)
+    return [np.array(column, dtype) for column, dtype in zip(columns, TYPES, strict=True)]
+
+
+def _rooted(folder: Path, paths: ndarray) -> tuple[Path, ndarray]:
+    """Where paths begin, and the paths: at `folder`, or, if one lies elsewhere, at "/"."""
+    if not np.char.startswith(paths, b"/").any():
+        return folder, paths
+    prefix = os.fsencode(folder) + b"/"
+    whole = [bytes(p) if p.startswith(b"/") else prefix + bytes(p) for p in paths]
+    return Path("/"), np.array([path[1:] for path in whole], np.bytes_)
+
+
+def _rows(file: Path, columns: Sequence[str], found: Findings) -> Iterator[Row]:
+    """Each row that is right; notes the others, and raises `InputError` if no more can be read."""
     if not file.is_file():
-        raise InputError(f"--data.root {file}: no such file; expected a CSV of {','.join(COLUMNS)}")
-    rows: list[tuple[str, int, int, Modality]] = []
-    splits: list[str] = []
-    roles: list[str] = []
-    with file.open(newline="", encoding="utf-8-sig") as opened:
-        reader = csv.DictReader(opened, skipinitialspace=True)
-        missing = [column for column in columns if column not in (reader.fieldnames or ())]
-        if missing:
-            optional = [column for column in (*COLUMNS, "role") if column not in columns]
+        raise InputError(f"{file}: no such file; expected a CSV of {','.join(COLUMNS)}")
+    roots = spellings(file.parent)
+    with reading(file), file.open(newline="", encoding="utf-8-sig") as opened:
+        reader = csv.reader(_lines(file, opened), skipinitialspace=True, strict=True)
+        try:
+            names = [name.strip() for name in next(reader, [])]
+            _check_header(file, names, columns)
+            for fields in filter(None, reader):
+                try:
+                    yield _row(reader.line_num, names, fields, columns, roots)
+                except InputError as error:
+                    found.fault("bad row", f"{file}, line {reader.line_num}", str(error))
+        except csv.Error as error:
             raise InputError(
-                f"{file}: has no column {missing[0]!r}; the first line must name "
-                f"{','.join(columns)} and, optionally, {', '.join(optional)}"
-            )
-        for row in reader:
-            try:
-                image, split, role = _row(row, f"{file}, line {reader.line_num}", columns)
-            except InputError as error:
-                if errors is None:
-                    raise
-                errors.append(str(error))
-                continue
-            rows.append(image)
-            splits.append(split)
-            roles.append(role)
-    folder = file.absolute().parent
-    if any(os.path.isabs(path) for path, *_ in rows):
-        rows = [(os.path.relpath(folder / path, "/"), *rest) for path, *rest in rows]  # type: ignore[misc]
-        folder = Path("/")
-    return make_index(folder, rows), np.array(splits, np.str_), np.array(roles, np.str_)
+                f"{file}, line {reader.line_num}: {error}; is a quote not closed?"
+            ) from error
+
+
+def _lines(file: Path, opened: Iterable[str]) -> Iterator[str]:
+    for line in opened:
+        refuse_nul(file, line)
+        yield line
+
+
+def _check_header(file: Path, names: list[str], columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in names]
+    if missing:
+        optional = [column for column in (*COLUMNS, *OPTIONAL) if column not in columns]
+        raise InputError(
+            f"{file}: has no column {missing[0]!r}; the first line must name "
+            f"{','.join(columns)} and, optionally, {', '.join(optional)}"
+        )
+    for name in (*COLUMNS, *OPTIONAL):
+        if names.count(name) > 1:
+            raise InputError(f"{file}: has two columns {name!r}; remove one of them")
 
 
 def _row(
-    row: dict[str, str], where: str, columns: Sequence[str]
-) -> tuple[tuple[str, int, int, Modality], str, str]:
-    """((path, pid, camid, modality), split, role) of a line; `InputError` names a wrong field."""
-    path = (row["path"] or "").strip()
+    line: int, names: list[str], fields: list[str], columns: Sequence[str], roots: tuple[str, ...]
+) -> Row:
+    """A line of the file; `InputError` says what is wrong with it."""
+    if len(fields) > len(names):
+        raise InputError(
+            f"has {len(fields)} fields, and the first line names {len(names)} columns; put quotes "
+            "around a path that holds a comma"
+        )
+    row = dict(zip(names, map(str.strip, fields), strict=False))
+    path = row.get("path")
     if not path:
-        raise InputError(f"{where}: path is empty; expected an image file")
+        raise InputError("path is empty; expected an image file")
     numbers = []
     for column in ("pid", "camid"):
-        value = (row[column] or "").strip()
-        if not value.isdecimal():
-            raise InputError(f"{where}: {column} is {value!r}; expected an integer, 0 or more")
-        numbers.append(int(value))
+        value = row.get(column, "")
+        number = number_of(value)
+        if number is None:
+            raise InputError(f"{column} is {value[:40]!r}; expected an integer, 0 or more")
+        numbers.append(number)
+    codes = []
     for column, values in VALUES.items():
-        value = (row.get(column) or "").strip().lower()
-        if value not in values and (value or column in columns):
-            raise InputError(f"{where}: {column} is {value!r}; expected one of {', '.join(values)}")
-        row[column] = value
-    return (path, numbers[0], numbers[1], MODALITIES[row["modality"]]), row["split"], row["role"]
+        value = row.get(column, "").lower()
+        if value in values:
+            codes.append(values.index(value))
+        elif value or column in columns:
+            raise InputError(f"{column} is {value[:40]!r}; expected one of {', '.join(values)}")
+        else:
+            codes.append(NOT_GIVEN)
+    return (line, os.fsencode(tidy(path, roots)), numbers[0], numbers[1], *codes)  # type: ignore[return-value]
+
+
+KIND = Kind(
+    "a CSV file with the columns path,pid,camid,modality,split and, optionally, role and rule",
+    (),
+    read_training,
+    read_protocol,
+    survey,
+    splits=("train", "train+val"),
+)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.check import check
-from pipeline.datasets.survey import SYSU_COUNTS, survey_sysu
+from pipeline.datasets import kinds, sysu
 from tests import trees
 
 
@@ -67,7 +67,7 @@ def plant_ten(tree: Path) -> dict[str, str]:
     test = (tree / "exp" / "test_id.txt").read_text().strip()
     leaked = test.split(",")[0]
     train.write_text(f"{train.read_text().strip()},{leaked}\n")
-    planted["in training and test"] = f"identity {leaked}"
+    planted["in training and test"] = f"exp/test_id.txt, identity {leaked}"
     return planted
 
 
@@ -115,13 +115,13 @@ def test_an_identity_of_one_modality_or_none(tree):
     assert ("one modality", f"cam*/{pid:04d}") in faults(tree)
     for camid in (1, 2, 4, 5):
         shutil.rmtree(tree / f"cam{camid}" / f"{pid:04d}", ignore_errors=True)
-    assert ("no image", f"cam*/{pid:04d}") in faults(tree)
+    assert ("no image", f"exp/train_id.txt, identity {pid}") in faults(tree)
 
 
 def test_the_official_tree_has_the_official_counts(golden):
-    survey = survey_sysu(golden)
+    survey = kinds.survey(golden, "sysu")
     assert survey.faults == []
-    assert survey.counts == {what: (number, number) for what, number in SYSU_COUNTS.items()}
+    assert survey.counts == {what: (number, number) for what, number in sysu.COUNTS.items()}
 
 
 def test_regdb_faults(tmp_path):
@@ -133,9 +133,9 @@ def test_regdb_faults(tmp_path):
     truncated = root / lines[2].split()[0]
     truncated.write_bytes(truncated.read_bytes()[:-100])
     assert faults(root) == [
-        ("bad list", "idx/test_thermal_9.txt"),
         ("extra file", "Thermal/1/new.bmp"),
         ("missing file", lines[0].split()[0]),
+        ("missing list", "idx/test_thermal_9.txt"),
         ("truncated", lines[2].split()[0]),
     ]
 
@@ -147,7 +147,7 @@ def test_a_regdb_trial_that_trains_on_its_test_is_named(tmp_path):
         train.write_text(train.read_text() + test.read_text().splitlines()[0] + "\n")
     ((kind, where),) = faults(root)
     assert kind == "in training and test"
-    assert where.startswith("trial 5: identity ")
+    assert where.startswith("idx/test_*_5.txt, identity ")
 
 
 def test_llcm_faults(tmp_path):
@@ -156,7 +156,10 @@ def test_llcm_faults(tmp_path):
     (root / listed).unlink()
     ids = root / "idx" / "test_id.txt"
     ids.write_text(ids.read_text().strip() + ",4711\n")
-    assert faults(root) == [("missing file", listed), ("no image", "test: identity 4711")]
+    assert faults(root) == [
+        ("missing file", listed),
+        ("no image", "idx/test_id.txt, identity 4711"),
+    ]
 
 
 def test_table_faults(tmp_path):
@@ -169,7 +172,7 @@ def test_table_faults(tmp_path):
     (tmp_path / missing).unlink()
     assert faults(file) == [
         ("bad row", "people.csv, line 4"),
-        ("listed twice", lines[5].split(",")[0]),
+        ("listed twice", f"people.csv, line {len(lines)}"),
         ("missing file", missing),
     ]
     file.write_text("path,pid\n")

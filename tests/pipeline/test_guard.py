@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -54,12 +55,24 @@ def test_absurd_headers_are_flaws_in_check_and_skippable_in_training(people, tmp
     index = read_training(options, root)
     victim = int(next(iter(TrainingLoader(index, options, CPU, 0).epoch(1, P_HAT))).rows[0])
     index.path(victim).write_bytes(content)
-    _, survey = check(root)
-    assert [fault.where for fault in survey.faults] == [str(index.path(victim).relative_to(root))]
+    _, found = check(root)
+    assert [fault.where for fault in found.faults] == [str(index.path(victim).relative_to(root))]
     loader = TrainingLoader(index, options, CPU, 0)
     rows = np.concatenate([batch.rows for batch in loader.epoch(1, P_HAT)])
-    assert list(loader.source.bad) == [victim]
+    assert list(loader.plan.bad) == [victim]
     assert victim not in rows
+
+
+def test_check_warns_of_a_jpeg_that_was_cut_and_closed(people, tmp_path):
+    root = Path(shutil.copytree(people, tmp_path / "people"))
+    file = next(root.glob("cam2/*/0001.jpg"))
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 3 // 5] + b"\xff\xd9")
+    _, found = check(root)
+    assert found.faults == []
+    ((kind, where, text),) = ((w.kind, w.where, w.text) for w in found.warnings)
+    assert (kind, where) == ("cut short", str(file.relative_to(root)))
+    assert re.fullmatch(r"is cut short: the lower \d+% of it is flat, filled in by .*", text)
 
 
 @pytest.mark.parametrize("format", FORMATS)

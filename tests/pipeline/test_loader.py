@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline import spectrum
-from pipeline.datasets import table
+from pipeline.datasets.kinds import read_training
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader, TrainingLoader
@@ -47,6 +47,7 @@ def test_the_first_batch_after_an_update_follows_the_new_probabilities(index, pr
     for epoch, code in enumerate([2, 0, 3, 1]):
         batches = list(training.epoch(epoch, np.eye(4)[code]))
         assert len(batches) == len(training) == 6
+        assert all((batch.probability == np.eye(4)[code]).all() for batch in batches)
         assert spectra(batches) == [{code}] * 6
 
 
@@ -144,7 +145,7 @@ def test_options_that_cannot_work_are_refused(field, value, message):
 
 def test_every_format_of_a_table_is_decoded_as_pil_decodes_it(tmp_path):
     # RegDB's images are BMP files; a table may hold JPEG, PNG and BMP.
-    index = table.read_training(trees.table(tmp_path), "train")
+    index = read_training(DataOptions(split="train"), trees.table(tmp_path))
     options = DataOptions(height_px=32, width_px=16, eval_batch=7)
     found = torch.cat(list(EvaluationLoader(index, options, CPU)))
     assert {index.path(row).suffix for row in range(len(index))} == {".jpg", ".png", ".bmp"}

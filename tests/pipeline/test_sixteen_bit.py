@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline import spectrum
 from pipeline.check import check
 from pipeline.datasets import table
+from pipeline.datasets.kinds import read_training
 from pipeline.datasets.records import Index
 from pipeline.errors import BadImageError, InputError
 from pipeline.guard import decode
@@ -30,6 +31,7 @@ LOW, HIGH = 20000, 23000
 OPTIONS = DataOptions(
     height_px=32, width_px=16, p=4, k=4, threads=2, eval_batch=7, cache="none", max_bad=1.0
 )
+TRAIN = DataOptions(split="train")
 WITH_RANGE = dataclasses.replace(OPTIONS, range_16bit=(LOW, HIGH))
 
 
@@ -94,7 +96,7 @@ def test_scaling_is_linear_clipped_and_the_same_for_every_image():
 
 
 def test_evaluation_training_and_cache_see_the_same_pixels(thermal):
-    index = table.read_training(thermal, "train")
+    index = read_training(TRAIN, thermal)
     evaluated = torch.cat(list(EvaluationLoader(index, WITH_RANGE, CPU)))
     contents = Reader(index, (LOW, HIGH)).contents(np.arange(len(index)))  # as a report draws them
     for row, (pixels, content) in enumerate(zip(evaluated, contents, strict=True)):
@@ -108,7 +110,7 @@ def test_evaluation_training_and_cache_see_the_same_pixels(thermal):
 
 
 def test_without_16_bit_images_a_range_changes_nothing(tmp_path):
-    index = table.read_training(trees.table(tmp_path), "train")
+    index = read_training(TRAIN, trees.table(tmp_path))
     without, with_it = (
         torch.cat(list(EvaluationLoader(index, options, CPU))) for options in (OPTIONS, WITH_RANGE)
     )
@@ -116,7 +118,7 @@ def test_without_16_bit_images_a_range_changes_nothing(tmp_path):
 
 
 def test_without_a_range_they_are_refused_by_name_and_skippable(thermal):
-    index = table.read_training(thermal, "train")
+    index = read_training(TRAIN, thermal)
     message = r"\.png: has 16 bits a channel; train with --data.range-16bit LOW HIGH, the values"
     for cache in ("none", "host"):
         options = dataclasses.replace(OPTIONS, cache=cache)
@@ -130,7 +132,7 @@ def test_without_a_range_they_are_refused_by_name_and_skippable(thermal):
 
 
 def test_a_damaged_one_is_replaced(thermal):
-    index = table.read_training(thermal, "train")
+    index = read_training(TRAIN, thermal)
     options = dataclasses.replace(WITH_RANGE, on_bad_image="skip")
     first = next(iter(TrainingLoader(index, options, CPU, 0).epoch(1, spectrum.uniform())))
     victim = int(first.rows[first.modality.numpy() == 1][0])
@@ -141,16 +143,16 @@ def test_a_damaged_one_is_replaced(thermal):
         batches = list(loader.epoch(1, spectrum.uniform()))
     finally:
         index.path(victim).write_bytes(whole)
-    assert list(loader.source.bad) == [victim]
-    assert "cannot be decoded" in loader.source.bad[victim]
+    assert list(loader.plan.bad) == [victim]
+    assert "cannot be decoded" in loader.plan.bad[victim]
     assert victim not in np.concatenate([batch.rows for batch in batches])
 
 
 def test_check_tells_the_range_to_pass(thermal):
-    _, survey = check(thermal)
-    assert survey.faults == []
-    (note,) = survey.notes
-    index, _, _ = table.read_table(thermal)
+    _, found = check(thermal)
+    assert found.faults == []
+    (note,) = (warning.text for warning in found.warnings)
+    index = table.read_table(thermal).index
     infrared = [np.asarray(Image.open(index.path(r))) for r in np.flatnonzero(index.modality == 1)]
     low, high = min(i.min() for i in infrared), max(i.max() for i in infrared)
     inner = note.split("--data.range-16bit ")[1].split(", which")[0]

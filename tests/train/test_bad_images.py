@@ -53,7 +53,7 @@ def test_a_bad_image_is_replaced_by_one_of_the_same_person_and_modality(root, ca
     loader = TrainingLoader(index, options, CPU, 0)
     for _ in range(2):  # the second epoch knows them
         batches = list(loader.epoch(1, spectrum.uniform()))
-        assert sorted(loader.source.bad) == sorted(set(victims))
+        assert sorted(loader.plan.bad) == sorted(set(victims))
         assert len(batches) == len(good)
         for batch, rows in zip(batches, good, strict=True):
             assert not np.isin(batch.rows, victims).any()
@@ -65,7 +65,7 @@ def test_a_bad_image_is_replaced_by_one_of_the_same_person_and_modality(root, ca
 
     # What a loader that never meets the bad ones makes of the same rows, to the bit.
     kept = TrainingLoader(index, options, CPU, 0)
-    kept.source.bad = dict(loader.source.bad)
+    kept.plan.bad = dict(loader.plan.bad)
     for batch, again in zip(batches, kept.epoch(1, spectrum.uniform()), strict=True):
         assert (batch.rows == again.rows).all()
         assert torch.equal(batch.images, again.images)
@@ -100,8 +100,8 @@ def test_a_name_that_is_no_utf_8_is_listed_as_it_is(root, tmp_path):
     loader = TrainingLoader(index, OPTIONS, CPU, 0)
     for epoch in range(1, 4):
         list(loader.epoch(epoch, spectrum.uniform()))
-    assert list(loader.source.bad) == [row]
-    run_folder.write_bad_images(tmp_path, index, loader.source.bad)
+    assert list(loader.plan.bad) == [row]
+    run_folder.write_bad_images(tmp_path, index, loader.plan.bad)
     assert (tmp_path / "bad_images.tsv").read_bytes().startswith(odd + b"\tcannot be decoded")
 
 

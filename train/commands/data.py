@@ -30,7 +30,7 @@ def data_check(args: list[str]) -> None:
     import tyro
 
     from pipeline.options import KindName
-    from train.data_check import check
+    from train.data import check
     from train.reporting.display import Display
 
     def parse(root: tyro.conf.Positional[Path], kind: KindName = "auto") -> None:

@@ -92,7 +92,7 @@ def embed_test(run: TrainedRun, display: Display) -> TestedRun:
     Raises `InputError` if the data set is gone, an image cannot be read, or the weights have seen
     the identities of the test.
     """
-    protocol = read_protocol(run.data, locate(run.data.root, display))
+    protocol = read_protocol(run.data, locate(run.data.root, display), display.note)
     checkpoint.check_leak(run.weights, protocol.name)
     return TestedRun(run, protocol, features_of(run, protocol.index, display))
 

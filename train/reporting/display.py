@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 from rich.box import SIMPLE_HEAD as HEADS
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
-from pipeline.datasets.findings import Survey
+from pipeline.datasets.findings import Findings
 from pipeline.datasets.records import Index, Modality, Protocol
 from train.config import Config
 from train.evaluation.metrics import FIGURES
@@ -44,6 +46,10 @@ class Display:
     def say(self, text: str) -> None:
         """One line."""
         self.console.print(text, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Something to know that stops nothing."""
+        self.say(f"note      {text}")
 
     def begin(
         self, run_dir: Path, hardware: str, cfg: Config, images: Index, protocol: Protocol
@@ -88,16 +94,18 @@ class Display:
         self._status = self._last_epoch = None
 
     def step(
-        self, epoch: int, step: int, losses: list[float], images_per_second: float, wait: float
+        self, epoch: int, losses: Float32[Tensor, "seen 3"], images_per_second: float, wait: float
     ) -> None:
-        """A look at the running epoch."""
-        loss, cls, tri = losses
+        """A look at the running epoch: the losses of its first steps, as far as they are known."""
+        if not len(losses):
+            return
+        loss, cls, tri = losses[-1].tolist()
         self._status = Text(
             f"           loss {loss:.3f} = {cls:.3f} classification + {tri:.3f} triplet   "
             f"{images_per_second:.0f} images/s   waiting for data {100 * wait:.1f} %"
         )
         self._bars.update(self._epoch_task, completed=epoch - 1)
-        self._bars.update(self._step_task, completed=step)
+        self._bars.update(self._step_task, completed=len(losses))
         self._refresh()
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -115,24 +123,28 @@ class Display:
             + (f"  {record['num_bad_images']} bad images" if record["num_bad_images"] else "")
         )
 
-    def survey(self, survey: Survey) -> None:
-        """What a data set holds beside what was expected, and its faults."""
+    def findings(self, found: Findings) -> None:
+        """What a data set holds beside what was expected, warnings, and faults."""
         counts = Table("", "found", "expected", title="counts")
-        for what, (found, expected) in survey.counts.items():
-            differs = expected is not None and found != expected
+        for what, (number, expected) in found.counts.items():
+            differs = expected is not None and number != expected
             counts.add_row(
                 what,
-                str(found),
+                str(number),
                 "" if expected is None else str(expected),
                 style="yellow" if differs else None,
             )
         self.console.print(counts)
-        if any(expected not in (None, found) for found, expected in survey.counts.values()):
+        if any(expected not in (None, number) for number, expected in found.counts.values()):
             self.say("counts that differ from the official ones are no fault in a subset of it")
-        if not survey.faults:
+        for warning in found.warnings[:MAX_FAULTS]:
+            self.note(f"{warning.where}: {warning.text}")
+        if len(found.warnings) > MAX_FAULTS:
+            self.note(f"… and {len(found.warnings) - MAX_FAULTS} more")
+        if not found.faults:
             return
-        faults = Table("fault", "where", "what to do", title=f"{len(survey.faults)} faults")
-        for kind, of_kind in survey.by_kind().items():
+        faults = Table("fault", "where", "what to do", title=f"{len(found.faults)} faults")
+        for kind, of_kind in found.by_kind().items():
             for fault in of_kind[:MAX_FAULTS]:
                 faults.add_row(kind, fault.where, fault.text)
             if len(of_kind) > MAX_FAULTS:

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets import sysu
+from pipeline.datasets.kinds import read_protocol, read_training
+from pipeline.datasets.permutations import read_permutations
 from pipeline.datasets.records import Modality
+from pipeline.options import DataOptions
 
 
 @pytest.fixture(scope="module")
 def protocol(golden):
-    return sysu.read_protocol(golden)
+    return read_protocol(DataOptions(), golden)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +19,7 @@ def protocol(golden):
     [("train+val", 395, 22258, 11909), ("train", 296, 20284, 9929)],
 )
 def test_training_counts(golden, split, num_ids, num_rgb, num_ir):
-    index = sysu.read_training(golden, split)
+    index = read_training(DataOptions(split=split), golden)
     assert len(np.unique(index.pids)) == num_ids
     assert (index.modality == Modality.RGB).sum() == num_rgb
     assert (index.modality == Modality.IR).sum() == num_ir
@@ -51,7 +53,7 @@ def test_the_first_shot_of_a_multi_shot_gallery_is_the_single_shot(protocol):
 
 
 def test_a_multi_shot_gallery_holds_the_permutations_first_ten(golden, protocol):
-    orders = sysu.read_permutations(golden)
+    orders = read_permutations(golden)
     index = protocol.index
     trial = protocol.modes[1].trials[6]
     camid, pid = 4, int(index.pids[trial.gallery][index.camids[trial.gallery] == 4][0])

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.datasets import llcm, regdb, table
-from pipeline.datasets.kinds import KINDS, kind_of, read_protocol
+from pipeline.datasets.kinds import KINDS, kind_of, read_protocol, read_training
 from pipeline.datasets.records import Modality
 from pipeline.errors import InputError
 from pipeline.options import DataOptions
@@ -37,10 +36,10 @@ def copy(root: Path, into: Path) -> Path:
 def test_regdb_has_the_official_numbers_at_the_official_size(tmp_path):
     root = trees.regdb(tmp_path / "RegDB", num_ids=412, num_images=10, write=trees.touch)
     for trial in (1, 10):
-        index = regdb.read_training(root, trial)
+        index = read_training(DataOptions(trial=trial), root)
         assert len(np.unique(index.pids)) == 206
         assert len(index) == 2 * 2060
-        protocol = regdb.read_protocol(root, trial)
+        protocol = read_protocol(DataOptions(trial=trial), root)
         for mode in protocol.modes:
             (only,) = mode.trials
             assert len(only.query) == len(only.gallery) == 2060
@@ -49,7 +48,7 @@ def test_regdb_has_the_official_numbers_at_the_official_size(tmp_path):
 
 
 def test_regdb_searches_both_directions_over_one_trials_lists(roots):
-    protocol = regdb.read_protocol(roots["regdb"], 4)
+    protocol = read_protocol(DataOptions(trial=4), roots["regdb"])
     assert protocol.name == "regdb trial 4"
     lines = (roots["regdb"] / "idx" / "test_thermal_4.txt").read_text().splitlines()
     (there,), (back,) = (mode.trials for mode in protocol.modes)
@@ -81,8 +80,8 @@ def test_regdb_lists_that_are_damaged_are_named(roots, tmp_path, damage, message
     root = copy(roots["regdb"], tmp_path)
     damage(root / "idx" / "train_visible_2.txt")
     with pytest.raises(InputError, match=message):
-        regdb.read_training(root, 2)
-    assert len(regdb.read_training(root, 1))
+        read_training(DataOptions(trial=2), root)
+    assert len(read_training(DataOptions(), root))
 
 
 # --- LLCM ---
@@ -90,7 +89,7 @@ def test_regdb_lists_that_are_damaged_are_named(roots, tmp_path, damage, message
 
 def test_llcm_galleries_are_those_that_the_published_code_draws(roots):
     root = roots["llcm"]
-    protocol = llcm.read_protocol(root)
+    protocol = read_protocol(DataOptions(), root)
     pids = [int(pid) for pid in (root / "idx" / "test_id.txt").read_text().split(",")]
     for mode, name in ((protocol.modes[0], "vis"), (protocol.modes[1], "nir")):
         assert len(mode.trials) == 10
@@ -107,7 +106,7 @@ def test_llcm_galleries_are_those_that_the_published_code_draws(roots):
 
 
 def test_llcm_queries_are_all_images_of_the_other_modality(roots):
-    protocol = llcm.read_protocol(roots["llcm"])
+    protocol = read_protocol(DataOptions(), roots["llcm"])
     modality = protocol.index.modality
     infrared, visible, published = (mode.trials[0] for mode in protocol.modes)
     assert infrared.query.tolist() == np.flatnonzero(modality == Modality.IR).tolist()
@@ -119,7 +118,7 @@ def test_llcm_queries_are_all_images_of_the_other_modality(roots):
 
 
 def test_llcm_training_reads_labels_and_cameras(roots):
-    index = llcm.read_training(roots["llcm"])
+    index = read_training(DataOptions(), roots["llcm"])
     assert sorted(set(index.pids.tolist())) == list(range(6))
     for row in (0, len(index) - 1):
         name = index.path(row).name
@@ -133,8 +132,8 @@ def test_llcm_without_anyone_to_find_is_refused(roots, tmp_path):
 
     root = copy(roots["llcm"], tmp_path)
     shutil.rmtree(root / "test_nir")
-    with pytest.raises(InputError, match=r"no identity of idx/test_id.txt can be found across"):
-        llcm.read_protocol(root)
+    with pytest.raises(InputError, match=r"test_nir/cam1: missing; restore .*and 7 more"):
+        read_protocol(DataOptions(kind="llcm"), root)
 
 
 # --- CSV ---
@@ -142,9 +141,22 @@ def test_llcm_without_anyone_to_find_is_refused(roots, tmp_path):
 
 def test_a_table_gives_its_splits_and_roles(roots):
     file = roots["table"]
-    assert sorted(set(table.read_training(file, "train").pids.tolist())) == [0, 1, 2, 3, 4]
-    assert sorted(set(table.read_training(file, "train+val").pids.tolist())) == [0, 1, 2, 3, 4, 5]
-    protocol = table.read_protocol(file)
+    assert sorted(set(read_training(DataOptions(split="train"), file).pids.tolist())) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert sorted(set(read_training(DataOptions(split="train+val"), file).pids.tolist())) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    protocol = read_protocol(DataOptions(), file)
     (mode,) = protocol.modes
     (trial,) = mode.trials
     assert mode.name == "query to gallery"
@@ -153,7 +165,7 @@ def test_a_table_gives_its_splits_and_roles(roots):
 
 
 def test_a_table_without_roles_searches_both_directions(tmp_path):
-    protocol = table.read_protocol(trees.table(tmp_path, roles=False))
+    protocol = read_protocol(DataOptions(), trees.table(tmp_path, roles=False))
     assert [mode.name for mode in protocol.modes] == ["infrared to visible", "visible to infrared"]
     (there,), (back,) = (mode.trials for mode in protocol.modes)
     assert (there.query == back.gallery).all()
@@ -165,7 +177,7 @@ def test_absolute_and_relative_paths_may_be_mixed(roots, tmp_path):
     absolute = [lines[0], *(f"{source.parent}/{line}" for line in lines[1:20]), *lines[20:]]
     file = source.parent / "mixed.csv"
     file.write_text("\n".join(absolute))
-    index, reference = (table.read_training(f, "train") for f in (file, source))
+    index, reference = (read_training(DataOptions(split="train"), f) for f in (file, source))
     assert [index.path(r) for r in range(len(index))] == [
         reference.path(r) for r in range(len(reference))
     ]
@@ -180,29 +192,31 @@ def test_absolute_and_relative_paths_may_be_mixed(roots, tmp_path):
         ("a.jpg,7,1,rgb,dev", "line 2: split is 'dev'; expected one of train, val, test"),
         (",7,1,rgb,train", "line 2: path is empty"),
         ("a.jpg,7", "line 2: camid is ''; expected an integer"),
-        ("a.jpg,7,1,rgb,test", "no row has split train\\+val; there are \\['test'\\]"),
+        ("a.jpg,7,1,rgb,test", "people.csv: no row has split train\\+val"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path, line, message):
     file = tmp_path / "people.csv"
     file.write_text(f"path,pid,camid,modality,split\n{line}\n")
     with pytest.raises(InputError, match=message):
-        table.read_training(file, "train+val")
+        read_training(DataOptions(split="train+val"), file)
 
 
 def test_a_missing_column_is_named(tmp_path):
     file = tmp_path / "people.csv"
     file.write_text("path,pid,camid,split\n")
     with pytest.raises(InputError, match="has no column 'modality'"):
-        table.read_training(file, "train")
+        read_training(DataOptions(split="train"), file)
 
 
 def test_a_table_in_which_nobody_can_be_found_is_refused(tmp_path):
     file = tmp_path / "people.csv"
     one_camera = ["path,pid,camid,modality,split", "a.jpg,7,1,rgb,test", "b.jpg,7,1,ir,test"]
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).touch()
     file.write_text("\n".join(one_camera))
     with pytest.raises(InputError, match="give each camera its own camid"):
-        table.read_protocol(file)
+        read_protocol(DataOptions(), file)
 
 
 # --- telling them apart ---

@@ -160,6 +160,14 @@ DAMAGES = {
         lambda r: (r / ABOUT).write_text((r / ABOUT).read_text().replace(FORMAT, "pack 0")),
         "pack.json: is 'pack 0', not 'cdp-reid pack 1'; pack the data set again",
     ),
+    "no object": (
+        lambda r: (r / ABOUT).write_text("[]"),
+        "pack.json: is no index of a packed data",
+    ),
+    "half an index": (
+        lambda r: (r / ABOUT).write_text(json.dumps({"format": FORMAT, "kind": "regdb"})),
+        "pack.json: lacks 'splits'; copy the pack again",
+    ),
     "no JSON": (lambda r: (r / ABOUT).write_text("{"), "pack.json: is no index of a packed data"),
 }
 
@@ -211,7 +219,7 @@ def test_what_cannot_be_packed_is_refused(packs, loose, tmp_path):
     root = Path(shutil.copytree(loose["regdb"], tmp_path / "RegDB"))
     gone = sorted(root.glob("Visible/*/*"))[3]
     gone.unlink()
-    with pytest.raises(InputError, match=f"{gone}: cannot be read .*; restore it or take it out"):
+    with pytest.raises(InputError, match=f"{gone}: missing, but idx/.* names it; restore it"):
         pack(root, tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["RegDB", "full"]
 

@@ -1,0 +1,185 @@
+"""Planted faults at the front door: `data check` and `train` refuse each alike, in one line."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.datasets import kinds
+from pipeline.options import DataOptions
+from tests import trees
+from tests.front_door import SMALL, call, refused
+from tests.pipeline.datasets.planted import (
+    FAULTS,
+    NO_TEST,
+    SAME,
+    data_root,
+    files,
+    link,
+    some_folder,
+)
+
+KINDS = ("sysu", "regdb", "llcm", "table")
+
+
+@pytest.fixture(scope="module")
+def whole(people, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    trees.regdb(folder / "regdb", num_ids=8, num_images=2)
+    trees.llcm(folder / "llcm", num_train=4, num_test=3)
+    trees.table(folder / "table", num_train=4, num_test=3)
+    return {"sysu": people, **{kind: folder / kind for kind in KINDS[1:]}}
+
+
+@pytest.fixture
+def tree(whole, tmp_path) -> Callable[[str], Path]:
+    """A copy of a whole data set, to be changed."""
+    return lambda kind: Path(shutil.copytree(whole[kind], tmp_path / "DIR"))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_check_and_train_refuse_it_alike(name, tree, tmp_path, capsys):
+    kind, plant, message = FAULTS[name]
+    root = tree(kind)
+    plant(root)
+    preset = {"sysu": "demo"}.get(kind, kind)
+    args = ("--data.root", data_root(root), "--run-dir", tmp_path / "run", *SMALL)
+    assert message in refused(capsys, "train", preset, *args, "--data.kind", kind)
+    assert not (tmp_path / "run").exists()
+    line = refused(capsys, "data", "check", data_root(root), "--kind", kind)
+    assert "mend them and check again" in line or message in line
+
+
+def what_is_read(root: Path, kind: str) -> list[object]:
+    """All that training and test take from a data set, images by their path below it."""
+
+    def images(index, rows) -> list[tuple]:
+        names = [str(index.path(r).resolve().relative_to(root.resolve())) for r in rows]
+        columns = (index.pids[rows], index.camids[rows], index.modality[rows])
+        return [*zip(names, *(c.tolist() for c in columns), strict=True)]
+
+    options = DataOptions(kind=kind)
+    index = kinds.read_training(options, data_root(root))
+    protocol = kinds.read_protocol(options, data_root(root))
+    trials = [trial for mode in protocol.modes for trial in mode.trials]
+    return [
+        images(index, range(len(index))),
+        protocol.rule,
+        [(images(protocol.index, t.query), images(protocol.index, t.gallery)) for t in trials],
+    ]
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_only_looks_different_is_read_alike(name, tree, whole, capsys):
+    kind, change = SAME[name]
+    root = tree(kind)
+    change(root)
+    assert what_is_read(root, kind) == what_is_read(whole[kind], kind)
+    assert call("data", "check", data_root(root)) == 0
+    assert "no fault" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [("sysu", "cam1"), ("sysu", "cam*/0*"), ("regdb", "Visible/1"), ("llcm", "test_vis/cam*/0*")],
+)
+def test_linked_folders_are_followed(kind, pattern, tree, whole):
+    root = tree(kind)
+    link(root, sorted(root.glob(pattern))[0])
+    assert kinds.survey(root, kind).faults == []
+    index, reference = (kinds.read_training(DataOptions(), r) for r in (root, whole[kind]))
+    assert (index.paths == reference.paths).all()
+
+
+def test_png_images_of_sysu_are_images(tree):
+    root = tree("sysu")
+    for file in files(some_folder(root)):
+        Image.open(file).save(file.with_suffix(".png"))
+        file.unlink()
+    assert kinds.survey(root, "sysu").faults == []
+
+
+def test_regdb_with_one_trial_is_told_once(tree, capsys):
+    root = tree("regdb")
+    for file in (root / "idx").iterdir():
+        if not file.stem.endswith("_1"):
+            file.unlink()
+    assert call("data", "check", root) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert lines == [
+        "note      idx: has no lists of trial 2, 3, 4, 5, 6, 7, 8, 9, 10: these cannot be trained"
+    ]
+
+
+def test_all_trials_are_looked_at_before_the_first_is_trained(tree, tmp_path, capsys):
+    root = tree("regdb")
+    (root / "idx/test_visible_9.txt").unlink()
+    args = ("--data.root", root, "--trial", "all", "--run-dir", tmp_path / "run", *SMALL)
+    assert "idx/test_visible_9.txt: missing" in refused(capsys, "train", "regdb", *args)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_set_without_a_test_can_be_trained(kind, tree, whole, capsys):
+    root = tree(kind)
+    NO_TEST[kind](root)
+    options = DataOptions(kind=kind)
+    index, reference = (kinds.read_training(options, data_root(r)) for r in (root, whole[kind]))
+    assert (index.paths == reference.paths).all()
+    with pytest.raises(ValueError, match="only to be trained"):
+        kinds.read_protocol(options, data_root(root))
+    assert call("data", "check", data_root(root), "--kind", kind) == 0
+    assert "only to be trained" in capsys.readouterr().out
+
+
+def test_faults_are_counted_and_missing_images_may_be_skipped(tree, tmp_path, capsys):
+    root = tree("table")
+    for name in ("0-1-0.jpg", "0-2-0.jpg"):
+        (root / "pictures" / name).unlink()
+    args = ("train", "table", "--data.root", root / "people.csv", *SMALL)
+    assert "(and 1 more: cdp data check " in refused(capsys, *args, "--run-dir", tmp_path / "run")
+    options = DataOptions(on_bad_image="skip")
+    assert len(kinds.read_training(options, root / "people.csv")) == 4 * 4 * 3
+
+
+def test_a_table_may_name_its_rule(tree):
+    root = tree("table")
+    with (root / "people.csv").open() as opened:
+        rows = list(csv.DictReader(opened))
+
+    def write(rules: list[str]) -> None:
+        with (root / "people.csv").open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, [*rows[0], "rule"])
+            writer.writeheader()
+            writer.writerows(r | {"rule": rule} for r, rule in zip(rows, rules, strict=True))
+
+    def refusal() -> str:
+        with pytest.raises(ValueError, match=r"people\.csv") as error:
+            kinds.read_protocol(DataOptions(), root / "people.csv")
+        return str(error.value)
+
+    write(["llcm" if r["split"] == "test" else "" for r in rows])
+    assert kinds.read_protocol(DataOptions(), root / "people.csv").rule.cmc_unique_pids
+    write(["llcm"] * (len(rows) - 1) + ["market"])
+    assert f"line {len(rows) + 1}: has another rule than the test row of line" in refusal()
+    write(["llcm"] * (len(rows) - 1) + [""])
+    assert "a test row without a rule" in refusal()
+    write(["cuhk"] * len(rows))
+    assert "rule is 'cuhk'; expected one of sysu, regdb, llcm, market, plain" in refusal()
+    for row_ in rows:
+        row_["camid"] = str(int(row_["camid"]) - 1)
+    write(["sysu"] * len(rows))
+    assert "camid is 0; the cameras of rule sysu are 1 to 6" in refusal()
+
+
+def test_a_renamed_image_is_warned_of(tree):
+    root = tree("sysu")
+    folder = some_folder(root)
+    files(folder)[0].rename(folder / "0099.jpg")
+    told: list[str] = []
+    kinds.read_protocol(DataOptions(), root, told.append)
+    (line,) = told
+    assert line.startswith(f"{folder}: its images are not numbered without gaps (1 such folders)")
