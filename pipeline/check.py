@@ -27,8 +27,8 @@ def check(
         flaws = pool.map(examination.flaw_of, images)
         for done, (file, flaw) in enumerate(zip(files, flaws, strict=True), start=1):
             if flaw:
-                note = found.warn if flaw.is_usable else found.fault
-                note(flaw.kind, file, f"{flaw.text}; restore it")
+                say = found.warn if flaw.is_usable else found.fault
+                say(flaw.kind, file, f"{flaw.text}; restore it")
             if done % 64 == 0 or done == len(files):
                 on_progress(done, len(files))
     for note in examination.notes():
