@@ -25,8 +25,9 @@ from pipeline.datasets.records import Index
 from pipeline.draws import Draw
 from pipeline.groups import group
 from pipeline.options import DataOptions
+from pipeline.reader import encode_paths
 from pipeline.sampler import plan_epoch
-from pipeline.source import TrainingSource, encode_paths
+from pipeline.source import TrainingSource
 from pipeline.spectrum import uniform
 from train.dhsm import Confidence
 

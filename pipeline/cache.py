@@ -96,14 +96,14 @@ class PixelCache:
         shape = (len(index), options.height_px, options.width_px, 3)
         self._pixels = torch.empty(shape, dtype=torch.uint8, device=self.device)
         self._ready = np.zeros(len(index), bool)
-        self._source = EvaluationSource(index, options.p * options.k)
+        self._source = EvaluationSource(index, options.p * options.k, options.range_16bit)
         self._graph = evaluation_graph(
             self._source,
             options,
             device_id,
             threads,
             batch_size=options.p * options.k,
-            packed=index.is_packed,
+            packed=self._source.read.gives_bytes,
         )
         self._graph_device = device
         # Behind the caller's kernels a gather would come a step late.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.datasets.findings import Findings
 from pipeline.datasets.kinds import kind_of, survey
-from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions, KindName, num_threads
+from pipeline.picture import Examination
 
 
 def check(
@@ -21,13 +21,16 @@ def check(
     """
     kind = kind_of(root, kind)
     found = survey(root, kind)
-    files = sorted(found.files)
+    files, examination = sorted(found.files), Examination()
     with ThreadPoolExecutor(num_threads(DataOptions())) as pool:
         images = (found.contents.get(file, found.folder / file) for file in files)
-        flaws = pool.map(why_undecodable, images)
+        flaws = pool.map(examination.flaw_of, images)
         for done, (file, flaw) in enumerate(zip(files, flaws, strict=True), start=1):
             if flaw:
-                found.fault(flaw.kind, file, f"{flaw.text}; restore it")
+                say = found.warn if flaw.is_usable else found.fault
+                say(flaw.kind, file, f"{flaw.text}; restore it")
             if done % 64 == 0 or done == len(files):
                 on_progress(done, len(files))
+    for note in examination.notes():
+        found.warn("16-bit images", found.root, note)
     return kind, found

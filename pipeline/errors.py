@@ -18,8 +18,14 @@ class InputError(ValueError):
 class BadImageError(InputError):
     """A file cannot serve as an image; knows which row of the index it is, and why."""
 
-    def __init__(self, path: Path, row: int, reason: str) -> None:
-        super().__init__(f"{path}: {reason}; restore it or take it out of the data set")
+    def __init__(
+        self,
+        path: Path,
+        row: int,
+        reason: str,
+        mend: str = "restore it or take it out of the data set",
+    ) -> None:
+        super().__init__(f"{path}: {reason}; {mend}")
         self.row = row
         self.reason = reason
 

@@ -48,7 +48,7 @@ class TrainingLoader:
         own = dataclasses.replace(options, p=options.p // share.size)
         self._pipeline = training_graph(
             *(self.source, own, *how, self.cache),
-            packed=index.is_packed,
+            packed=self.source.read.gives_bytes,
             pixel_stream=pixels.stream if pixels else None,
         )
 
@@ -79,7 +79,7 @@ class EvaluationLoader:
     def __init__(self, index: Index, options: DataOptions, device: torch.device) -> None:
         from pipeline.graph import evaluation_graph
 
-        self.source = EvaluationSource(index, options.eval_batch)
+        self.source = EvaluationSource(index, options.eval_batch, options.range_16bit)
         self.device = device
         self._pipeline = evaluation_graph(
             self.source,
@@ -87,7 +87,7 @@ class EvaluationLoader:
             device_id(device),
             num_threads(options),
             options.eval_batch,
-            index.is_packed,
+            self.source.read.gives_bytes,
         )
 
     def __len__(self) -> int:

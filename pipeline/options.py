@@ -77,6 +77,11 @@ class DataOptions:
     GPU's, or not at all; auto: where there is ample room. Batches are the same: to the bit, but for
     a GPU's decoders, of which an image may meet another at its next use."""
 
+    range_16bit: tuple[int, int] | None = None
+    """LOW HIGH: values of 16-bit PNG images (thermal cameras') that become black and white; those
+    between are scaled, alike in all images, those outside clipped. `cdp data check` prints what a
+    data set uses. None: 16-bit images are refused."""
+
     on_bad_image: Literal["error", "skip"] = "error"
     """A training image that cannot be read: error: stop and name it; skip: take the next image of
     the same identity and modality instead, and list it in the run folder."""
@@ -105,6 +110,13 @@ class DataOptions:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
                     f"--data.{name.replace('_', '-')} {getattr(self, name)}: must be in 0…1"
+                )
+        if self.range_16bit is not None:
+            low, high = self.range_16bit
+            if not 0 <= low < high <= 65535:
+                raise InputError(
+                    f"--data.range-16bit {low} {high}: must be two numbers of 0…65535, the lower "
+                    "one first"
                 )
         if self.sampling == "balanced" and self.k % 2:
             raise InputError(

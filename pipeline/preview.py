@@ -20,7 +20,13 @@ HEADER_PX = 22
 COLUMNS = ("RGB", *spectrum.DEFAULT, "infrared", "jittered")
 
 
-def preview(root: Path, out: Path, identities: int, seed: int) -> None:
+def preview(
+    root: Path,
+    out: Path,
+    identities: int,
+    seed: int,
+    range_16bit: tuple[int, int] | None = None,
+) -> None:
     """Writes a PNG, one row an identity: RGB original, its counterpart in each spectrum, an
     infrared original and its jittered counterpart.
 
@@ -30,7 +36,7 @@ def preview(root: Path, out: Path, identities: int, seed: int) -> None:
         raise InputError(f"--out {out}: must end in .png")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: no folder {out.parent}")
-    options = DataOptions(root=root, p=identities, k=2, cache="none")
+    options = DataOptions(root=root, p=identities, k=2, cache="none", range_16bit=range_16bit)
     index = read_training(options, root)
     loader = TrainingLoader(index, options, torch.device("cpu"), seed)
     columns: list[ndarray] = []

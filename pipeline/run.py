@@ -15,6 +15,7 @@ from pipeline.datasets.records import Index
 from pipeline.errors import BadImageError, is_out_of_memory
 from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions
+from pipeline.reader import Reader
 from pipeline.source import EvaluationSource
 
 FARTHEST_AHEAD = 32  # batches that a host may be ahead of its GPU: 400 MB of the paper's
@@ -25,6 +26,7 @@ class Source(Protocol):
     """What feeds a graph: knows the rows of the batches that DALI took and nobody received."""
 
     index: Index
+    read: Reader
     in_flight: deque[Int64[ndarray, " n"]]
 
     def stop(self) -> None:
@@ -124,7 +126,7 @@ def _blame(source: Source, error: RuntimeError, device: torch.device) -> Excepti
         except RuntimeError:
             return RuntimeError(f"DALI failed, and so has the GPU: {error}")
     if source.in_flight:
-        found = _first_undecodable(source.index, np.unique(source.in_flight[0]), device)
+        found = _first_undecodable(source, np.unique(source.in_flight[0]), device)
         if found:
             row, words = found
             flaw = why_undecodable(source.index.image(row))
@@ -139,15 +141,16 @@ def _blame(source: Source, error: RuntimeError, device: torch.device) -> Excepti
 
 
 def _first_undecodable(
-    index: Index, rows: Int64[ndarray, " n"], device: torch.device
+    source: Source, rows: Int64[ndarray, " n"], device: torch.device
 ) -> tuple[int, str] | None:
     """The first row that DALI cannot decode by itself, and what it says of it."""
     from pipeline.graph import evaluation_graph
 
-    alone = EvaluationSource(index, batch=1)
+    alone = EvaluationSource(source.index, batch=1, range_16bit=source.read.range_16bit)
     alone.begin(rows)
+    packed = alone.read.gives_bytes
     pipeline = evaluation_graph(
-        alone, DataOptions(), device_id(device), threads=1, batch_size=1, packed=index.is_packed
+        alone, DataOptions(), device_id(device), threads=1, batch_size=1, packed=packed
     )
     for row in rows:
         try:

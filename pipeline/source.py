@@ -4,10 +4,8 @@ DALI asks ahead of the consumer (prefetch). At the end of the plan the source ra
 DALI drains, and only then is the next epoch begun: its first batch already sees the new P̂.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,54 +16,12 @@ from torch import Tensor
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import Draw, Originals, uniforms
 from pipeline.errors import BadImageError
-from pipeline.guard import why_unusable
 from pipeline.options import DataOptions
 from pipeline.plan import ALL, Plan
+from pipeline.reader import Reader
 from pipeline.sampler import Share
 
 Batch = ndarray | list[ndarray] | Tensor
-
-
-def encode_paths(index: Index, rows: Int64[ndarray, " n"]) -> UInt8[ndarray, "n length"]:
-    """Each row's absolute path as uint8 characters, which is how DALI's file reader takes it.
-
-    All of one length, with further slashes in front: DALI takes one array faster than n of them.
-    """
-    prefix = os.fsencode(os.path.abspath(index.root)) + b"/"
-    paths = [prefix + bytes(path) for path in index.paths[rows]]
-    length = max(map(len, paths))
-    return np.frombuffer(b"".join(path.rjust(length, b"/") for path in paths), np.uint8).reshape(
-        len(paths), length
-    )
-
-
-def encode(index: Index, rows: Int64[ndarray, " n"]) -> ndarray | list[ndarray]:
-    """What the graph reads: the rows' paths, or, of a packed data set, the images' bytes.
-
-    DALI copies those. Without a copy they would have to stay mapped until the last batch in flight
-    is decoded, and Python tells of no order in which what nobody holds any more goes away.
-    """
-    if index.members:
-        return [index.members.content(row) for row in rows]
-    return encode_paths(index, rows)
-
-
-class FirstLook:
-    """Checks the header of each file once, before DALI meets it."""
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
-        self._seen = np.zeros(len(index), bool)
-        self._threads = ThreadPoolExecutor(16)  # they wait for the disk, not for a core
-
-    def __call__(self, rows: Int64[ndarray, " n"]) -> None:
-        """Raises `BadImageError` for the first of `rows` whose file cannot serve."""
-        new = np.unique(rows[~self._seen[rows]])
-        images = [self._index.image(row) for row in new]
-        for row, flaw in zip(new, self._threads.map(why_unusable, images), strict=True):
-            if flaw:
-                raise BadImageError(self._index.path(row), int(row), flaw.text)
-            self._seen[row] = True
 
 
 @runtime_checkable
@@ -100,7 +56,7 @@ class TrainingSource:
         self._num_originals = options.p * options.k
         self._seed = seed
         self._pixels = pixels
-        self._look = FirstLook(index)
+        self.read = Reader(index, options.range_16bit)
         self._epoch = self._step = self._again = 0
         self._step_of: dict[str, int] = {}  # each draw's next step
         self._probability = np.empty(0, np.float32)
@@ -164,8 +120,7 @@ class TrainingSource:
         if self._pixels:
             pixels = self._pixels.take(rows)
             return pixels if pixels.is_cuda else pixels.numpy()
-        self._look(rows)
-        return encode(self.index, rows)
+        return self.read(rows)
 
     def feed(self, draw: Draw) -> Callable[[], tuple[ndarray, ...]]:
         """The callback that hands the graph this draw's arrays, one batch a call.
@@ -201,10 +156,12 @@ class TrainingSource:
 class EvaluationSource:
     """Hands out rows' paths or bytes, `batch` at a time; the last batch may be smaller."""
 
-    def __init__(self, index: Index, batch: int) -> None:
+    def __init__(
+        self, index: Index, batch: int, range_16bit: tuple[int, int] | None = None
+    ) -> None:
         self.index = index
         self.batch = batch
-        self._look = FirstLook(index)
+        self.read = Reader(index, range_16bit)
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
         self._rows = np.arange(len(index))
         self._next = 0
@@ -231,7 +188,7 @@ class EvaluationSource:
         if self._next >= len(self._rows):
             raise StopIteration
         rows = self._rows[self._next : self._next + self.batch]
-        self._look(rows)
+        batch = self.read(rows)
         self._next += len(rows)
         self.in_flight.append(rows)
-        return (encode(self.index, rows),)
+        return (batch,)

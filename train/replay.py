@@ -40,7 +40,8 @@ def show(run_dir: Path, display: Display) -> Path:
     Raises `InputError` if no batch was kept, or its data set is no longer what it was.
     """
     run_folder.read_config(run_dir)
-    file = next(run_dir.rglob(PLACE), None)  # of ten trainings, that which stopped
+    places = (*run_dir.glob(PLACE), *run_dir.glob(f"trial-*/{PLACE}"))  # of ten, that which stopped
+    file = next(iter(places), None)
     if file is None:
         raise InputError(f"{run_dir}: no loss of this run was NaN or infinite; nothing to replay")
     run_dir = file.parent

@@ -118,7 +118,7 @@ def write_bad_images(run_dir: Path, index: Index, bad: dict[int, str]) -> None:
     """Lists the images that were skipped, and why, if there are any."""
     if bad:
         lines = [f"{index.path(row)}\t{reason}\n" for row, reason in sorted(bad.items())]
-        write(run_dir / BAD_IMAGES, "".join(lines).encode())
+        write(run_dir / BAD_IMAGES, "".join(lines).encode("utf-8", "surrogateescape"))
 
 
 @contextmanager

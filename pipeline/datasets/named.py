@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,13 @@ from numpy import ndarray
 
 from pipeline.datasets.records import Index, Modality, make_index
 from pipeline.datasets.table import COLUMNS, read_table
+from pipeline.datasets.walk import walk
 from pipeline.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 UNKNOWN = -1  # pid and camid of an image that nothing tells about
 UNKNOWN_MODALITY = 255
+NO_IMAGE = "no image file"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,14 +26,14 @@ class Named:
 
     index: Index
     names: Shaped[ndarray, " n"]  # str: each path as it was given
-    left_out: int = 0  # files in folders that are no images
+    left_out: dict[str, list[Path]] = field(default_factory=dict)  # by the reason
 
 
 def read_named(arguments: Sequence[Path]) -> Named:
     """Reads one CSV of `path,pid,camid,modality`, or files and folders, of which nothing is known.
 
-    Folders are searched to their depth, in the order of paths. Raises `InputError` naming what is
-    missing, holds no image, or is no image file.
+    Folders are searched to their depth and through links, in the order of paths. Raises
+    `InputError` naming what is missing, holds no image, or is no image file.
     """
     tables = [argument for argument in arguments if argument.suffix.lower() == ".csv"]
     for argument in arguments:
@@ -45,13 +47,15 @@ def read_named(arguments: Sequence[Path]) -> Named:
             raise InputError(f"{tables[0]}: lists no image")
         return Named(index, np.array([os.fsdecode(bytes(path)) for path in index.paths], np.str_))
     files: list[Path] = []
-    left_out = 0
+    left_out: dict[str, list[Path]] = {}
     for argument in arguments:
         found = [argument]
         if argument.is_dir():
-            inside = sorted(file for file in argument.rglob("*") if file.is_file())
-            found = [file for file in inside if _is_image(file)]
-            left_out += len(inside) - len(found)
+            inside = walk(argument)
+            found = [file for file in inside.files if _is_image(file)]
+            others = {file: NO_IMAGE for file in inside.files if not _is_image(file)}
+            for path, reason in (others | inside.left_out).items():
+                left_out.setdefault(reason, []).append(path)
             if not found:
                 raise InputError(f"{argument}: holds no image file ({', '.join(SUFFIXES)})")
         elif not _is_image(argument):

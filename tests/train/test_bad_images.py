@@ -1,6 +1,7 @@
 """Images that cannot be read: named, or replaced by others of the same person, and listed."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.options import DataOptions
 from pipeline.sampler import plan_epoch
 from tests.front_door import SMALL, call, refused
 from tests.train.test_resume import assert_same_run, lines
+from train import run_folder
 
 CPU = torch.device("cpu")
 OPTIONS = DataOptions(
@@ -87,6 +89,20 @@ def test_an_identity_without_a_readable_image_is_named(root):
         damage(index.path(row), "truncated")
     with pytest.raises(InputError, match="no readable RGB image of its identity is left"):
         list(TrainingLoader(index, OPTIONS, CPU, 0).epoch(1, spectrum.uniform()))
+
+
+def test_a_name_that_is_no_utf_8_is_listed_as_it_is(root, tmp_path):
+    odd = os.fsencode(root) + b"/cam1/0001/n\xff.jpg"
+    os.rename(next((root / "cam1" / "0001").iterdir()), odd)
+    index = read_training(OPTIONS, root)
+    row = next(row for row in range(len(index)) if os.fsencode(index.path(row)) == odd)
+    damage(index.path(row), "truncated")
+    loader = TrainingLoader(index, OPTIONS, CPU, 0)
+    for epoch in range(1, 4):
+        list(loader.epoch(epoch, spectrum.uniform()))
+    assert list(loader.plan.bad) == [row]
+    run_folder.write_bad_images(tmp_path, index, loader.plan.bad)
+    assert (tmp_path / "bad_images.tsv").read_bytes().startswith(odd + b"\tcannot be decoded")
 
 
 def test_a_run_lists_what_it_skipped_and_resumes_to_the_same_end(root, tmp_path, capsys):

@@ -67,6 +67,8 @@ MUTATIONS = {
     "claims twice the height": lambda c, rng: sized(c, 2 * picture(c).height, picture(c).width),
     "PNG named .jpg": lambda c, rng: saved(picture(c), "PNG"),
     "16-bit PNG": lambda c, rng: saved(Image.fromarray(np.full((90, 40), 40000, np.uint16)), "PNG"),
+    "BMP": lambda c, rng: saved(picture(c), "BMP"),
+    "BMP, bits of the header flipped": lambda c, rng: flipped(saved(picture(c), "BMP"), rng, 0, 54),
     "GIF": lambda c, rng: saved(picture(c), "GIF"),
     "CMYK": lambda c, rng: saved(picture(c).convert("CMYK"), "JPEG"),
     "gray": lambda c, rng: saved(picture(c).convert("L"), "JPEG"),
@@ -122,10 +124,7 @@ def compare(loader: EvaluationLoader, index, row: int) -> str:
         ours = pixels[0].numpy().astype(float)
     try:
         with Image.open(index.path(row)) as file:
-            eight_bit = file
-            if file.mode.startswith("I"):  # 16 bits, which PIL's convert clips instead of scaling
-                eight_bit = Image.fromarray((np.asarray(file) / 257).astype(np.uint8))
-            theirs = eight_bit.convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
+            theirs = file.convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
     except Exception:
         return "read, though PIL cannot"
     # Rounding is a level or two; another picture, or part of one, is tens.

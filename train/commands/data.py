@@ -84,7 +84,13 @@ def data_preview(args: list[str]) -> None:
     from pipeline.preview import preview
 
     def parse(
-        root: tyro.conf.Positional[Path], out: Path, identities: int = 8, seed: int = 0
+        root: tyro.conf.Positional[Path],
+        out: Path,
+        identities: int = 8,
+        seed: int = 0,
+        range_16bit: Annotated[
+            tuple[int, int] | None, tyro.conf.arg(aliases=["--data.range-16bit"])
+        ] = None,
     ) -> None:
         """Draws originals and their counterparts, made by the training graph, as one picture.
 
@@ -93,8 +99,9 @@ def data_preview(args: list[str]) -> None:
             out: PNG file to write.
             identities: Rows of the picture.
             seed: Picks the identities and images.
+            range_16bit: As in cdp train.
         """
-        preview(root, out, identities, seed)
+        preview(root, out, identities, seed, range_16bit)
         print(out)
 
     tyro.cli(parse, prog="cdp data preview", args=args)

@@ -75,7 +75,8 @@ def embed_images(
     features = features_of(run, index, display).cpu().numpy()
     Embedded(features, index, named.names).write(file)
     if named.left_out:
-        display.say(f"note      {named.left_out} files in the folders are no images, and left out")
+        each = (f"{len(p)} {reason}, as {p[0]}" for reason, p in named.left_out.items())
+        display.say(f"note      left out in the folders: {'; '.join(each)}")
     unknown = int((index.pids == UNKNOWN).sum())
     if unknown:
         display.say(

@@ -2,11 +2,10 @@
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
@@ -70,11 +69,9 @@ def _search(
     return searches
 
 
-def thumbnail(image: Path | UInt8[ndarray, " _"]) -> tuple[bytes, int, int]:
-    """A small JPEG of an image, a file or its bytes, with its width and height in pixels."""
-    with Image.open(image if isinstance(image, Path) else io.BytesIO(image.data)) as opened:
-        opened.draft("RGB", THUMB_PX)
-        small = opened.convert("RGB")
+def thumbnail(image: Image.Image) -> tuple[bytes, int, int]:
+    """A small JPEG of an image, with its width and height in pixels."""
+    small = image.convert("RGB")
     small.thumbnail(THUMB_PX)
     file = io.BytesIO()
     small.save(file, "JPEG", quality=QUALITY)

@@ -8,6 +8,9 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from pipeline.datasets.records import Modality
+from pipeline.errors import BadImageError
+from pipeline.guard import Flaw, decode
+from pipeline.reader import Reader
 from train.evaluation.evaluate import figures, rank_modes
 from train.evaluation.metrics import Distance
 from train.evaluation.run import TestedRun
@@ -138,15 +141,20 @@ def search_section(run: TestedRun, distance: Distance, seed: int) -> Section:
         f"right and {len(searches) - num_hits} whose first is wrong, whatever their shares are; "
         "✓ is the query's person, ✗ somebody else. Images that the protocol ignores are left out."
     )
-    lists = joined(_search(run, search) for search in searches)
+    reader = Reader(run.protocol.index, run.trained.data.range_16bit)
+    lists = joined(_search(reader, search) for search in searches)
     return Section("searches", "Searches", lead, more=lists)
 
 
-def _search(run: TestedRun, search: Search) -> Markup:
-    index = run.protocol.index
+def _search(reader: Reader, search: Search) -> Markup:
+    index = reader.index
 
     def image(row: int, alt: str) -> Markup:
-        jpeg, width, height = thumbnail(index.image(row))
+        (content,) = reader.contents(np.array([row]))
+        decoded = decode(content)
+        if isinstance(decoded, Flaw):
+            raise BadImageError(index.path(row), row, decoded.text)
+        jpeg, width, height = thumbnail(decoded)
         return picture(jpeg, alt, width, height)
 
     pid, camid = index.pids[search.query], index.camids[search.query]

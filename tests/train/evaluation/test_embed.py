@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shlex
 import shutil
 from glob import glob
@@ -122,7 +123,8 @@ def test_images_are_looked_up_in_the_data_set(run, embedded, people, tmp_path, c
     assert call("embed", run, "--out", out, *args) == 0
     printed = capsys.readouterr().out
     assert "1 of 5 images are not of the run's data set: pid and camid -1; a CSV" in printed
-    assert "1 files in the folders are no images" in printed
+    notes = tmp_path / "strangers" / "notes.txt"
+    assert f"left out in the folders: 1 no image file, as {notes}" in printed
     found = np.load(out)
     assert found["paths"].tolist() == [*map(str, given), str(train.path(3)), str(stranger)]
     assert found["pids"].tolist() == [*query["pids"][rows], train.pids[3], -1]
@@ -134,6 +136,29 @@ def test_images_are_looked_up_in_the_data_set(run, embedded, people, tmp_path, c
     assert "pids, row 4: is -1, of nobody known (1 such rows)" in refused(
         capsys, "score", *score_args
     )
+
+
+def test_linked_folders_are_embedded_and_what_is_not_is_counted(run, people, tmp_path, capsys):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    cameras = sorted((people / "cam3").iterdir())[:2]
+    shutil.copytree(cameras[0], folder / "real")
+    shutil.copytree(cameras[1], elsewhere)
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "real" / "again").symlink_to(folder)
+    (folder / "real" / "._0001.jpg").write_bytes(b"\x00\x05\x16\x07" + bytes(78))
+    odd = folder / os.fsdecode(b"n\xff.jpg")  # a name that is no UTF-8
+    shutil.copy(next(cameras[0].iterdir()), odd)
+    out = tmp_path / "F.npz"
+    capsys.readouterr()
+    assert call("embed", run, folder, "--out", out, "--device", "cpu") == 0
+    printed = capsys.readouterr().out
+    places = (("linked", cameras[1]), ("real", cameras[0]))
+    names = [str(folder / to / f.name) for to, of in places for f in sorted(of.iterdir())]
+    paths = np.load(out)["paths"].tolist()
+    assert paths == sorted([*names, str(odd)])
+    assert all(Path(path).is_file() for path in paths)
+    assert f"1 link to a folder above it, as {folder / 'real' / 'again'}" in printed
+    assert f"1 hidden, as {folder / 'real' / '._0001.jpg'}" in printed
 
 
 def test_a_csv_names_images_of_any_data_set(run, embedded, people, tmp_path, capsys):
