@@ -10,13 +10,15 @@ from train.commands.export import embed, export
 from train.commands.results import experiment, report
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, replay_batch, resume, train
+from train.reporting.terminal import never_fail
 
 USAGE = """\
 cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
 
   cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets},
                                           and the paper's methods, baseline-1 … cdp-rgb-hsv
-  cdp train --resume RUN_DIR              go on with a run that was interrupted, also elsewhere
+  cdp train --resume RUN_DIR              go on with a run that was interrupted, also elsewhere;
+                                          with --epochs N: for so many epochs in all
   cdp train --replay-batch RUN_DIR        show the batch at which the loss was NaN
   cdp eval RUN_DIR                        test a trained run again
   cdp report RUN_DIR                      how a run went: an HTML page and its charts
@@ -38,7 +40,8 @@ Exit status: 0 fine, 2 wrong use or bad input, 3 interrupted and saved, 1 anythi
 
 
 def main() -> None:
-    """Runs the command of `sys.argv`; exits with 0, 1 or 2 as the usage says."""
+    """Runs the command of `sys.argv`; exits with a status as the usage says."""
+    never_fail(sys.stdout, sys.stderr)
     try:
         run(sys.argv[1:])
     except KeyboardInterrupt:

@@ -30,6 +30,12 @@ class BadImageError(InputError):
         self.reason = reason
 
 
+def in_one_line(error: Exception) -> str:
+    """What an error says, on one line of at most 300 characters; its type if it says nothing."""
+    words = " ".join(str(error).split())
+    return words[:300] or type(error).__name__
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Did the GPU or the host have no memory left? What raises so has many types."""
     return isinstance(error, MemoryError) or bool(MEMORY_IS_FULL.search(str(error)))

@@ -23,7 +23,7 @@ from torch import Tensor
 from model.backbone import ImageSize
 from model.network import Network
 from model.options import ModelOptions
-from pipeline.errors import InputError
+from pipeline.errors import InputError, in_one_line
 from train import run_folder
 from train.dhsm import Confidence
 
@@ -184,6 +184,11 @@ def trained_on(path: Path) -> str:
     return str(_about(path).get("trained_on", ""))
 
 
+def epoch_of(path: Path) -> int:
+    """The epoch that was running, or had just ended, when the checkpoint was saved."""
+    return int(_about(path)["progress"]["epoch"])
+
+
 def history(path: Path) -> list[str]:
     """The names of all that a file's weights saw, the latest first; none if it does not say.
 
@@ -239,8 +244,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise DamagedError(f"{path}: cannot be loaded ({_first_line(error)})") from error
-    if _checksum(tensors) != about["sha256"]:
+    if _checksum(tensors) != about.get("sha256"):
         raise DamagedError(f"{path}: cannot be loaded (its checksum is wrong)")
+    try:
+        Progress.from_json(about["progress"])
+    except Exception as error:  # whatever a damaged header holds there
+        raise DamagedError(f"{path}: cannot be loaded ({in_one_line(error)})") from error
     return tensors, about
 
 

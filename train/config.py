@@ -5,16 +5,18 @@ Everything that a run depends on is here; `config.json` in the run folder holds 
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 
 from model.options import LossOptions, ModelOptions
-from pipeline.errors import InputError
+from pipeline.errors import InputError, in_one_line
 from pipeline.options import CacheName, DataOptions, KindName
 from train.dhsm import DhsmOptions
 from train.evaluation.metrics import Distance
@@ -41,12 +43,25 @@ class OptimizerOptions:
     """Factor at each milestone."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise InputError(f"--optimizer.lr {self.lr}: must be greater than 0")
+        for name in ("lr", "gamma"):
+            if not 0 < getattr(self, name) < math.inf:  # nor NaN
+                raise InputError(
+                    f"--optimizer.{name} {getattr(self, name)}: must be greater than 0"
+                )
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"--optimizer.weight-decay {self.weight_decay}: must be 0 or more")
         if any(not 0 < m <= 1 for m in self.milestones):
             raise InputError(
                 f"--optimizer.milestones {self.milestones}: each must be a share of the epochs, 0…1"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Epochs of a run before it was resumed for another number of them (schedule.py)."""
+
+    until: int  # the last of them
+    epochs: int  # how many the run was to have, which gave their learning rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +98,10 @@ class Config:
     eval_every: int = 0
     """Evaluate after every n epochs too; 0: after the last only. Never used to pick a model."""
 
+    test: bool = True
+    """Test on unseen identities; off: the data set need not have any, and the result holds no
+    figures."""
+
     checkpoint_every: int = 10
     """Save the weights after every n epochs, and after the last; 0: after the last only."""
 
@@ -91,6 +110,9 @@ class Config:
 
     tensorboard: bool = False
     """Also write TensorBoard event files to RUN_DIR/tensorboard."""
+
+    history: Annotated[tuple[Stretch, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()
+    """Written by `cdp train --resume RUN_DIR --epochs N`."""
 
     def __post_init__(self) -> None:
         if self.seed >= 2**63:
@@ -101,6 +123,11 @@ class Config:
                 raise InputError(
                     f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {low}"
                 )
+        if self.eval_every and not self.test:
+            raise InputError(
+                f"--eval-every {self.eval_every}: nothing is evaluated with --no-test; leave out "
+                "one of them"
+            )
 
 
 def resolve(
@@ -169,22 +196,35 @@ def to_json(config: Config) -> str:
 def from_json(text: str, source: str) -> Config:
     """The inverse of `to_json`; raises `InputError` naming `source` and the field that is wrong."""
     try:
-        return typing.cast(Config, _build(Config, json.loads(text)))
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{source}: not a configuration of this version ({error})") from error
+        return typing.cast(Config, _build(Config, json.loads(text), ""))
+    except Exception as error:  # JSON that is none, nested too deeply, of other types or values
+        raise InputError(
+            f"{source}: not a configuration of this version ({in_one_line(error)})"
+        ) from error
 
 
-def _build(kind: Any, value: Any) -> Any:
-    """`value`, as JSON gave it, as the annotated type `kind`."""
-    if dataclasses.is_dataclass(kind):
+def _build(kind: Any, value: Any, name: str) -> Any:
+    """`value`, as JSON gave it, as the annotated type `kind`; `ValueError` if it is none."""
+    of = typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         kinds = typing.get_type_hints(kind)
         unknown = set(value) - set(kinds)
         if unknown:
-            raise ValueError(f"unknown field {sorted(unknown)[0]!r}")
-        return kind(**{name: _build(kinds[name], item) for name, item in value.items()})  # type: ignore[operator]
+            raise ValueError(f"unknown field {min(unknown)!r}")
+        return kind(**{key: _build(kinds[key], item, key) for key, item in value.items()})  # type: ignore[operator]
     if isinstance(kind, types.UnionType):
-        options = [k for k in kind.__args__ if k is not type(None)]
-        return None if value is None else _build(options[0], value)
-    if kind is Path:
+        options = [k for k in of if k is not type(None)]
+        return None if value is None else _build(options[0], value, name)
+    if typing.get_origin(kind) is Literal and any(
+        value == one and type(value) is type(one) for one in of
+    ):
+        return value
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_build(of[0], item, name) for item in value)
+    if kind is Path and isinstance(value, str):
         return Path(value)
-    return tuple(value) if isinstance(value, list) else value
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind in (bool, int, str) and type(value) is kind:
+        return value
+    raise ValueError(f"{name or 'all of it'} is {json.dumps(value)[:60]}")

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.check import check as check_data_set
 from pipeline.datasets import packing, synthetic
-from pipeline.datasets.kinds import KINDS
+from pipeline.datasets.kinds import KINDS, original_kind, read_protocol
+from pipeline.datasets.records import Protocol
 from pipeline.errors import InputError
-from pipeline.options import KindName
+from pipeline.options import DataOptions, KindName
+from train.config import Config
 from train.reporting.display import Display
 
 
@@ -23,6 +26,29 @@ def locate(root: Path | None, display: Display) -> Path:
     if not synthetic.recipe(embedded):
         make(embedded, options, display)
     return embedded
+
+
+def read_test(
+    cfg: Config, root: Path, resume: bool = False, note: Callable[[str], None] = lambda text: None
+) -> Protocol | None:
+    """How the run is tested; None if it is not to be. Raises `InputError` if it cannot be.
+
+    `note` is told what people should know of it.
+    """
+    if not cfg.test:
+        return None
+    try:
+        return read_protocol(cfg.data, root, note)
+    except InputError as error:
+        if resume:
+            raise
+        raise InputError(f"{error}; or pass --no-test to train without a test") from error
+
+
+def name_of_training(options: DataOptions, root: Path) -> str:
+    """What a run without a test has seen, named as protocols are."""
+    kind = original_kind(root, options.kind)
+    return f"{kind} trial {options.trial}" if KINDS[kind].num_trials > 1 else kind
 
 
 def make(root: Path, options: synthetic.SyntheticOptions, display: Display) -> None:

@@ -4,7 +4,6 @@ Rows of several tables share their runs, and a run that is finished is never run
 experiment that was interrupted goes on where it was.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from train.replay import PLACE
 from train.reporting import tables
 from train.reporting.display import Display
 from train.reporting.tables import Row
-from train.run_folder import METRICS
 from train.trials import resume, train_trials
 
 QUICK: dict[str, Any] = {"epochs": 2, "eval_every": 0, "checkpoint_every": 0}
@@ -121,11 +119,12 @@ class Run:
         file = self.folder / run_folder.RESULT
         if not file.is_file():
             return None
-        lines = [line for f in self.folder.rglob(METRICS) for line in f.read_text().splitlines()]
-        events = [json.loads(line) for line in lines]
+        folders = [f.parent for f in self.folder.rglob(run_folder.METRICS)]
+        events = [event for folder in folders for event in run_folder.read_metrics(folder)]
         seconds = sum(event["seconds"] for event in events if event["event"] == "epoch")
-        figures = json.loads(file.read_text())["modes"][mode]
-        return figures | {"seed": self.cfg.seed, "seconds": seconds}
+        result = run_folder.read_result(self.folder)
+        assert result, "the file is there"
+        return result["modes"][mode] | {"seed": self.cfg.seed, "seconds": seconds}
 
 
 def run_experiment(
@@ -138,6 +137,8 @@ def run_experiment(
     """
     if find_world().size > 1:
         raise InputError("cdp experiment: not under torchrun; start its rows as presets instead")
+    if not base.test:
+        raise InputError("cdp experiment: its tables hold test figures; leave --no-test out")
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: must be at least 1")
     experiment = EXPERIMENTS[name]

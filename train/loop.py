@@ -1,7 +1,7 @@
 """`train()`: the whole program, top to bottom."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,31 @@ from torch import Tensor
 
 from model.network import Network
 from pipeline import spectrum
-from pipeline.datasets.kinds import kind_of, read_protocol, read_training
+from pipeline.datasets.kinds import kind_of, read_training
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from pipeline.options import image_size, num_images
-from train import checkpoint, config, dhsm, interruption, replay, run_folder, runtime, start
+from train import (
+    checkpoint,
+    config,
+    dhsm,
+    interruption,
+    replay,
+    run_folder,
+    runtime,
+    schedule,
+    start,
+)
 from train.checkpoint import Progress
-from train.data import locate
+from train.data import locate, name_of_training, read_test
 from train.distributed import World, find_world, joined
 from train.evaluation.evaluate import evaluate, extract_features
 from train.looks import Looks
 from train.reporting import board
 from train.reporting.clock import Clock
 from train.reporting.display import Display
-from train.step import TrainingStep, adam, learning_rate, set_learning_rate
+from train.step import TrainingStep, adam, set_learning_rate
+
+NO_TEST = {"test": None, "remark": "trained without a test (--no-test)"}
 
 
 class NotFiniteError(ArithmeticError):
@@ -42,13 +54,15 @@ def train(
     overwrite: bool = False,
     begin: Callable[[], None] = lambda: None,
     resume: bool = False,
+    epochs: int | None = None,
 ) -> dict[str, Any]:
     """Trains, tests on unseen identities, and returns what `result.json` holds.
 
     `begin` is called when nothing stands in the way any more, just before `run_dir` is touched.
     With `resume` the run in `run_dir`, whose configuration `cfg` is, goes on from its newest
-    checkpoint: what follows is what would have followed, on the CPU to the bit. Raises `InputError`
-    or `OptionError` before the folder is touched if data, options or weights cannot work,
+    checkpoint: what follows is what would have followed, on the CPU to the bit. With `epochs`, too,
+    it is trained for that many, whatever `cfg` says (schedule.py). Raises `InputError` or
+    `OptionError` before the folder is touched if data, options or weights cannot work,
     `NotFiniteError` if the loss is NaN or infinite, and `Interrupted` after a signal.
 
     Under torchrun each process takes its share of every batch, and rank 0 writes and speaks.
@@ -60,7 +74,7 @@ def train(
     device = runtime.resolve_device(cfg.device, world)
     runtime.set_up(device)
     with joined(world, device), runtime.own_stream(device):
-        return _train(cfg, run_dir, display, overwrite, begin, resume, world, device)
+        return _train(cfg, run_dir, display, overwrite, begin, resume, epochs, world, device)
 
 
 def _train(
@@ -70,6 +84,7 @@ def _train(
     overwrite: bool,
     begin: Callable[[], None],
     resume: bool,
+    epochs: int | None,
     world: World,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -82,14 +97,16 @@ def _train(
     # Data: which images, how they are tested, and the pipeline that feeds them.
     root = world.leader_first(lambda: locate(cfg.data.root, display))
     images = read_training(cfg.data, root, display.note)
-    protocol = read_protocol(cfg.data, root, display.note)
+    protocol = read_test(cfg, root, resume, display.note)
+    trained_on = protocol.name if protocol else name_of_training(cfg.data, root)
     options = runtime.share_threads(cfg.data, world)
     loader = TrainingLoader(images, options, device, cfg.seed, world.share)
-    own_test = protocol.index.take(world.own_rows(len(protocol.index)))
-    test_loader = EvaluationLoader(own_test, options, device)
+    if protocol:
+        own_test = protocol.index.take(world.own_rows(len(protocol.index)))
+        test_loader = EvaluationLoader(own_test, options, device)
 
     # Model: one stream for every spectrum, or a structure that the paper compares with.
-    origin = start.find(cfg.model, run_dir, resume, protocol.name)
+    origin = start.find(cfg.model, run_dir, resume, trained_on)
     network = Network(origin.model, loader.num_classes, image_size(options), origin.load_weights)
     network.to(device)
     optimizer = adam(
@@ -120,22 +137,32 @@ def _train(
         display.say(f"weights   {network.account}")
 
     with (
-        run_folder.lock(run_dir) if world.leads else nullcontext(),
+        ExitStack() as held,
         interruption.caught() as interrupted,
-        display.training(cfg.epochs, steps),
+        display.training(cfg.epochs if epochs is None else epochs, steps),
         board.opened(run_dir, cfg.tensorboard and world.leads) as show_on_board,
     ):
+        if world.leads:
+            held.enter_context(run_folder.lock(run_dir))
         if resume:
             at = checkpoint.restore(run_dir, state, display.say) or at
             loader.plan.bad = at.bad
+            trained = at.epoch if at.step else at.epoch - 1  # a rate is an epoch's, whole
+            if epochs not in (None, cfg.epochs):
+                cfg = schedule.extended(cfg, trained, epochs)
+                display.say(f"epochs    {schedule.announced(cfg, trained)}")
+                if world.leads:
+                    run_folder.set_epochs(run_dir, cfg)
+                    held.enter_context(run_folder.lock(run_dir))  # it is another file now
             if world.leads:
                 run_folder.take_back(run_dir, at.metrics_bytes)
             display.say(f"resumed   at epoch {at.epoch}, after {at.step} of its {steps} steps")
         while at.epoch <= cfg.epochs:
             epoch, last = at.epoch, at.epoch == cfg.epochs
-            evaluate_now = last or is_due(cfg.eval_every, epoch)
+            end = schedule.is_end(cfg, epoch)
+            evaluate_now = end or is_due(cfg.eval_every, epoch)
             network.train()
-            set_learning_rate(optimizer, learning_rate(cfg.optimizer, epoch, cfg.epochs))
+            set_learning_rate(optimizer, schedule.rate(cfg, epoch))
             clock, looks = Clock(device, at.seconds, at.waited), Looks(losses)
             batches = loader.epoch(epoch, at.probability, first_step=at.step)
             try:
@@ -174,7 +201,7 @@ def _train(
                 "loss": mean_loss,
                 "loss_cls": mean_cls,
                 "loss_tri": mean_tri,
-                "lr": learning_rate(cfg.optimizer, epoch, cfg.epochs),
+                "lr": schedule.rate(cfg, epoch),
                 "images_per_second": num_images(cfg.data) * steps / at.seconds,
                 "data_wait": at.waited / at.seconds,
                 "seconds": at.seconds,
@@ -188,13 +215,14 @@ def _train(
                 run_folder.write_bad_images(run_dir, images, at.bad)
             display.epoch(record)
 
-            if evaluate_now:
+            if evaluate_now and protocol:
                 world.share_buffers(network)
                 with display.progress("evaluating") as progress:
                     own_features = extract_features(network, test_loader, progress)
                 features = world.gather_rows(own_features, len(protocol.index))
                 if world.leads:
                     result = evaluate(features, protocol, cfg.distance)
+                    result |= schedule.said(cfg, epoch)
                     figures = {"event": "eval", "epoch": epoch, **result}
                     run_folder.append_metrics(run_dir, figures)
                     show_on_board(figures)
@@ -208,6 +236,8 @@ def _train(
 
     if not world.leads:
         return {}
+    if not protocol:
+        result = NO_TEST | schedule.said(cfg, cfg.epochs)
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
     if at.bad:

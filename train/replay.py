@@ -10,7 +10,7 @@ import torch
 
 from pipeline import preview
 from pipeline.datasets.kinds import read_training
-from pipeline.errors import InputError
+from pipeline.errors import InputError, in_one_line
 from pipeline.loader import TrainingLoader
 from pipeline.options import num_views
 from train import run_folder
@@ -34,6 +34,16 @@ def keep(run_dir: Path, at: Progress, step: int, loader: TrainingLoader) -> None
     run_folder.write_result(run_dir / PLACE, place)
 
 
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        place = json.loads(file.read_text("utf-8"))
+        epoch, step, probability = place["epoch"] + 0, place["step"] + 0, place["probability"]
+        files, bad = list(place["files"]), [(int(row), str(why)) for row, why in place["bad"]]
+    except Exception as error:
+        raise InputError(f"{file}: is no batch to replay ({in_one_line(error)})") from error
+    return {"epoch": epoch, "step": step, "probability": probability, "files": files, "bad": bad}
+
+
 def show(run_dir: Path, display: Display) -> Path:
     """Makes that batch again, draws it, and lists its files; returns the picture's file.
 
@@ -46,7 +56,7 @@ def show(run_dir: Path, display: Display) -> Path:
         raise InputError(f"{run_dir}: no loss of this run was NaN or infinite; nothing to replay")
     run_dir = file.parent
     cfg = run_folder.read_config(run_dir)
-    place: dict[str, Any] = json.loads(file.read_text())
+    place = _read(file)
     assert cfg.data.root, "a run's configuration is resolved"
     index = read_training(cfg.data, cfg.data.root)
     # The run's cache may lie on a GPU that is not here; batches do not depend on it.

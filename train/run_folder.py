@@ -1,18 +1,20 @@
 """The folder of a run: created once, never overwritten unasked, every file whole or absent."""
 
+import dataclasses
 import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.datasets.records import Index
-from pipeline.errors import InputError
+from pipeline.errors import InputError, in_one_line
 from train import config
+from train.evaluation.metrics import FIGURES
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -23,17 +25,31 @@ BAD_IMAGES = "bad_images.tsv"
 HALF_WRITTEN = re.compile(r"\.(step-\d+\.safetensors|[a-z_]+\.(jsonl?|tsv))\.\d+")  # see `write`
 
 
+def is_run(run_dir: Path) -> bool:
+    """Was a run begun there, which can be resumed?"""
+    return (run_dir / CONFIG).is_file()
+
+
 def check_free(run_dir: Path, overwrite: bool) -> None:
     """Raises `InputError` if `run_dir` holds something that a run must not touch."""
-    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
+    if not run_dir.exists() or (run_dir.is_dir() and _never_begun(run_dir)):
         return
-    if not (run_dir / CONFIG).is_file():
+    if not is_run(run_dir):
         raise InputError(f"--run-dir {run_dir}: exists and is no run folder; choose another")
     if not overwrite:
         raise InputError(
             f"--run-dir {run_dir}: holds a run; choose another folder, or pass --overwrite to "
             "replace that run"
         )
+
+
+def _never_begun(run_dir: Path) -> bool:
+    """Is the folder empty, or holds what `create` leaves if it is killed half-way?"""
+    for path in run_dir.iterdir():
+        empty = path.name == CHECKPOINTS and path.is_dir() and not any(path.iterdir())
+        if not (empty or HALF_WRITTEN.fullmatch(path.name)):
+            return False
+    return True
 
 
 def create(run_dir: Path, config_json: str, overwrite: bool) -> None:
@@ -56,7 +72,22 @@ def read_config(run_dir: Path) -> config.Config:
     path = run_dir / CONFIG
     if not path.is_file():
         raise InputError(f"{run_dir}: no run folder ({CONFIG} is missing)")
-    return config.from_json(path.read_text(), str(path))
+    return config.from_json(_read(path), str(path))
+
+
+def set_epochs(run_dir: Path, cfg: config.Config) -> None:
+    """Writes the number of epochs of `cfg`, and their history, into the run's configuration."""
+    held = read_config(run_dir)
+    held = dataclasses.replace(held, epochs=cfg.epochs, history=cfg.history)
+    write(run_dir / CONFIG, config.to_json(held).encode())
+
+
+def _read(path: Path, mend: str = "") -> str:
+    """The file's text; `InputError` naming it if the disk or its bytes do not allow that."""
+    try:
+        return path.read_text("utf-8")
+    except Exception as error:
+        raise InputError(f"{path}: cannot be read ({in_one_line(error)}){mend}") from error
 
 
 @contextmanager
@@ -150,23 +181,71 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(path.read_text().split("\n")[:-1], start=1):
+    for number, line in enumerate(_read(path).split("\n")[:-1], start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"{path}: line {number} is no JSON ({error})") from error
+            record = json.loads(line)
+            _check_record(record)
+        except Exception as error:
+            raise InputError(
+                f"{path}: line {number} is no record ({in_one_line(error)})"
+            ) from error
+        records.append(record)
     return records
 
 
 def read_result(run_dir: Path) -> dict[str, Any] | None:
-    """What `result.json` holds; None while there is none; `InputError` if it is damaged."""
+    """What `result.json` holds; None while there is none; `InputError` if it is damaged.
+
+    A run without a test has a result without figures: `{"test": null, …}`.
+    """
     path = run_dir / RESULT
     if not path.exists():
         return None
+    mend = f"; `cdp eval {run_dir}` writes it again"
     try:
-        result: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(
-            f"{path}: is no JSON ({error}); `cdp eval {run_dir}` writes it again"
-        ) from error
-    return result
+        result = json.loads(_read(path, mend))
+        if "test" not in result:
+            for figures in (result, *result["modes"]):
+                _check_figures(figures)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: is no result ({in_one_line(error)}){mend}") from error
+    return cast(dict[str, Any], result)
+
+
+EPOCH_NUMBERS = (
+    *("epoch", "step", "loss", "loss_cls", "loss_tri", "lr", "images_per_second", "data_wait"),
+    *("seconds", "num_bad_images"),
+)
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    """Raises if a line of `metrics.jsonl` lacks what one must hold."""
+    if not isinstance(record, dict):
+        raise ValueError(f"it is {str(record)[:40]}")
+    match record.get("event"):
+        case "epoch":
+            _check_numbers(record, EPOCH_NUMBERS)
+            for name in ("confidence", "probability"):
+                _check_numbers(record[name], record["probability"])
+        case "eval":
+            _check_numbers(record, ("epoch",))
+            _check_figures(record)
+        case event:
+            raise ValueError(f"event is {event!r}")
+
+
+def _check_figures(figures: dict[str, Any]) -> None:
+    """Raises if a mode of a result lacks what one must hold."""
+    _check_numbers(figures, (*FIGURES, "chance_rank1", "num_trials", "num_query", "num_gallery"))
+    _check_numbers(figures["std"], FIGURES)
+    for name in ("protocol", "distance"):
+        if not isinstance(figures[name], str):
+            raise ValueError(f"{name} is {figures[name]!r}")
+
+
+def _check_numbers(record: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        if type(record.get(name)) not in (int, float):
+            raise ValueError(f"{name} is {record.get(name)!r}")

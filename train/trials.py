@@ -1,24 +1,18 @@
 """A data set whose protocol is several trainings (RegDB: ten): all of them, and their mean."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from pipeline.datasets import regdb
-from pipeline.datasets.kinds import (
-    KINDS,
-    kind_of,
-    original_kind,
-    read_protocol,
-    read_training,
-)
+from pipeline.datasets.kinds import KINDS, kind_of, original_kind, read_training
 from pipeline.errors import InputError
 from pipeline.options import Trial
-from train import config, run_folder, start
+from train import config, run_folder, schedule, start
 from train.config import Device
+from train.data import name_of_training, read_test
 from train.distributed import find_world
 from train.evaluation.metrics import FIGURES
 from train.evaluation.run import evaluate_run
@@ -45,9 +39,10 @@ def train_trials(
         raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
     run_folder.check_free(run_dir, overwrite)
     for trial in TRIALS:  # a fault of the last one must not wait for nine trainings
-        data = _of_trial(cfg, trial).data
-        read_training(data, root)
-        tested_on = read_protocol(data, root).name
+        of_trial = _of_trial(cfg, trial)
+        read_training(of_trial.data, root)
+        protocol = read_test(of_trial, root)
+        tested_on = protocol.name if protocol else name_of_training(of_trial.data, root)
         if start.is_file(cfg.model):  # weights that saw one trial do for no other
             start.find(cfg.model, run_dir, False, tested_on)
 
@@ -59,35 +54,54 @@ def train_trials(
 
 
 def continue_trials(
-    run_dir: Path, display: Display, device: Device | None = None
+    run_dir: Path, display: Display, device: Device | None = None, epochs: int | None = None
 ) -> dict[str, Any]:
     """Trains the trials of `run_dir` that have no result yet; one that had begun goes on.
 
-    `device` and errors as in `resume`.
+    `device`, `epochs` and errors as in `resume`.
     """
     _check_alone()
     cfg = _read(run_dir, device)
+    if epochs is not None and epochs != cfg.epochs:
+        if epochs < cfg.epochs:
+            raise InputError(
+                f"--epochs {epochs}: {run_dir} holds trainings of {cfg.epochs}, which can only be "
+                "made longer"
+            )
+        cfg = dataclasses.replace(cfg, epochs=epochs)
+        run_folder.set_epochs(run_dir, cfg)
     for trial in TRIALS:
         folder = folder_of(run_dir, trial)
-        if (folder / run_folder.RESULT).is_file():
-            display.say(f"trial {trial} is done: {folder}")
-            continue
-        if (folder / run_folder.CONFIG).is_file():
-            train(_read(folder, device), folder, display, resume=True)
-        else:
+        if not run_folder.is_run(folder):
             train(_of_trial(cfg, trial), folder, display)
+            continue
+        of_trial = _read(folder, device)
+        if of_trial.epochs == cfg.epochs and _is_done(folder, of_trial):
+            display.say(f"trial {trial} is done: {folder}")
+        else:
+            train(of_trial, folder, display, resume=True, epochs=cfg.epochs)
     return summarise(run_dir, display)
 
 
-def resume(run_dir: Path, display: Display, device: Device | None = None) -> dict[str, Any]:
+def resume(
+    run_dir: Path, display: Display, device: Device | None = None, epochs: int | None = None
+) -> dict[str, Any]:
     """Goes on with a run, of one training or of ten; raises as `train` does.
 
-    With a `device` the run goes on there, and may come from another machine.
+    With a `device` the run goes on there, and may come from another machine; with `epochs` it is
+    trained for that many.
     """
     cfg = _read(run_dir, device)
     if cfg.data.trial == "all":
-        return continue_trials(run_dir, display, device)
-    return train(cfg, run_dir, display, resume=True)
+        return continue_trials(run_dir, display, device, epochs)
+    return train(cfg, run_dir, display, resume=True, epochs=epochs)
+
+
+def _is_done(folder: Path, cfg: config.Config) -> bool:
+    """Is there a result, of a run as long as the configuration says?"""
+    result = run_folder.read_result(folder)
+    said = schedule.said(cfg, cfg.epochs).get("training")
+    return result is not None and result.get("training") == said
 
 
 def _read(run_dir: Path, device: Device | None) -> config.Config:
@@ -119,9 +133,17 @@ def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
             f"{missing[0]}: missing; `cdp train --resume {run_dir}` trains the trials that have "
             "no result yet"
         )
-    results = [json.loads(file.read_text()) for file in files]
-    modes = [_mean(of_trials) for of_trials in zip(*(r["modes"] for r in results), strict=False)]
-    result = modes[0] | {"modes": modes}
+    results = [run_folder.read_result(file.parent) or {} for file in files]
+    untested = [result for result in results if "modes" not in result]
+    if untested:
+        result = untested[0]
+    else:
+        of_modes = zip(*(r["modes"] for r in results), strict=False)
+        modes = [_mean(of_trials) for of_trials in of_modes]
+        result = modes[0] | {"modes": modes}
+    trainings = sorted({r["training"] for r in results if "training" in r})
+    if trainings:
+        result["training"] = "; ".join(trainings)
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
     return result

@@ -5,14 +5,21 @@ Sources: Wu et al., ICCV 2017, and the MATLAB code its authors published (SYSU-M
 CVPR 2023, and its code (LLCM); Zheng et al., ICCV 2015 (Market-1501).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
 Codes = Int64[ndarray, " n"]
+Cameras = Mapping[str, frozenset[int]]  # "RGB", "infrared": the cameras of that modality
+
+SYSU_CAMERAS: Cameras = {"RGB": frozenset((1, 2, 4, 5)), "infrared": frozenset((3, 6))}
+LLCM_CAMERAS: Cameras = {  # no infrared image of camera 3 exists
+    "RGB": frozenset(range(1, 10)),
+    "infrared": frozenset(range(1, 10)) - {3},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,17 @@ class Rule:
     about: str
     exclusion: Callable[[Codes, Codes], Codes]  # (pids, camids) of all images -> their codes
     cmc_unique_pids: bool  # CMC counts each gallery pid once, at its best rank
+    uses_cameras: bool = True
+    cameras: Cameras = field(default_factory=dict)  # those of the data set; empty: any
+    usual_query: str = ""  # the modality that published figures search for, if there is one
+
+    def direction(self, query: Set[int], gallery: Set[int]) -> tuple[str, str] | None:
+        """The modalities of query and gallery that have these cameras; None if no two have."""
+        pairs = [(q, g) for q in self.cameras for g in self.cameras if q != g]
+        fitting = [
+            (q, g) for q, g in pairs if query <= self.cameras[q] and gallery <= self.cameras[g]
+        ]
+        return fitting[0] if fitting else None
 
 
 def _nothing(pids: Codes, camids: Codes) -> Codes:
@@ -41,7 +59,12 @@ def _pid_and_camera(pids: Codes, camids: Codes) -> Codes:
     return (pid * (camera.max(initial=0) + 1) + camera).astype(np.int64)
 
 
-PLAIN = Rule("nothing is ignored; CMC counts every image", _nothing, cmc_unique_pids=False)
+PLAIN = Rule(
+    "nothing is ignored; CMC counts every image",
+    _nothing,
+    cmc_unique_pids=False,
+    uses_cameras=False,
+)
 
 RULES = {
     "sysu": Rule(
@@ -49,12 +72,15 @@ RULES = {
         "CMC counts each gallery pid once",
         _sysu_place,
         cmc_unique_pids=True,
+        cameras=SYSU_CAMERAS,
+        usual_query="infrared",
     ),
     "regdb": PLAIN,
     "llcm": Rule(
         "images of the query's pid by its own camera are ignored; CMC counts each gallery pid once",
         _pid_and_camera,
         cmc_unique_pids=True,
+        cameras=LLCM_CAMERAS,
     ),
     "market": Rule(
         "images of the query's pid by its own camera are ignored; CMC counts every image "

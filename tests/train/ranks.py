@@ -8,6 +8,7 @@ OUT/NUM_RANKS/run, a training run.
 
 import dataclasses
 import os
+import shutil
 import socket
 import sys
 import traceback
@@ -28,6 +29,7 @@ from train.loop import train
 from train.reporting.display import Display
 from train.runtime import StepOptions
 from train.step import TrainingStep
+from train.trials import resume
 
 CPU = torch.device("cpu")
 DATA = DataOptions(height_px=32, width_px=16, p=8, k=4, threads=1, cache="none")
@@ -82,6 +84,10 @@ def main(root: Path, out: Path) -> None:
             out.mkdir(parents=True)
             torch.save(found, out / "step.pt")
         train(cfg, out / "run", Display())
+        if find_world().leads:
+            shutil.copytree(out / "run", out / "longer")
+        find_world().leader_first(lambda: None)
+        resume(out / "longer", Display(), epochs=3)
 
 
 def start(num_ranks: int, root: Path, out: Path) -> bool:

@@ -1,5 +1,7 @@
 """Checkpoints: equal runs give equal files, foreign files are refused, and trials do not leak."""
 
+import json
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -102,6 +104,16 @@ def test_the_two_newest_are_kept(run):
         "step-0000008.safetensors",
         "step-0000084.safetensors",
     ]
+
+
+def test_a_header_without_its_place_in_the_run_is_damage(run):
+    path = checkpoint.save(run, make_state(), at(), "sysu")
+    tensors, about = checkpoint._read(path)
+    for wrong in ({"progress": {"epoch": 1}}, {"progress": None}, {"sha256": 7}):
+        written = json.dumps(about | wrong)
+        path.write_bytes(safetensors.torch.save(tensors, metadata={"about": written}))
+        with pytest.raises(InputError, match="cannot be loaded"):
+            checkpoint.load(path, OPTIONS)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "bit", "header"])

@@ -70,6 +70,25 @@ def test_a_run_is_that_of_one_process(out, n):
     assert names[0] == names[1]
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_run_of_several_ranks_is_trained_longer(out, n):
+    before, after = (
+        [json.loads(line) for line in (out / str(n) / name / "metrics.jsonl").open()]
+        for name in ("run", "longer")
+    )
+    assert [(e["event"], e["epoch"]) for e in after] == [
+        *((e["event"], e["epoch"]) for e in before),
+        *(("epoch", 3), ("eval", 3)),
+    ]
+    rates = [e["lr"] for e in after if e["event"] == "epoch"]
+    assert rates == pytest.approx([1e-3, 1e-5, 1e-5])  # of two epochs, then the third of three
+    result = json.loads((out / str(n) / "longer" / "result.json").read_text())
+    assert "resumed from 2 to 3 epochs" in result["training"]
+    assert json.loads((out / str(n) / "longer" / "config.json").read_text())["history"] == [
+        {"until": 2, "epochs": 2}
+    ]
+
+
 def test_a_run_goes_on_with_another_number_of_ranks(out, tmp_path, people):
     """Two epochs on two ranks, of which the second is taken away and done again on one."""
     run = out / "2" / "run"

@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 
 from pipeline.errors import InputError
 from tests.front_door import SMALL, call, refused
-from train import checkpoint, run_folder
+from train import checkpoint, run_folder, runtime, schedule
+from train.commands.ending import to_its_end
+from train.config import Stretch
+from train.loop import NotFiniteError
 from train.reporting.display import Display
 
 EPOCHS = 3
@@ -51,9 +54,9 @@ def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> Non
     """Sends this process a signal after a step, once."""
     show = Display.step
 
-    def and_signal(self, e: int, s: int, *args) -> None:
-        show(self, e, s, *args)
-        if (e, s) == (epoch, step):
+    def and_signal(self, e: int, losses: torch.Tensor, *args) -> None:
+        show(self, e, losses, *args)
+        if (e, len(losses)) == (epoch, step):
             monkeypatch.undo()
             os.kill(os.getpid(), number)
 
@@ -154,3 +157,105 @@ def test_a_checkpoint_of_another_version_is_refused(whole, tmp_path, monkeypatch
     monkeypatch.setattr(checkpoint, "FORMAT", "cdp-reid checkpoint 99")
     with pytest.raises(InputError, match="is cdp-reid checkpoint 3, not 'cdp-reid checkpoint 99'"):
         checkpoint.load(checkpoint.latest(run), run_folder.read_config(run).model, (32, 16))
+
+
+@pytest.fixture(scope="module")
+def longer(whole, tmp_path_factory) -> Path:
+    """The run that nobody interrupted, finished and then trained for an epoch more."""
+    run = Path(shutil.copytree(whole, tmp_path_factory.mktemp("runs") / "longer"))
+    assert call("train", "--resume", run, "--epochs", str(EPOCHS + 1)) == 0
+    return run
+
+
+def test_a_finished_run_is_trained_longer_and_says_so(whole, longer, tmp_path, capsys):
+    before, after = lines(whole), lines(longer)
+    assert after[: len(before)] == before  # its old lines stay, that of its end included
+    assert [(e["event"], e["epoch"]) for e in after[len(before) :]] == [("epoch", 4), ("eval", 4)]
+    cfg = run_folder.read_config(longer)
+    assert (cfg.epochs, cfg.history) == (4, (Stretch(3, 3),))
+    assert [e["lr"] for e in after if e["event"] == "epoch"] == [1e-3, 1e-3, 1e-4, 1e-4]
+    assert schedule.rate(cfg, 4) == 1e-4
+    result = run_folder.read_result(longer)
+    assert result["training"] == schedule.said(cfg, 4)["training"]
+    assert "resumed from 3 to 4 epochs, which is no straight run of 4" in result["training"]
+    assert "training" not in run_folder.read_result(whole)
+
+    copy = Path(shutil.copytree(longer, tmp_path / "run"))
+    (copy / "result.json").unlink()
+    capsys.readouterr()
+    assert call("eval", copy, "--device", "cpu") == 0
+    assert "resumed from 3 to 4 epochs" in capsys.readouterr().out.replace("\n", " ")
+    assert (copy / "result.json").read_bytes() == (longer / "result.json").read_bytes()
+
+
+def test_a_longer_run_that_died_goes_on_to_the_bit(longer, tmp_path):
+    run = Path(shutil.copytree(longer, tmp_path / "run"))
+    checkpoint.latest(run).unlink()
+    (run / "result.json").unlink()
+    assert call("train", "--resume", run) == 0
+    assert_same_run(run, longer)
+
+
+def test_the_learning_rate_of_a_longer_run_is_told(whole, tmp_path, capsys, monkeypatch):
+    """A signal right at its beginning: what it has trained is not lost, nor is its length."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    signal_at(monkeypatch, EPOCHS + 1, 1, signal.SIGTERM)
+    assert call("train", "--resume", run, "--epochs", "10") == 3
+    printed = capsys.readouterr()
+    assert "10 epochs from here on; milestones move with their number" in printed.out
+    assert "from epoch 4: 0.0001 to 0.001" in printed.out
+    assert "from epoch 8: 0.001 to 0.0001" in printed.out
+    assert f"`cdp train --resume {run} --epochs 10`" in printed.err
+    assert run_folder.read_config(run).epochs == 10
+    assert run_folder.read_result(run) == run_folder.read_result(whole)  # until there is another
+    assert run_folder.read_metrics(run)[-1]["epoch"] == EPOCHS
+    # Epoch 4 has begun at the rate of ten epochs, so it is one of ten: no fewer than 4 will do.
+    for number, status in (("3", 2), ("0", 2)):
+        assert call("train", "--resume", run, "--epochs", number) == status
+        assert f"--epochs {number}: the run has trained epoch 4" in capsys.readouterr().err
+
+
+def test_too_few_epochs_touch_nothing(whole, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    line = refused(capsys, "train", "--resume", run, "--epochs", "2")
+    assert "--epochs 2: the run has trained epoch 3; pass 3 or more" in line
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_signal_before_there_is_a_run_promises_none(people, tmp_path, monkeypatch, capsys):
+    resolve = runtime.resolve_device
+
+    def and_signal(*args) -> torch.device:
+        os.kill(os.getpid(), number)
+        return resolve(*args)
+
+    monkeypatch.setattr(runtime, "resolve_device", and_signal)
+    run = tmp_path / "run"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        before = signal.getsignal(number)
+        assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 1
+        line = capsys.readouterr().err.strip()
+        assert line == f"cdp: {number.name}: start the run again, of which nothing was trained"
+        assert signal.getsignal(number) == before
+        assert not run.exists()
+
+
+def test_a_folder_that_cannot_be_made_promises_no_run(people, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    run = tmp_path / "file" / "run"
+    assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 1
+    line = capsys.readouterr().err.strip()
+    assert "when that is mended, start the run again" in line
+    assert "--resume" not in line
+
+
+@pytest.mark.parametrize("more", ["", " --epochs 9", " --device cpu", " --epochs 9 --device cpu"])
+def test_the_replay_of_a_loss_that_is_no_number_is_offered_without_options(capsys, more):
+    def diverge() -> None:
+        raise NotFiniteError("loss is nan", 2)
+
+    with pytest.raises(SystemExit):
+        to_its_end(f"cdp train --resume runs/x{more}", diverge)
+    line = capsys.readouterr().err.strip()
+    assert line == "cdp: loss is nan; `cdp train --replay-batch runs/x` shows that batch"

@@ -70,6 +70,29 @@ def test_an_interrupted_run_goes_on_with_the_trials_that_are_missing(run, tmp_pa
     assert "trial 6 is done" in capsys.readouterr().out
 
 
+def test_all_trainings_become_longer(run, tmp_path, capsys):
+    longer = Path(shutil.copytree(run, tmp_path / "longer"))
+    assert "can only be made longer" in refused(
+        capsys, "train", "--resume", longer, "--epochs", "0"
+    )
+    assert call("train", "--resume", longer, "--epochs", "2") == 0
+    configs = [json.loads(file.read_text()) for file in longer.glob("trial-*/config.json")]
+    assert [c["epochs"] for c in configs] == [2] * 10
+    for result in (*results(longer), json.loads((longer / "result.json").read_text())):
+        assert result["training"].startswith("resumed from 1 to 2 epochs")
+    # What died in between goes on without being told the number again.
+    before = (longer / "result.json").read_bytes()
+    (longer / "trial-09" / "result.json").write_bytes(
+        (run / "trial-09" / "result.json").read_bytes()
+    )
+    capsys.readouterr()
+    assert call("train", "--resume", longer) == 0
+    printed = capsys.readouterr().out
+    assert "trial 8 is done" in printed
+    assert "trial 9 is done" not in printed
+    assert (longer / "result.json").read_bytes() == before
+
+
 def test_eval_tests_every_trial_again(run, tmp_path, capsys):
     again = Path(shutil.copytree(run, tmp_path / "again"))
     for file in again.rglob("result.json"):

@@ -1,5 +1,6 @@
 """cdp train."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -56,8 +57,9 @@ def train(args: list[str]) -> None:
     run_dir = arguments.run_dir or Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     run = train_trials if arguments.config.data.trial == "all" else run_training
     to_its_end(
-        f"cdp train --resume {run_dir}",
+        f"cdp train --resume {shlex.quote(str(run_dir))}",
         lambda: run(arguments.config, run_dir, Display(), arguments.overwrite),
+        run_dir,
     )
 
 
@@ -79,22 +81,31 @@ def resume(args: list[str]) -> None:
     from train.reporting.display import Display
     from train.trials import resume as go_on
 
-    def parse(run_dir: tyro.conf.Positional[Path], device: Device | None = None) -> None:
+    def parse(
+        run_dir: tyro.conf.Positional[Path],
+        epochs: int | None = None,
+        device: Device | None = None,
+    ) -> None:
         """Goes on with a run that was interrupted, or died, from its newest checkpoint.
 
         Args:
             run_dir: Its folder.
+            epochs: Train the run, finished or not, for so many epochs in all. Milestones are shares
+                of the epochs and move; epochs that were trained keep their learning rates, and the
+                result says that this was no straight run.
             device: Where to go on, if the run began on other hardware; auto is the GPU if there is
                 one. Compiling, recording and caching are then chosen anew.
         """
-        again = f"cdp train --resume {run_dir}" + (f" --device {device}" if device else "")
+        again = f"cdp train --resume {shlex.quote(str(run_dir))}"
+        again += f" --epochs {epochs}" if epochs is not None else ""
+        again += f" --device {device}" if device else ""
         try:
-            to_its_end(again, lambda: go_on(run_dir, Display(), device))
+            to_its_end(again, lambda: go_on(run_dir, Display(), device, epochs), run_dir)
         except InputError as error:
             if device is None and str(error).startswith(HARDWARE):
                 raise InputError(
                     f"{str(error).partition(';')[0]}; if the run began on other hardware, go on "
-                    f"with `cdp train --resume {run_dir} --device auto`"
+                    f"with `{again} --device auto`"
                 ) from error
             raise
 

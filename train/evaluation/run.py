@@ -20,6 +20,7 @@ from train.config import Config
 from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
 from train.reporting.display import Display
+from train.schedule import said
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ def evaluate_run(
     run = open_run(run_dir, display, data_root, trial, device_name)
     tested = embed_test(run, display)
     result = evaluate(tested.features, tested.protocol, run.cfg.distance)
+    result |= said(run.cfg, checkpoint.epoch_of(run.weights))
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
     return result
@@ -92,7 +94,15 @@ def embed_test(run: TrainedRun, display: Display) -> TestedRun:
     Raises `InputError` if the data set is gone, an image cannot be read, or the weights have seen
     the identities of the test.
     """
-    protocol = read_protocol(run.data, locate(run.data.root, display), display.note)
+    root = locate(run.data.root, display)
+    try:
+        protocol = read_protocol(run.data, root, display.note)
+    except InputError as error:
+        if run.cfg.test:
+            raise
+        raise InputError(
+            f"{error} (the run was trained with --no-test; --data-root may name another data set)"
+        ) from error
     checkpoint.check_leak(run.weights, protocol.name)
     return TestedRun(run, protocol, features_of(run, protocol.index, display))
 

@@ -1,8 +1,6 @@
 """Official figures for features made elsewhere: two or more `.npz` files in, CMC, mAP, mINP out."""
 
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,84 +10,12 @@ import torch
 from pipeline.datasets.rules import RULES
 from pipeline.errors import InputError
 from train import run_folder
+from train.evaluation.features import Features as Features
+from train.evaluation.features import read_features as read_features
 from train.evaluation.metrics import Distance, Images, rank, summary
+from train.evaluation.sides import cameras_of, check_sides, remark_on
 from train.reporting.display import Display
 from train.runtime import resolve_device
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Features:
-    """Embedded images: `features` float32 [n, d], `pids` and `camids` int64 [n].
-
-    Raises `InputError` naming the array whose kind, shape or content cannot serve.
-    """
-
-    features: np.ndarray
-    pids: np.ndarray
-    camids: np.ndarray
-    name: str = "features"
-
-    def __post_init__(self) -> None:
-        if self.features.ndim != 2 or 0 in self.features.shape:
-            raise InputError(
-                f"{self.name}: features has shape {list(self.features.shape)}; expected [n, d], "
-                "a row an image"
-            )
-        if self.features.dtype != np.float32:
-            raise InputError(
-                f"{self.name}: features is {self.features.dtype}; expected float32 "
-                "(features.astype(numpy.float32))"
-            )
-        for field, array in (("pids", self.pids), ("camids", self.camids)):
-            if array.dtype != np.int64:
-                raise InputError(
-                    f"{self.name}: {field} is {array.dtype}; expected int64 "
-                    f"({field}.astype(numpy.int64))"
-                )
-            if array.shape != (len(self.features),):
-                raise InputError(
-                    f"{self.name}: {field} has shape {list(array.shape)}; expected "
-                    f"[{len(self.features)}], one for each row of features"
-                )
-        unknown = np.flatnonzero(self.pids < 0)
-        if len(unknown):
-            raise InputError(
-                f"{self.name}: pids, row {unknown[0]}: is {self.pids[unknown[0]]}, of nobody known "
-                f"({len(unknown)} such rows); leave these images out, or name them (cdp embed with "
-                "a CSV)"
-            )
-        finite = np.empty(len(self.features), bool)
-        for start in range(0, len(finite), 1024):  # the answers of a million images are gigabytes
-            part = slice(start, start + 1024)
-            np.isfinite(self.features[part]).all(axis=1, out=finite[part])
-        bad = np.flatnonzero(~finite)
-        if len(bad):
-            raise InputError(
-                f"{self.name}: features, row {bad[0]}: holds NaN or infinity ({len(bad)} such "
-                "rows); leave these images out or embed them again"
-            )
-
-
-def read_features(file: Path) -> Features:
-    """Reads an `.npz` of arrays `features`, `pids`, `camids`; raises `InputError` naming it."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return Features(arrays["features"], arrays["pids"], arrays["camids"], str(file))
-    except KeyError as error:
-        raise InputError(
-            f"{file}: holds no array {error.args[0].split()[0]!r}; expected features, pids, camids "
-            "(numpy.savez(file, features=…, pids=…, camids=…))"
-        ) from error
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{file}: no such file; expected an .npz of features, pids, camids"
-        ) from error
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{file}: is no .npz file of plain arrays ({error}); write it with numpy.savez"
-        ) from error
 
 
 def score(
@@ -105,10 +31,11 @@ def score(
 
     `protocol` is a key of `pipeline.datasets.rules.RULES`: sysu, regdb, llcm, market or plain. The
     result holds rank1, rank5, rank10, rank20, mAP, mINP, `num_query` (queries that have a match, of
-    the first gallery), `num_gallery`, `chance_rank1` (of a random order), `num_trials` and `std`.
+    the first gallery), `num_query_left_out` (those without one), `num_gallery`, `chance_rank1` (of
+    a random order), `num_trials`, `std`, and what it rests on: `rule` and the `cameras` found.
     Ties rank in the gallery's order. `device` auto is the GPU if there is one. Raises `InputError`
-    if the protocol is unknown, the features of query and gallery differ in length, or no query has
-    a gallery image to be matched with.
+    if the protocol is unknown, no query has a gallery image to be matched with, or query and
+    gallery do not belong together (`check_sides`).
 
         >>> score(Features(q, q_pids, q_camids), Features(g, g_pids, g_camids), "sysu")["mAP"]
     """
@@ -130,12 +57,7 @@ def score(
     there = resolve_device(device)
     rankings = []
     for query, gallery in zip(queries, galleries, strict=True):
-        widths = [side.features.shape[1] for side in (query, gallery)]
-        if widths[0] != widths[1]:
-            raise InputError(
-                f"{gallery.name}: features have {widths[1]} numbers, those of {query.name} "
-                f"{widths[0]}; embed both with one network"
-            )
+        check_sides(query, gallery, protocol, distance)
         pids = np.concatenate([query.pids, gallery.pids])
         codes = rule.exclusion(pids, np.concatenate([query.camids, gallery.camids]))
         split = len(query.pids)
@@ -153,8 +75,18 @@ def score(
             raise InputError(
                 f"{gallery.name}: {error} (protocol {protocol}: {rule.about})"
             ) from error
-    about = {"protocol": protocol, "distance": distance, "unit": "percent"}
-    return about | summary(rankings) | {"num_gallery": len(galleries[0].pids)}
+    cameras = {"query": cameras_of(queries), "gallery": cameras_of(galleries)}
+    about: dict[str, Any] = {"protocol": protocol, "distance": distance, "unit": "percent"}
+    remark = remark_on(rule, cameras)
+    return {
+        **about,
+        **summary(rankings),
+        "num_query_left_out": len(queries[0].pids) - rankings[0].num_query,
+        "num_gallery": len(galleries[0].pids),
+        "rule": rule.about,
+        "cameras": cameras,
+        **({"remark": remark} if remark else {}),
+    }
 
 
 def score_files(
@@ -169,8 +101,13 @@ def score_files(
     """Scores files, shows the table and, if asked to, writes the result as JSON."""
     if json_file is not None:
         run_folder.make_parent(json_file)
+    for side, files in (("--query", queries), ("--gallery", galleries)):
+        twice = [file for i, file in enumerate(files) if file in files[:i]]
+        if twice and len(files) > 1:
+            raise InputError(f"{side} {twice[0]}: is named twice; each file is a trial of its own")
     read = [[read_features(file) for file in files] for files in (queries, galleries)]
     result = score(read[0], read[1], protocol, distance, device)
     display.result(result)
+    display.foundation(result)
     if json_file is not None:
         run_folder.write_result(json_file, result)

@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from rich.box import SIMPLE_HEAD as HEADS
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -20,6 +21,8 @@ from pipeline.datasets.findings import Findings
 from pipeline.datasets.records import Index, Modality, Protocol
 from train.config import Config
 from train.evaluation.metrics import FIGURES
+from train.evaluation.sides import listed
+from train.reporting.terminal import spelled
 
 MAX_FAULTS = 20  # shown, of each kind
 
@@ -45,16 +48,20 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def _cell(self, text: str) -> str:
+        """Text of a table, as wide as the terminal will write it; brackets are no markup."""
+        return escape(spelled(text, self.console.encoding))
 
     def note(self, text: str) -> None:
         """Something to know that stops nothing."""
         self.say(f"note      {text}")
 
     def begin(
-        self, run_dir: Path, hardware: str, cfg: Config, images: Index, protocol: Protocol
+        self, run_dir: Path, hardware: str, cfg: Config, images: Index, protocol: Protocol | None
     ) -> None:
-        """What is about to happen, and on what."""
+        """What is about to happen, and on what; `protocol` is None if nothing is tested."""
         infrared = int((images.modality == Modality.IR).sum())
         self.say(f"device    {hardware}; mixed precision {cfg.precision}")
         self.say(
@@ -67,9 +74,12 @@ class Display:
         )
         where = {"none": "decoded at each use", "host": "kept in memory", "gpu": "kept on the GPU"}
         self.say(f"pixels    {where[cfg.data.cache]} (--data.cache {cfg.data.cache})")
-        modes = ", ".join(mode.name for mode in protocol.modes)
-        self.say(f"test      {protocol.name}: {modes}; unseen identities")
-        if protocol.remark:
+        if protocol:
+            modes = ", ".join(mode.name for mode in protocol.modes)
+            self.say(f"test      {protocol.name}: {modes}; unseen identities")
+        else:
+            self.say("test      none (--no-test)")
+        if protocol and protocol.remark:
             self.say(f"note      {protocol.remark}")
         self.say(f"run       {run_dir}")
 
@@ -146,32 +156,57 @@ class Display:
         faults = Table("fault", "where", "what to do", title=f"{len(found.faults)} faults")
         for kind, of_kind in found.by_kind().items():
             for fault in of_kind[:MAX_FAULTS]:
-                faults.add_row(kind, fault.where, fault.text)
+                faults.add_row(kind, self._cell(fault.where), self._cell(fault.text))
             if len(of_kind) > MAX_FAULTS:
-                faults.add_row(kind, f"… and {len(of_kind) - MAX_FAULTS} more", "")
+                faults.add_row(kind, self._cell(f"… and {len(of_kind) - MAX_FAULTS} more"), "")
         self.console.print(faults)
 
     def result(self, result: dict[str, Any]) -> None:
         """The retrieval table: a mode of searching a row, means above deviations over trials."""
+        if "rank1" in result:
+            self._figures(result)
+        else:
+            self.say("result    without a test: no figures")
+        for name in ("remark", "training"):
+            if name in result:
+                self.say(f"note      {result[name]}")
+
+    def _figures(self, result: dict[str, Any]) -> None:
         modes = result.get("modes", [result])
         trials = modes[0]["num_trials"]
         over = f", mean ± std of {trials} trials" if trials > 1 else ""
-        title = f"retrieval, percent, {result['distance']} distance{over}"
+        title = self._cell(f"retrieval, percent, {result['distance']} distance{over}")
         table = Table(title=title, box=HEADS, padding=0, pad_edge=False)  # fits 80 columns
         table.add_column("protocol", min_width=18)
         for name in (*FIGURES, "chance"):
             table.add_column(name, justify="right", no_wrap=True)
         for mode in modes:
             std = mode["std"] if mode["num_trials"] > 1 else {}
+            deviations = {name: self._cell(f"± {std[name]:.1f}") for name in std}
+            sizes = self._cell(f"{mode['num_query']} × {mode['num_gallery']}")
             table.add_row(
-                f"{mode['protocol']}\n[dim]{mode['num_query']} × {mode['num_gallery']}[/]",
-                *(f"{mode[n]:.1f}" + (f"\n[dim]± {std[n]:.1f}[/]" if std else "") for n in FIGURES),
+                f"{self._cell(mode['protocol'])}\n[dim]{sizes}[/]",
+                *(
+                    f"{mode[n]:.1f}" + (f"\n[dim]{deviations[n]}[/]" if std else "")
+                    for n in FIGURES
+                ),
                 f"{mode['chance_rank1']:.1f}",
             )
-        table.caption = "below a protocol: queries × gallery; chance: rank-1 of a random order"
+        table.caption = self._cell(
+            "below a protocol: queries × gallery; chance: rank-1 of a random order"
+        )
         self.console.print(table)
-        if "remark" in result:
-            self.say(f"note      {result['remark']}")
+
+    def foundation(self, result: dict[str, Any]) -> None:
+        """What the figures of `cdp score` rest on."""
+        found = "; ".join(f"{side} {listed(of)}" for side, of in result["cameras"].items())
+        self.say(f"rule      {result['protocol']}: {result['rule']}")
+        self.say(f"cameras   {found}")
+        if result["num_query_left_out"]:
+            self.say(
+                f"note      {result['num_query_left_out']} queries have no gallery image of their "
+                "pid that counts, and are not scored"
+            )
 
     @contextmanager
     def _showing(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import InputError
-from train import checkpoint, run_folder, runtime
+from train import checkpoint, run_folder, runtime, schedule
 from train.config import Config
 from train.evaluation.run import TestedRun, embed_test, open_run
 from train.reporting import curves, summary, tested
@@ -50,7 +50,8 @@ def report(
             run_folder.write(file.with_name(f"{chart.name}.png"), png(chart))
             progress(done, len(charts))
     head = summary.header(run_dir, cfg, training, notes)
-    run_folder.write(file, page(f"{run_dir.resolve().name}: report", head, sections).encode())
+    html = page(f"{run_dir.resolve().name}: report", head, sections)
+    run_folder.write(file, html.encode(errors="backslashreplace"))
     display.say(f"report    {file}")
     return file
 
@@ -68,11 +69,20 @@ def _of_run(
     epochs = [record for record in records if record["event"] == "epoch"]
     evaluations = [record for record in records if record["event"] == "eval"]
     result = run_folder.read_result(run_dir)
+    notes: list[str] = []
     last = epochs[-1]["epoch"] if epochs else 0
+    untested = result is not None and "modes" not in result
+    if untested or not cfg.test:
+        notes = ["The run was trained without a test (--no-test)."]
+    result = None if untested else result
     training = f"{last} of {cfg.epochs} epochs"
     if epochs:
         training += f" in {curves.duration(sum(record['seconds'] for record in epochs))}"
-    notes = []
+    if cfg.history:
+        words = schedule.said(cfg, cfg.epochs).get("training")
+        notes.append(f"The run was {words}.")
+        if result and result.get("training") != words:
+            notes.append("result.json is of the run before it was resumed for other epochs.")
     if last < cfg.epochs:
         notes.append(
             f"The training has not finished: `cdp train --resume {run_dir}` goes on with it."
@@ -80,7 +90,7 @@ def _of_run(
     run, missing = _embed(run_dir, display, data_root, device_name)
     if missing:
         notes.append(f"Without pictures of the test: {missing}.")
-    elif not result and last == cfg.epochs:
+    elif not result and cfg.test and last == cfg.epochs:
         notes.append(f"There is no result.json: `cdp eval {run_dir}` writes it.")
 
     made_by = ""
@@ -134,8 +144,13 @@ def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], l
     folders = [folder_of(run_dir, n) for n in TRIALS]
     result = run_folder.read_result(run_dir)
     notes = []
-    if result is None:
+    if result and "modes" not in result:
+        notes.append("The run was trained without a test (--no-test).")
+        result = None
+    elif result is None:
         notes.append(f"Trials are missing: `cdp train --resume {run_dir}` trains them.")
+    if result and "training" in result:
+        notes.append(f"The trainings were {result['training']}.")
     sections = [summary.figures_section(result, "")] if result else []
     sections.append(summary.trials_section(folders, out))
     return f"{len(folders)} trainings of {cfg.epochs} epochs", notes, sections

@@ -79,7 +79,7 @@ def trials_section(folders: Sequence[Path], out: Path) -> Section:
     rows = []
     for folder in folders:
         result = run_folder.read_result(folder)
-        figures = [f"{result[key]:.1f}" if result else "–" for key, _ in TILES]
+        figures = [f"{result[key]:.1f}" if result and key in result else "–" for key, _ in TILES]
         page = folder / PAGE
         link = (
             element("a", "report", href=Path(os.path.relpath(page, out)).as_posix())

@@ -52,7 +52,7 @@ def same_figures(run: Path, folder: Path, capsys, tmp_path: Path) -> int:
         assert call(*words, "--json", file) == 0
         scored = json.loads(file.read_text())
         assert mode["protocol"].startswith(scored["protocol"]) or scored["protocol"] == "market"
-        assert scored | {"protocol": mode["protocol"]} == mode
+        assert {name: scored[name] for name in mode} | {"protocol": mode["protocol"]} == mode
     return len(modes)
 
 
@@ -98,7 +98,8 @@ def test_trials_may_differ_in_their_queries(people, tmp_path):
             for pattern in sides.values()
         ]
         found = score(*files, "sysu")
-        assert found | {"protocol": figures["protocol"]} == figures
+        same = {name: found[name] for name in figures} | {"protocol": figures["protocol"]}
+        assert same == figures
 
 
 def evaluate_of(features: np.ndarray, protocol: Protocol) -> list[dict]:

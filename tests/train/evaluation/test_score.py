@@ -1,5 +1,6 @@
 """`score`: figures of features made elsewhere, and files that cannot serve."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,19 +8,22 @@ import pytest
 
 from pipeline.datasets.rules import RULES
 from pipeline.errors import InputError
+from tests.front_door import call, refused
 from tests.train.evaluation.test_metrics import brute_force
 from train.evaluation.score import Features, read_features, score
 
 
-def sides(seed: int = 0, noise: float = 2.0) -> tuple[dict, dict]:
+def sides(seed: int = 0, noise: float = 2.0, protocol: str = "sysu") -> tuple[dict, dict]:
     """Arrays of 80 queries and 120 gallery images of some 15 people."""
+    cameras = {"sysu": ((3, 6), (1, 2, 4, 5)), "llcm": ((4, 6), (1, 3, 4, 6))}
     rng = np.random.default_rng(seed)
     points = rng.standard_normal((17, 8))
     arrays = []
-    for size, people, cameras in ((80, 15, (3, 6)), (120, 17, (1, 2, 3, 4))):
+    of_protocol = cameras.get(protocol, ((3, 6), (1, 2, 3, 4)))
+    for size, people, taken_by in ((80, 15, of_protocol[0]), (120, 17, of_protocol[1])):
         pids = rng.integers(people, size=size)
         features = points[pids] + noise * rng.standard_normal((size, 8))
-        camids = rng.choice(cameras, size)
+        camids = rng.choice(taken_by, size)
         arrays.append({"features": features.astype(np.float32), "pids": pids, "camids": camids})
     return arrays[0], arrays[1]
 
@@ -36,7 +40,7 @@ def excluded(protocol: str, q: dict, g: dict) -> np.ndarray:
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 @pytest.mark.parametrize("protocol", RULES)
 def test_equals_the_protocol_spelled_out(protocol, distance):
-    q, g = sides()
+    q, g = sides(protocol=protocol)
     found = score(Features(**q), Features(**g), protocol, distance)
     x, y = q["features"].astype(np.float64), g["features"].astype(np.float64)
     if distance == "cosine":
@@ -58,7 +62,7 @@ def test_equals_the_protocol_spelled_out(protocol, distance):
 
 @pytest.mark.parametrize("protocol", RULES)
 def test_separable_features_score_100(protocol):
-    q, g = sides(noise=0.001)
+    q, g = sides(noise=0.001, protocol=protocol)
     found = score(Features(**q), Features(**g), protocol)
     assert [found[name] for name in ("rank1", "rank20", "mAP", "mINP")] == pytest.approx([100] * 4)
 
@@ -157,3 +161,119 @@ def test_what_cannot_be_ranked_says_why():
         InputError, match=r"no query has a gallery image of its pid .*protocol sysu"
     ):
         score(Features(**q), Features(**strangers), "sysu")
+
+
+def with_cameras(**cameras: list[int]) -> list[Features]:
+    """Query and gallery of these cameras."""
+    made = []
+    for name, arrays in zip(("query", "gallery"), sides(), strict=True):
+        camids = np.resize(np.array(cameras[name], np.int64), len(arrays["pids"]))
+        made.append(Features(**{**arrays, "camids": camids}, name=f"{name}.npz"))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("protocol", "query", "gallery", "message"),
+    [
+        (
+            "sysu",
+            [2, 5],
+            [0, 1, 3, 4],
+            r"gallery.npz: camids holds 0; .* sysu are 1 to 6: .* add 1",
+        ),
+        (
+            "sysu",
+            [2, 5],
+            [1, 3, 4],
+            r"query.npz: cameras 2, 5, to search in gallery.npz: .*1, 3, 4",
+        ),
+        ("sysu", [3, 7], [1, 2], r"query.npz: camids holds 7; .* 1 to 6"),
+        ("sysu", [1, 2], [4, 5], r"one modality among the other \(RGB 1, 2, 4, 5, infrared 3, 6\)"),
+        ("llcm", [0, 1], [1, 2], r"query.npz: camids holds 0; .* llcm are 1 to 9"),
+        ("llcm", [1, 3], [2, 3], r"query.npz: cameras 1, 3, to search in"),
+        ("market", [-1], [1, 2], r"query.npz: camids holds -1, which is no camera"),
+    ],
+)
+def test_cameras_that_a_protocol_cannot_have_are_refused(protocol, query, gallery, message):
+    with pytest.raises(InputError, match=message):
+        score(*with_cameras(query=query, gallery=gallery), protocol)
+
+
+def test_the_result_tells_rule_cameras_and_an_unusual_direction():
+    found = score(*with_cameras(query=[3, 6], gallery=[1, 2]), "sysu")
+    assert found["cameras"] == {"query": [3, 6], "gallery": [1, 2]}
+    assert found["rule"] == RULES["sysu"].about
+    assert "remark" not in found
+    found = score(*with_cameras(query=[1, 2], gallery=[3, 6]), "sysu")
+    assert found["remark"].startswith("RGB images search among infrared ones, the reverse")
+    for protocol in ("market", "plain", "regdb"):  # number the cameras as they like
+        assert score(*with_cameras(query=[0, 700], gallery=[8]), protocol)["num_query"] > 0
+
+
+def test_queries_without_a_match_are_counted():
+    q, g = sides()
+    q["pids"][:30] += 100
+    found = score(Features(**q), Features(**g), "sysu")
+    assert (found["num_query"], found["num_query_left_out"]) == (50, 30)
+
+
+def test_queries_that_would_find_themselves_are_refused():
+    q, g = (Features(**arrays, name=name) for arrays, name in zip(sides(), "qg", strict=True))
+    everybody = Features(
+        *(np.concatenate([getattr(q, n), getattr(g, n)]) for n in ("features", "pids", "camids"))
+    )
+    for protocol in ("plain", "regdb"):
+        with pytest.raises(InputError, match=r"q: all 80 queries are in features too"):
+            score(q, everybody, protocol)
+    assert score(q, everybody, "market")["num_gallery"] == 200  # which ignores them itself
+
+
+def test_features_without_a_distance_are_refused():
+    q, g = sides()
+    q["features"][7] = 0
+    with pytest.raises(InputError, match="features, row 7: is all zeros, which has no cosine"):
+        score(Features(**q), Features(**g), "sysu", "cosine")
+    assert score(Features(**q), Features(**g), "sysu")["num_query"] == 80
+    for factor in (np.float32(1e-20), np.float32(1e20)):
+        scaled = [Features(**{**a, "features": a["features"] * factor}) for a in (q, g)]
+        with pytest.raises(InputError, match="float32 cannot hold distances of that size"):
+            score(*scaled, "sysu")
+
+
+def test_the_command_tells_what_figures_rest_on(tmp_path, capsys):
+    files = [tmp_path / name for name in ("q.npz", "g.npz")]
+    for file, arrays in zip(files, sides(), strict=True):
+        np.savez(file, **arrays)
+    args = ("--protocol", "sysu", "--device", "cpu", "--json", tmp_path / "out.json")
+    assert call("score", "--query", files[0], "--gallery", files[1], *args) == 0
+    printed = capsys.readouterr().out
+    assert "cameras   query 3, 6; gallery 1, 2, 4, 5" in printed
+    assert "rule      sysu: a query of camera 3 ignores camera 2" in printed
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["cameras"] == {"query": [3, 6], "gallery": [1, 2, 4, 5]}
+    twice = ("--query", files[0], "--gallery", files[1], files[1])
+    assert f"--gallery {files[1]}: is named twice" in refused(capsys, "score", *twice, *args)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_file_is_read_right_or_refused_in_one_line(tmp_path, save):
+    """Every way of damaging it that a few hundred tries find: zip, zlib, NumPy's header, data."""
+    file = tmp_path / "q.npz"
+    arrays = {name: array[:9] for name, array in sides()[0].items()}
+    save(file, **arrays)
+    content = file.read_bytes()
+    rng = np.random.default_rng(0)
+    refusals = []
+    for at in range(0, len(content), 3):
+        damaged = bytearray(content)
+        damaged[at] ^= int(rng.integers(1, 256))
+        file.write_bytes(damaged if at % 2 else content[:at])
+        try:
+            found = read_features(file)
+        except InputError as error:
+            refusals.append(str(error))
+        else:
+            for name, array in arrays.items():
+                np.testing.assert_array_equal(getattr(found, name), array)
+    assert len(refusals) > 100
+    assert all(line.startswith(f"{file}: ") and "\n" not in line for line in refusals)

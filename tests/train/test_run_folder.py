@@ -1,0 +1,160 @@
+"""The files of a run folder: understood, or refused in one line that names them."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.records import Modality, make_index
+from pipeline.errors import InputError
+from tests.front_door import refused
+from train import config, run_folder
+from train.config import Config, Stretch
+
+FIGURES = dict.fromkeys(("rank1", "rank5", "rank10", "rank20", "mAP", "mINP"), 50.0)
+MODE = {
+    **FIGURES,
+    "protocol": "sysu",
+    "distance": "cosine",
+    "chance_rank1": 2.0,
+    "num_trials": 1,
+    "std": FIGURES,
+    "num_query": 7,
+    "num_gallery": 9,
+}
+RESULT = MODE | {"modes": [MODE]}
+EPOCH = {
+    **dict.fromkeys(run_folder.EPOCH_NUMBERS, 1),
+    "event": "epoch",
+    "confidence": {"R": 0.5},
+    "probability": {"R": 1.0},
+}
+NOT_UTF8 = "é".encode("latin-1")
+NESTED = b"[" * 100_000
+
+
+def without(record: dict, name: str) -> dict:
+    return {key: value for key, value in record.items() if key != name}
+
+
+def in_one_line(error: pytest.ExceptionInfo, file) -> None:
+    assert str(error.value).startswith(f"{file}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"7",
+        b"null",
+        b'{"data": []}',
+        b'{"data": 3}',
+        b'{"epochs": "ten"}',
+        b'{"epochs": 2.5}',
+        b'{"epochs": true}',
+        b'{"device": "tpu"}',
+        b'{"data": {"spectra": "RGB"}}',
+        b'{"data": {"spectra": [1]}}',
+        b'{"data": {"trial": true}}',
+        b'{"data": {"root": 5}}',
+        b'{"optimizer": {"lr": NaN}}',
+        b'{"history": [[1, 2]]}',
+        NOT_UTF8,
+        NESTED,
+    ],
+)
+def test_a_configuration_that_is_none_is_refused(tmp_path, content):
+    file = tmp_path / run_folder.CONFIG
+    file.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        run_folder.read_config(tmp_path)
+    in_one_line(error, file)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"7",
+        b"[]",
+        b"{}",
+        b'{"event": "holiday"}',
+        json.dumps(without(EPOCH, "seconds")).encode(),
+        json.dumps(EPOCH | {"loss": "low"}).encode(),
+        json.dumps(EPOCH | {"confidence": {}}).encode(),
+        json.dumps({"event": "eval", "epoch": 1}).encode(),
+        NOT_UTF8,
+        NESTED,
+    ],
+)
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    file = tmp_path / run_folder.METRICS
+    file.write_bytes(json.dumps(EPOCH).encode() + b"\n" + line + b"\n")
+    with pytest.raises(InputError) as error:
+        run_folder.read_metrics(tmp_path)
+    in_one_line(error, file)
+    assert line == NOT_UTF8 or "line 2 is no record" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"[]", b"7", b"null", NOT_UTF8, NESTED),
+        json.dumps(MODE).encode(),
+        json.dumps(RESULT | {"modes": [without(MODE, "mAP")]}).encode(),
+        json.dumps(RESULT | {"std": None}).encode(),
+    ],
+)
+def test_a_result_that_is_none_is_refused(tmp_path, content):
+    file = tmp_path / run_folder.RESULT
+    file.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        run_folder.read_result(tmp_path)
+    in_one_line(error, file)
+    assert f"`cdp eval {tmp_path}` writes it again" in str(error.value)
+
+
+def test_what_is_whole_is_read(tmp_path):
+    run_folder.append_metrics(tmp_path, EPOCH)
+    run_folder.append_metrics(tmp_path, {"event": "eval", "epoch": 1, **RESULT})
+    assert [record["event"] for record in run_folder.read_metrics(tmp_path)] == ["epoch", "eval"]
+    for result in (RESULT, {"test": None, "remark": "trained without a test (--no-test)"}):
+        run_folder.write_result(tmp_path / run_folder.RESULT, result)
+        assert run_folder.read_result(tmp_path) == result
+
+
+@pytest.mark.parametrize("command", [("eval",), ("report",), ("train", "--resume"), ("export",)])
+def test_commands_refuse_a_damaged_configuration(tmp_path, capsys, command):
+    (tmp_path / run_folder.CONFIG).write_bytes(NOT_UTF8)
+    more = ("--format", "safetensors") if command == ("export",) else ()
+    line = refused(capsys, *command, tmp_path, *more)
+    assert line.startswith(f"cdp: {tmp_path / run_folder.CONFIG}: cannot be read")
+
+
+def test_a_folder_that_a_dying_run_left_empty_can_be_used(tmp_path):
+    (tmp_path / run_folder.CHECKPOINTS).mkdir()
+    (tmp_path / f".{run_folder.CONFIG}.123").touch()
+    assert not run_folder.is_run(tmp_path)
+    run_folder.create(tmp_path, config.to_json(Config()), overwrite=False)
+    assert run_folder.read_config(tmp_path) == Config()
+    (tmp_path / run_folder.CONFIG).unlink()
+    (tmp_path / run_folder.CHECKPOINTS / "step-0000001.safetensors").touch()
+    with pytest.raises(InputError, match="exists and is no run folder"):
+        run_folder.check_free(tmp_path, overwrite=True)
+
+
+def test_the_number_of_epochs_is_all_that_changes(tmp_path):
+    before = Config(seed=3, epochs=10)
+    run_folder.create(tmp_path, config.to_json(before), overwrite=False)
+    longer = Config(epochs=20, history=(Stretch(10, 10),))
+    run_folder.set_epochs(tmp_path, longer)
+    assert run_folder.read_config(tmp_path) == Config(seed=3, epochs=20, history=longer.history)
+
+
+def test_bad_images_whose_names_are_no_text_are_listed(tmp_path):
+    index = make_index(tmp_path, [(os.fsdecode(b"\xff.jpg"), 1, 1, Modality.RGB)])
+    run_folder.write_bad_images(tmp_path, index, {0: "no image"})
+    assert b"/\xff.jpg\tno image\n" in (tmp_path / run_folder.BAD_IMAGES).read_bytes()
+    assert np.array_equal(index.paths, [b"\xff.jpg"])

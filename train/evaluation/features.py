@@ -1,0 +1,84 @@
+"""Embedded images that somebody else's model made: checked arrays, and the `.npz` they come in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import InputError, in_one_line
+
+ARRAYS = ("features", "pids", "camids")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """Embedded images: `features` float32 [n, d], `pids` and `camids` int64 [n].
+
+    Raises `InputError` naming the array whose kind, shape or content cannot serve.
+    """
+
+    features: np.ndarray
+    pids: np.ndarray
+    camids: np.ndarray
+    name: str = "features"
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or 0 in self.features.shape:
+            raise InputError(
+                f"{self.name}: features has shape {list(self.features.shape)}; expected [n, d], "
+                "a row an image"
+            )
+        if self.features.dtype != np.float32:
+            raise InputError(
+                f"{self.name}: features is {self.features.dtype}; expected float32 "
+                "(features.astype(numpy.float32))"
+            )
+        for field, array in (("pids", self.pids), ("camids", self.camids)):
+            if array.dtype != np.int64:
+                raise InputError(
+                    f"{self.name}: {field} is {array.dtype}; expected int64 "
+                    f"({field}.astype(numpy.int64))"
+                )
+            if array.shape != (len(self.features),):
+                raise InputError(
+                    f"{self.name}: {field} has shape {list(array.shape)}; expected "
+                    f"[{len(self.features)}], one for each row of features"
+                )
+        unknown = np.flatnonzero(self.pids < 0)
+        if len(unknown):
+            raise InputError(
+                f"{self.name}: pids, row {unknown[0]}: is {self.pids[unknown[0]]}, of nobody known "
+                f"({len(unknown)} such rows); leave these images out, or name them (cdp embed with "
+                "a CSV)"
+            )
+        finite = np.empty(len(self.features), bool)
+        for start in range(0, len(finite), 1024):  # the answers of a million images are gigabytes
+            part = slice(start, start + 1024)
+            np.isfinite(self.features[part]).all(axis=1, out=finite[part])
+        bad = np.flatnonzero(~finite)
+        if len(bad):
+            raise InputError(
+                f"{self.name}: features, row {bad[0]}: holds NaN or infinity ({len(bad)} such "
+                "rows); leave these images out or embed them again"
+            )
+
+
+def read_features(file: Path) -> Features:
+    """Reads an `.npz` of arrays `features`, `pids`, `camids`; raises `InputError` naming it."""
+    if not file.exists():
+        raise InputError(f"{file}: no such file; expected an .npz of {', '.join(ARRAYS)}")
+    try:
+        with np.load(file, allow_pickle=False) as opened:
+            arrays = {name: opened[name] for name in ARRAYS if name in opened}
+    except Exception as error:  # zip, zlib, NumPy's header and the disk each have their own
+        raise InputError(
+            f"{file}: is no .npz file of plain arrays ({in_one_line(error)}); write it with "
+            "numpy.savez"
+        ) from error
+    for name in ARRAYS:
+        if name not in arrays:
+            raise InputError(
+                f"{file}: holds no array {name!r}; expected {', '.join(ARRAYS)} "
+                "(numpy.savez(file, features=…, pids=…, camids=…))"
+            )
+    return Features(**arrays, name=str(file))

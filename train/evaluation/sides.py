@@ -1,0 +1,124 @@
+"""Do a query and a gallery file belong together, and are their cameras those of the protocol?"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from pipeline.datasets.rules import RULES, Rule
+from pipeline.errors import InputError
+from train.evaluation.features import Features
+from train.evaluation.metrics import Distance
+
+ROWS = 1024  # at a time, which bounds copies
+SMALLEST, LARGEST = 1e-15, 1e16  # of features whose squared distances float32 tells apart
+
+
+def check_sides(query: Features, gallery: Features, protocol: str, distance: Distance) -> None:
+    """Raises `InputError`, naming the file, if figures of these two would mean nothing.
+
+    That is: features of different length or of a size that distances cannot hold, cameras that the
+    protocol's data set does not have, or queries that would find themselves in the gallery.
+    """
+    widths = [side.features.shape[1] for side in (query, gallery)]
+    if widths[0] != widths[1]:
+        raise InputError(
+            f"{gallery.name}: features have {widths[1]} numbers, those of {query.name} "
+            f"{widths[0]}; embed both with one network"
+        )
+    _check_size(query, gallery, distance)
+    rule = RULES[protocol]
+    if rule.uses_cameras:
+        _check_cameras(query, gallery, protocol, rule)
+    elif (found := _num_in_gallery(query, gallery)) == len(query.pids):
+        raise InputError(
+            f"{query.name}: all {found} queries are in {gallery.name} too (same features, pid and "
+            f"camid), and protocol {protocol} would let each find itself; take them out of the "
+            "gallery"
+        )
+
+
+def cameras_of(files: Sequence[Features]) -> list[int]:
+    """The cameras of all files, ascending."""
+    return [int(camid) for camid in np.unique(np.concatenate([np.unique(f.camids) for f in files]))]
+
+
+def remark_on(rule: Rule, cameras: Mapping[str, Sequence[int]]) -> str:
+    """What must be said of figures whose query and gallery cameras are these; "" if nothing."""
+    direction = rule.direction(set(cameras["query"]), set(cameras["gallery"]))
+    if not (rule.usual_query and direction) or direction[0] == rule.usual_query:
+        return ""
+    return (
+        f"{direction[0]} images search among {direction[1]} ones, the reverse of the published "
+        "protocol"
+    )
+
+
+def listed(cameras: Sequence[int]) -> str:
+    """Cameras for people, a long list cut short."""
+    shown = ", ".join(map(str, cameras[:20]))
+    return shown if len(cameras) <= 20 else f"{shown}, … ({len(cameras)} cameras)"
+
+
+def _check_cameras(query: Features, gallery: Features, protocol: str, rule: Rule) -> None:
+    known = sorted(set().union(*rule.cameras.values()))
+    for side in (query, gallery):
+        found = cameras_of([side])
+        if known and (found[0] < known[0] or found[-1] > known[-1]):
+            raise InputError(
+                f"{side.name}: camids holds {found[0] if found[0] < known[0] else found[-1]}; "
+                f"cameras of protocol {protocol} are {known[0]} to {known[-1]}: number them as the "
+                "data set does (if yours are counted from 0, add 1 in all files)"
+            )
+        if found[0] < 0:
+            raise InputError(
+                f"{side.name}: camids holds {found[0]}, which is no camera; protocol {protocol} "
+                "needs to know which camera took an image"
+            )
+    searching, searched = cameras_of([query]), cameras_of([gallery])
+    if known and not rule.direction(set(searching), set(searched)):
+        kinds = ", ".join(f"{kind} {listed(sorted(of))}" for kind, of in rule.cameras.items())
+        raise InputError(
+            f"{query.name}: cameras {listed(searching)}, to search in {gallery.name}: cameras "
+            f"{listed(searched)}; protocol {protocol} searches for one modality among the other "
+            f"({kinds}): number the cameras as the data set does, or choose another --protocol"
+        )
+
+
+def _check_size(query: Features, gallery: Features, distance: Distance) -> None:
+    if distance == "cosine":
+        for side in (query, gallery):
+            zero = np.flatnonzero(~side.features.any(axis=1))
+            if len(zero):
+                raise InputError(
+                    f"{side.name}: features, row {zero[0]}: is all zeros, which has no cosine "
+                    f"({len(zero)} such rows); leave these images out or embed them again"
+                )
+        return
+    size, name = max(
+        (float(max(side.features.max(), -side.features.min())), side.name)
+        for side in (query, gallery)
+    )
+    if not SMALLEST <= size <= LARGEST:
+        raise InputError(
+            f"{name}: the largest of all features is {size:.3g}; float32 cannot hold distances of "
+            "that size: scale query and gallery alike, or embed them again"
+        )
+
+
+def _num_in_gallery(query: Features, gallery: Features) -> int:
+    """Queries of which the gallery holds the same features, pid and camid."""
+    return int(np.isin(_digests(query), _digests(gallery)).sum())
+
+
+def _digests(side: Features) -> Int64[ndarray, " n"]:
+    """A number for each row: equal rows have the same, others hardly ever."""
+    features = np.ascontiguousarray(side.features)
+    rng = np.random.default_rng(0)
+    factors = rng.integers(2**63, size=features.shape[1] + 2, dtype=np.int64) * 2 + 1
+    found = side.pids * factors[0] + side.camids * factors[1]
+    for start in range(0, len(found), ROWS):
+        part = slice(start, start + ROWS)
+        found[part] += features[part].view(np.int32) @ factors[2:]
+    return found
