@@ -49,6 +49,7 @@ def bench_end_to_end(session: Session) -> None:
             session.ratios["host_syncs_per_step"] = syncs
         else:
             session.display.say("host syncs in a step: not measured, there is no GPU")
+        session.trace(step, loaders["none"])
 
     nearest = CACHES[caches(session)[-1]]
     streaming, cached = real["streaming"].rounds, real[nearest].rounds

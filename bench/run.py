@@ -1,7 +1,8 @@
 """Runs the parts of the bench suite on the embedded crops and keeps what they measured."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from bench.end_to_end import bench_end_to_end
 from bench.loader import bench_loader
 from bench.peers import bench_peers
 from bench.session import Session
-from bench.stages import bench_stages
+from bench.stages import bench_decoder, bench_stages
 from bench.step import bench_step
 from bench.timm_script import bench_timm
+from bench.trace import trace
 from pipeline.datasets.kinds import kind_of, read_training
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
@@ -28,19 +30,20 @@ from train.reporting.display import Display
 
 PARTS: dict[str, Callable[[Session], None]] = {
     "stages": bench_stages,
+    "decoder": bench_decoder,
     "loader": bench_loader,
     "peers": bench_peers,
     "step": bench_step,
     "end-to-end": bench_end_to_end,
     "timm": bench_timm,
 }
-WITHOUT_A_MODEL = ("loader", "peers")
+WITHOUT_A_MODEL = ("decoder", "loader", "peers")
 ROUNDS, STEPS = 9, 20
 QUICK_ROUNDS, QUICK_STEPS = 3, 8
 
 
 def run_bench(
-    part: str,
+    parts: Sequence[str],
     preset: str | None,
     data_root: Path | None,
     device_name: str,
@@ -48,8 +51,9 @@ def run_bench(
     json_file: Path | None,
     plot_file: Path | None,
     timm_script: Path | None = None,
+    trace_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Measures `part`, or all of them; prints tables and JSON lines, writes JSON and picture.
+    """Measures these parts; prints tables and JSON lines, writes JSON and picture.
 
     `preset` None: the paper's batches for the loaders, and for the step where there is a GPU, else
     the demo's step. Raises `InputError` if the data or the files' folders cannot be used.
@@ -75,10 +79,12 @@ def run_bench(
         if json_file:
             run_folder.write_result(json_file, result)
 
-    for name in PARTS if part == "all" else [part]:
+    for name in parts:
         chosen = preset or ("sysu" if device.type == "cuda" or name in WITHOUT_A_MODEL else "demo")
         session = make_session(chosen, root, device, display, quick, timm_script)
         session.comparisons, session.ratios, session.keep = result["comparisons"], ratios, keep
+        if trace_dir:
+            session.trace = partial(trace, session, trace_dir)
         result["data"] = _describe(session.index)
         PARTS[name](session)
         if session.waterfall:
@@ -86,8 +92,8 @@ def run_bench(
         if session.step_ms:
             result["step_ms"] = session.step_ms
     keep()
-    if part != "stages":  # which only finds out where the others' time goes
-        display.console.print(targets.table(result["ratios"], part))
+    if any(row["part"] in parts for row in result["ratios"].values()):
+        display.console.print(targets.table(result["ratios"], parts))
     if json_file:
         display.say(f"wrote     {json_file}")
     if plot_file:

@@ -20,6 +20,7 @@ from pipeline.loader import TrainingLoader
 from pipeline.options import num_images
 from train.config import Config
 from train.reporting.display import Display
+from train.step import TrainingStep
 
 # Enough of them for a loader's pass to last a good part of a second.
 IMAGES, QUICK_IMAGES = 4096, 2048
@@ -43,6 +44,7 @@ class Session:
     display: Display
     timm_script: Path | None = None  # timm's benchmark.py
     keep: Callable[[], None] = lambda: None  # what was measured so far
+    trace: Callable[[TrainingStep, TrainingLoader], None] = lambda step, loader: None
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     waterfall: dict[str, dict[str, float]] = field(default_factory=dict)  # µs an image of a stage
     step_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # of a real run: quantiles
