@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+OTHERS = ("ranking", "scale", "packed")  # with options of their own
+
 
 def bench(args: list[str]) -> None:
     import tyro
@@ -12,7 +14,7 @@ def bench(args: list[str]) -> None:
     # So that a measurement that hangs, and is ended, tells where it hung.
     faulthandler.register(signal.SIGTERM, file=2, chain=True)
     if args and args[0] in OTHERS:
-        return tyro.cli(OTHERS[args[0]](), prog=f"cdp bench {args[0]}", args=args[1:])
+        return tyro.cli(_other(args[0]), prog=f"cdp bench {args[0]}", args=args[1:])
 
     from bench.run import PARTS, run_bench
     from pipeline.errors import InputError
@@ -30,6 +32,7 @@ def bench(args: list[str]) -> None:
         plot: Path | None = None,
         timm_script: Path | None = None,
         trace: Path | None = None,
+        sweep: bool = True,
     ) -> None:
         """Measures images a second: the sides of a comparison in turn, ratios within a round.
 
@@ -47,6 +50,7 @@ def bench(args: list[str]) -> None:
             plot: PNG file to draw it all to.
             timm_script: benchmark.py of timm's repository, which part timm runs beside our step.
             trace: Folder for a trace of steps of part end-to-end, their idle gaps and a picture.
+            sweep: Also measure the step with other batch sizes.
         """
         unknown = [part for part in parts if part != "all" and part not in PARTS]
         if unknown or not parts:
@@ -60,27 +64,20 @@ def bench(args: list[str]) -> None:
                 "compares loaders of those: take another"
             )
         chosen = tuple(PARTS) if "all" in parts else parts
-        run_bench(chosen, preset, data_root, device, quick, json, plot, timm_script, trace)
+        run_bench(chosen, preset, data_root, device, quick, json, plot, timm_script, trace, sweep)
 
     return tyro.cli(parse, prog="cdp bench", args=args)
 
 
-def _ranking() -> Callable[..., None]:
-    from bench.ranking import ranking
+def _other(part: str) -> Callable[..., None]:
+    if part == "ranking":
+        from bench.ranking import ranking
 
-    return ranking
+        return ranking
+    if part == "scale":
+        from bench.scale import scale
 
-
-def _scale() -> Callable[..., None]:
-    from bench.scale import scale
-
-    return scale
-
-
-def _packed() -> Callable[..., None]:
+        return scale
     from bench.packed import packed
 
     return packed
-
-
-OTHERS = {"ranking": _ranking, "scale": _scale, "packed": _packed}

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # torch or DALI may not load here, which is for a check to say
-
     from pipeline.datasets.records import Index
     from pipeline.graph import Stage
 

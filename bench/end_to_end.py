@@ -1,16 +1,18 @@
 """`cdp bench end-to-end`: the real run beside the same step on data that is already there."""
 
+import dataclasses
 import resource
 import statistics
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from functools import partial
+from itertools import cycle, islice, pairwise
 
 import torch
 
 from bench.loader import CACHES, caches, loader_side, make_loader
-from bench.measure import LEAD, Pass, Side, spread, steady
+from bench.measure import LEAD, TAIL, Pass, Side, spread, steady
 from bench.session import Session
 from bench.step import make_step
 from pipeline import spectrum
@@ -22,6 +24,7 @@ from train.step import TrainingStep
 
 CEILING = "resident data"
 NUM_RESIDENT = 4  # batches
+GPU_STEPS = 64  # timed in a round, so that its 99th percentile is not its slowest step
 QUANTILES = ("median", "p95", "p99")
 
 
@@ -30,6 +33,7 @@ def bench_end_to_end(session: Session) -> None:
     with runtime.own_stream(session.device):
         step = make_step(session)
         loaders = {c: make_loader(session, cache=c) for c in caches(session)}
+        session = enough_steps(session, len(loaders["none"]))
         real = {CACHES[c]: Real(session, step, loader) for c, loader in loaders.items()}
         first = loaders["none"].epoch(1, spectrum.uniform())
         resident = list(islice(first, NUM_RESIDENT))
@@ -49,7 +53,6 @@ def bench_end_to_end(session: Session) -> None:
             session.ratios["host_syncs_per_step"] = syncs
         else:
             session.display.say("host syncs in a step: not measured, there is no GPU")
-        session.trace(step, loaders["none"])
 
     nearest = CACHES[caches(session)[-1]]
     streaming, cached = real["streaming"].rounds, real[nearest].rounds
@@ -65,10 +68,24 @@ def bench_end_to_end(session: Session) -> None:
     }
     for name, run in real.items():
         ms = {q: statistics.median(r.step_ms[q] for r in run.rounds) for q in QUANTILES}
-        session.step_ms[name] = ms
+        session.step_ms[name] = {**ms, "steps_per_round": session.steps - 1}
         session.display.say(
             f"{name}: a step takes {ms['median']:.1f} ms (p95 {ms['p95']:.1f}, p99 {ms['p99']:.1f})"
         )
+    session.trace(step, loaders["none"])
+
+
+def enough_steps(session: Session, epoch: int) -> Session:
+    """The session with `GPU_STEPS` a round on a GPU, or as many as an epoch of `epoch` has."""
+    if session.device.type != "cuda" or session.quick:
+        return session
+    steps = max(session.steps, min(GPU_STEPS, epoch - LEAD - TAIL))
+    if steps < GPU_STEPS:
+        session.display.say(
+            f"an epoch has {epoch} batches: {steps} steps a round, {GPU_STEPS} make a better p99 "
+            "(a larger set: `cdp data make DIR --num-train 400`, then --data-root DIR)"
+        )
+    return dataclasses.replace(session, steps=steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +118,11 @@ class Real:
             result = steady(running, session.steps, session.images)
         finally:
             running.close()
-        ends = zip(self._marks[LEAD:], self._marks[LEAD + 1 :], strict=False)
-        seconds = session.steps * session.images / result.rate
+        step_ms, wait = times(self._marks[LEAD:], self._waits[LEAD:])
         self._rounds.append(
             Round(
-                step_ms=spread([1000 * seconds_between(a, b) for a, b in ends]),
-                wait=sum(seconds_between(*wait) for wait in self._waits[LEAD:]) / seconds,
+                step_ms=spread(step_ms),
+                wait=wait,
                 peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             )
         )
@@ -115,6 +131,7 @@ class Real:
     def _run(self) -> Generator[None, None, None]:
         """What `train()` does in an epoch."""
         every, device = self._session.config.log_every, self._session.device
+        look = partial(check_finite, epoch=1, precision=self._session.precision)
         losses = torch.zeros(len(self._loader), 3, device=device)
         batches = iter(self._loader.epoch(1, spectrum.uniform()))
         for i in range(1, len(self._loader) + 1):
@@ -123,9 +140,19 @@ class Real:
             self._waits.append((begin, mark(device)))
             losses[i - 1] = self._step(batch)
             if i % every == 0:
-                check_finite(losses[:i], 1, self._session.precision)
+                look(losses[:i])
             self._marks.append(mark(device))
             yield
+
+
+def times(ends: Sequence[Mark], waits: Sequence[tuple[Mark, Mark]]) -> tuple[list[float], float]:
+    """Milliseconds of each step, and the share of their time, 0…1, spent waiting for data.
+
+    `ends` begins with the end of the step before those that are timed, `waits` with the first one's
+    wait. That first one does not count: `steady` has just let the GPU run empty.
+    """
+    step_ms = [1000 * seconds_between(*step) for step in pairwise(ends[1:])]
+    return step_ms, 1000 * sum(seconds_between(*wait) for wait in waits[1:]) / sum(step_ms)
 
 
 def _host_syncs(session: Session, step: TrainingStep, loader: TrainingLoader) -> float:

@@ -8,8 +8,10 @@ from bench.measure import Pass, Side, steady
 from bench.session import Session
 from pipeline import spectrum
 from pipeline.datasets.records import Index
+from pipeline.graph import training_graph
 from pipeline.loader import TrainingLoader
 from pipeline.options import num_threads
+from pipeline.run import device_id, run
 from pipeline.source import TrainingSource
 
 CACHES = {"none": "streaming", "host": "cached in host memory", "gpu": "cached on the GPU"}
@@ -100,9 +102,6 @@ class _Counting(TrainingSource):
 
 def _decodes_per_image(session: Session) -> float:
     """Files decoded, by images received, in an epoch without a cache."""
-    from pipeline.graph import training_graph  # DALI, which the step does without
-    from pipeline.run import device_id, run
-
     data, device = session.config.data, session.device
     source = _Counting(session.index, data, seed=0)
     graph = training_graph(source, data, device_id(device), num_threads(data))

@@ -4,20 +4,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from bench import plot, targets
-from bench.end_to_end import bench_end_to_end
-from bench.loader import bench_loader
-from bench.peers import bench_peers
 from bench.session import Session
-from bench.stages import bench_decoder, bench_stages
-from bench.step import bench_step
-from bench.timm_script import bench_timm
-from bench.trace import trace
 from pipeline.datasets.kinds import kind_of, read_training
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
@@ -27,16 +20,12 @@ from train.data import locate
 from train.environment import environment
 from train.presets import PRESETS
 from train.reporting.display import Display
+from train.step import TrainingStep
 
-PARTS: dict[str, Callable[[Session], None]] = {
-    "stages": bench_stages,
-    "decoder": bench_decoder,
-    "loader": bench_loader,
-    "peers": bench_peers,
-    "step": bench_step,
-    "end-to-end": bench_end_to_end,
-    "timm": bench_timm,
-}
+if TYPE_CHECKING:  # DALI, which a step alone does not need
+    from pipeline.loader import TrainingLoader
+
+PARTS = ("stages", "decoder", "loader", "peers", "step", "end-to-end", "timm")
 WITHOUT_A_MODEL = ("decoder", "loader", "peers")
 ROUNDS, STEPS = 9, 20
 QUICK_ROUNDS, QUICK_STEPS = 3, 8
@@ -52,6 +41,7 @@ def run_bench(
     plot_file: Path | None,
     timm_script: Path | None = None,
     trace_dir: Path | None = None,
+    sweep: bool = True,
 ) -> dict[str, Any]:
     """Measures these parts; prints tables and JSON lines, writes JSON and picture.
 
@@ -71,7 +61,7 @@ def run_bench(
     display.say(f"device    {runtime.describe(device)}; {rounds} rounds of {steps} steps each")
 
     result: dict[str, Any] = environment() | {"quick": quick, "device": device.type}
-    result["comparisons"] = []
+    result["comparisons"], result["step_ms"] = [], {}
     ratios: dict[str, list[float]] = {}
 
     def keep() -> None:
@@ -84,13 +74,12 @@ def run_bench(
         session = make_session(chosen, root, device, display, quick, timm_script)
         session.comparisons, session.ratios, session.keep = result["comparisons"], ratios, keep
         if trace_dir:
-            session.trace = partial(trace, session, trace_dir)
+            session.trace = partial(_trace, session, trace_dir)
+        session.step_ms, session.sweep = result["step_ms"], sweep
         result["data"] = _describe(session.index)
-        PARTS[name](session)
+        _part(name)(session)
         if session.waterfall:
             result["waterfall"] = {"preset": chosen, **session.waterfall}
-        if session.step_ms:
-            result["step_ms"] = session.step_ms
     keep()
     if any(row["part"] in parts for row in result["ratios"].values()):
         display.console.print(targets.table(result["ratios"], parts))
@@ -100,6 +89,33 @@ def run_bench(
         plot.draw(result, plot_file)
         display.say(f"wrote     {plot_file}")
     return result
+
+
+def _part(name: str) -> Callable[[Session], None]:
+    """Measures a part. Imported now: what other parts need may not load here, as DALI."""
+    match name:
+        case "stages":
+            from bench.stages import bench_stages as measure
+        case "decoder":
+            from bench.stages import bench_decoder as measure
+        case "loader":
+            from bench.loader import bench_loader as measure
+        case "peers":
+            from bench.peers import bench_peers as measure
+        case "step":
+            from bench.step import bench_step as measure
+        case "end-to-end":
+            from bench.end_to_end import bench_end_to_end as measure
+        case _:
+            from bench.timm_script import bench_timm as measure
+    return measure
+
+
+def _trace(session: Session, folder: Path, step: TrainingStep, loader: "TrainingLoader") -> None:
+    from bench.trace import trace
+
+    session.keep()  # the profiler may take the process with it
+    trace(session, folder, step, loader)
 
 
 def make_session(

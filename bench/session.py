@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.box import SIMPLE_HEAD as HEADS
@@ -16,11 +16,13 @@ from rich.table import Table
 from bench.measure import LEAD, TAIL, Samples, Side, in_turn, spread, steady, synchronize
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
-from pipeline.loader import TrainingLoader
 from pipeline.options import num_images
 from train.config import Config
 from train.reporting.display import Display
 from train.step import TrainingStep
+
+if TYPE_CHECKING:  # DALI, which a step alone does not need
+    from pipeline.loader import TrainingLoader
 
 # Enough of them for a loader's pass to last a good part of a second.
 IMAGES, QUICK_IMAGES = 4096, 2048
@@ -43,14 +45,15 @@ class Session:
     quick: bool
     display: Display
     timm_script: Path | None = None  # timm's benchmark.py
+    sweep: bool = True  # also the step's batch sizes
     keep: Callable[[], None] = lambda: None  # what was measured so far
-    trace: Callable[[TrainingStep, TrainingLoader], None] = lambda step, loader: None
+    trace: Callable[[TrainingStep, "TrainingLoader"], None] = lambda step, loader: None
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     waterfall: dict[str, dict[str, float]] = field(default_factory=dict)  # µs an image of a stage
     step_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # of a real run: quantiles
     ratios: dict[str, list[float]] = field(default_factory=dict)  # stable name → samples
 
-    def loader_steps(self, loader: TrainingLoader) -> int:
+    def loader_steps(self, loader: "TrainingLoader") -> int:
         """Batches to time of a loader, which is much faster than a step; at least `steps`.
 
         Raises `InputError` if an epoch is too short to time its middle.

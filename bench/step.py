@@ -27,7 +27,7 @@ VARIANTS = {
 
 
 def bench_step(session: Session) -> None:
-    """Eager to recorded, each switch added to those before; then batch sizes."""
+    """Eager to recorded, each switch added to those before; then batch sizes, if asked for."""
     on_gpu = session.device.type == "cuda"
     left_out = {} if on_gpu else _without_a_gpu(session)
     p = session.config.data.p
@@ -43,8 +43,9 @@ def bench_step(session: Session) -> None:
         samples = session.compare("step", sides, BASE, left_out=left_out)
         session.ratios["step_over_eager_nchw"] = samples.ratios(list(sides)[-1], BASE)
 
-        sweep = {f"P {n}": step_side(session, n) for n in (p // 2, p, 2 * p)}
-        session.compare("step, batch", sweep, f"P {p}")
+        if session.sweep:
+            sizes = {f"P {n}": step_side(session, n) for n in (p // 2, p, 2 * p)}
+            session.compare("step, batch", sizes, f"P {p}")
 
 
 def _without_a_gpu(session: Session) -> dict[str, str]:

@@ -72,7 +72,8 @@ def failures(out: Path) -> str:
     for name, state, _ in records(out):
         log = out / f"{name}.log"
         if state != "done" and log.is_file():
-            words = log.read_text(errors="replace").strip().splitlines()[-LAST_WORDS:]
+            lines = log.read_text(errors="replace").strip().splitlines()
+            words = [line for line in lines if "[nvimgcodec]" not in line][-LAST_WORDS:]
             said.append(f"{name} {state}:\n" + "\n".join(f"    {line[:300]}" for line in words))
     return "\n\n".join(said)
 

@@ -18,11 +18,12 @@ from bench.measure import synchronize
 from bench.session import Session
 from pipeline import spectrum
 from pipeline.loader import TrainingLoader
-from train import run_folder
+from train import run_folder, runtime
 from train.reporting.display import Display
 from train.step import TrainingStep
 
 WARMUP = 6  # steps before those that are traced, until the loader's queues are full
+NUM_STEPS = 20
 WAIT, STEP = "wait for data", "launch the step"  # what the host does, by turns
 ON_A_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 ON_A_CPU = ("cpu_op",)
@@ -42,33 +43,31 @@ class Event:
 
 
 def trace(session: Session, folder: Path, step: TrainingStep, loader: TrainingLoader) -> None:
-    """Traces `session.steps` steps into `folder`: trace.json.gz, idle.json, trace.png.
-
-    The caller has left the default stream.
-    """
+    """Traces `NUM_STEPS` steps into `folder`: trace.json.gz, idle.json, trace.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    batches = iter(loader.epoch(1, spectrum.uniform()))
-    for _ in range(WARMUP):
-        step(next(batches))
-    activities = [ProfilerActivity.CPU]
-    if session.device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    synchronize()
-    with profile(activities=activities) as profiler:
-        for _ in range(session.steps):
-            with record_function(WAIT):
-                batch = next(batches)
-            with record_function(STEP):
-                step(batch)
+    with runtime.own_stream(session.device):
+        batches = iter(loader.epoch(1, spectrum.uniform()))
+        for _ in range(WARMUP):
+            step(next(batches))
+        activities = [ProfilerActivity.CPU]
+        if session.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
         synchronize()
-    batches.close()  # type: ignore[attr-defined]
+        with profile(activities=activities) as profiler:
+            for _ in range(NUM_STEPS):
+                with record_function(WAIT):
+                    batch = next(batches)
+                with record_function(STEP):
+                    step(batch)
+            synchronize()
+        batches.close()  # type: ignore[attr-defined]
     file = folder / "trace.json.gz"
     profiler.export_chrome_trace(str(file))
     events = read(file)
-    found = idle(events) | {"steps": session.steps, "cuda_graph": step.how.cuda_graph}
+    found = idle(events) | {"steps": NUM_STEPS, "cuda_graph": step.how.cuda_graph}
     run_folder.write_result(folder / "idle.json", found)
     say(found, session.display)
-    draw(events, session.steps, folder / "trace.png")
+    draw(events, NUM_STEPS, folder / "trace.png")
 
 
 def read(file: Path) -> list[Event]:

@@ -48,6 +48,7 @@ def test_the_whole_suite_as_tables_json_and_picture(people, tiny, tmp_path, caps
         "loader, page cache",
         "peers",
         "step",
+        "step, batch",
         "end to end",
     ):
         assert title in titles
@@ -66,6 +67,13 @@ def test_the_whole_suite_as_tables_json_and_picture(people, tiny, tmp_path, caps
     with Image.open(drawn) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 500
+
+
+def test_a_step_is_measured_without_other_batch_sizes(people, tiny, tmp_path):
+    made = tmp_path / "b.json"
+    args = ("--preset", "tiny", "--data-root", people, "--device", "cpu", "--quick")
+    assert call("bench", "step", *args, "--no-sweep", "--json", made) == 0
+    assert [c["bench"] for c in json.loads(made.read_text())["comparisons"]] == ["step"]
 
 
 def test_an_epoch_too_short_to_measure_is_refused(people, tiny, tmp_path, capsys, monkeypatch):

@@ -1,0 +1,47 @@
+"""The decoder sweep, which a GPU's stages have, on the CPU's decoder."""
+
+import pytest
+import torch
+
+from bench import run, stages
+from bench.session import Session
+from model.options import ModelOptions
+from pipeline.options import DataOptions
+from train.config import Config
+from train.presets import PRESETS, Preset
+from train.reporting.display import Display
+
+
+@pytest.fixture
+def session(people, monkeypatch) -> Session:
+    tiny = Config(
+        data=DataOptions(height_px=32, width_px=16, p=2, k=2, threads=2),
+        model=ModelOptions(backbone="test_resnet", weights="none"),
+    )
+    monkeypatch.setitem(PRESETS, "tiny", Preset("", tiny))
+    monkeypatch.setattr(run, "QUICK_ROUNDS", 1)
+    return run.make_session("tiny", people, torch.device("cpu"), Display(), quick=True)
+
+
+def test_decoders_are_compared_with_dali_s_default(session):
+    stages._compare_decoders(session, steps=2)
+    (record,) = session.comparisons
+    assert record["base"] == "hw 0.65, all threads"
+    loads = [name.partition(",")[0] for name in record["sides"]]
+    assert loads == [f"hw {load}" for load in (0.0, 0.3, 0.65, 0.9) for _ in range(2)]
+    assert record["left_out"] == {}
+
+
+def test_a_decoder_that_is_refused_is_left_out_with_a_word(session, monkeypatch, capsys):
+    monkeypatch.setattr(stages, "HARDWARE_LOADS", (1.5, 0.3))
+    stages._compare_decoders(session, steps=2)
+    (record,) = session.comparisons
+    assert list(record["sides"]) == ["hw 0.3, all threads", "hw 0.3, half the threads"]
+    assert record["base"] == "hw 0.3, all threads"
+    assert list(record["left_out"]) == ["hw 1.5, all threads", "hw 1.5, half the threads"]
+    assert "1.5: must be in 0…1" in record["left_out"]["hw 1.5, all threads"]
+    assert "hw 1.5, all threads left out" in capsys.readouterr().out
+
+    monkeypatch.setattr(stages, "HARDWARE_LOADS", (1.5,))
+    stages._compare_decoders(session, steps=2)
+    assert len(session.comparisons) == 1  # nothing was left to compare
