@@ -49,7 +49,7 @@ def bench(args: list[str]) -> None:
             json: File to write every sample to, with hardware and versions.
             plot: PNG file to draw it all to.
             timm_script: benchmark.py of timm's repository, which part timm runs beside our step.
-            trace: Folder for a trace of steps of part end-to-end, their idle gaps and a picture.
+            trace: Folder for a trace of a few steps of part end-to-end, and their idle gaps.
             sweep: Also measure the step with other batch sizes.
         """
         unknown = [part for part in parts if part != "all" and part not in PARTS]

@@ -46,7 +46,6 @@ else
   people+=(--images-per-camera 3)
   options=(--preset demo --quick)
   training=(demo --epochs 1)
-  export ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 # NOTES.md: bf16 on a CPU with AMX
 fi
 options+=(--device "$device" --data-root "$data")
 training+=(--device "$device" --data.root "$data" --data.cache none)
@@ -73,11 +72,9 @@ finish() { # NAME: waits for the job's end, records it, packs what there is; its
   local name=$1 status state
   wait "${pids[$name]}"
   status=$?
-  case $status in
-  0) state=done ;;
-  124 | 137) state="stopped after ${limits[$name]} s" ;;
-  *) state="failed with $status" ;;
-  esac
+  state="failed with $status"
+  ((status != 0)) || state=done
+  ((status == 0 || SECONDS - starts[$name] < limits[$name])) || state="stopped, not done in time"
   ended "$name" "$state"
   keep
   return $status

@@ -13,8 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-LAST_WORDS = 6  # lines of a failed job's log
-OUTCOME = re.compile(r"^(?:\[gw\d+\].* )?(?:\S+::\S+ )?(PASSED|FAILED|SKIPPED|ERROR)\b", re.M)
+QUANTILES = ("median", "p95", "p99")
+LAST_WORDS = 10  # lines of a failed job's log
+STACK = "Current thread"  # begins the stack that a signal found, innermost call first
+OUTCOME = re.compile(r"^(?:\[gw\d+\]|\S+::).*? (PASSED|FAILED|SKIPPED|ERROR)\b", re.M)
 NOT_PASSED = re.compile(r"^(?:FAILED|ERROR) \S+::.*$", re.M)  # of pytest's own summary
 
 
@@ -67,14 +69,17 @@ def records(out: Path) -> list[list[str]]:
 
 
 def failures(out: Path) -> str:
-    """The last words of jobs that did not end well; the stacks of one that hung are in its log."""
+    """The last words of jobs that did not end well, or where they were when they were stopped."""
     said = []
     for name, state, _ in records(out):
         log = out / f"{name}.log"
         if state != "done" and log.is_file():
             lines = log.read_text(errors="replace").strip().splitlines()
-            words = [line for line in lines if "[nvimgcodec]" not in line][-LAST_WORDS:]
-            said.append(f"{name} {state}:\n" + "\n".join(f"    {line[:300]}" for line in words))
+            lines = [line for line in lines if "[nvimgcodec]" not in line]
+            stacks = [i for i, line in enumerate(lines) if line.startswith(STACK)]
+            first = stacks[0] if stacks else max(0, len(lines) - LAST_WORDS)
+            words = "\n".join(f"    {line[:300]}" for line in lines[first : first + LAST_WORDS])
+            said.append(f"{name} {state}:\n\n{words}")
     return "\n\n".join(said)
 
 
@@ -104,9 +109,8 @@ def epochs(out: Path) -> str:
 def steps(out: Path) -> str:
     """How long a step of the real run takes."""
     of = json.loads((out / "end-to-end.json").read_text()).get("step_ms", {})
-    quantiles = list(next(iter(of.values()), {}))
-    rows = [(name, *(f"{ms[q]:.2f}" for q in quantiles)) for name, ms in of.items()]
-    return table(("a step, ms", *quantiles), rows) if rows else ""
+    rows = [(name, *(f"{ms[q]:.2f}" for q in QUANTILES)) for name, ms in of.items()]
+    return table(("a step, ms", *QUANTILES), rows) if rows else ""
 
 
 def gaps(out: Path) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench import plot
 from bench.measure import synchronize
 from bench.session import Session
 from pipeline import spectrum
@@ -28,7 +27,6 @@ WAIT, STEP = "wait for data", "launch the step"  # what the host does, by turns
 ON_A_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 ON_A_CPU = ("cpu_op",)
 NUM_GAPS = 10
-SHOWN_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +41,9 @@ class Event:
 
 
 def trace(session: Session, folder: Path, step: TrainingStep, loader: TrainingLoader) -> None:
-    """Traces `NUM_STEPS` steps into `folder`: trace.json.gz, idle.json, trace.png."""
+    """Traces up to `NUM_STEPS` steps into `folder`: trace.json.gz and idle.json."""
     folder.mkdir(parents=True, exist_ok=True)
+    steps = min(NUM_STEPS, session.steps)
     with runtime.own_stream(session.device):
         batches = iter(loader.epoch(1, spectrum.uniform()))
         for _ in range(WARMUP):
@@ -54,7 +53,7 @@ def trace(session: Session, folder: Path, step: TrainingStep, loader: TrainingLo
             activities.append(ProfilerActivity.CUDA)
         synchronize()
         with profile(activities=activities) as profiler:
-            for _ in range(NUM_STEPS):
+            for _ in range(steps):
                 with record_function(WAIT):
                     batch = next(batches)
                 with record_function(STEP):
@@ -64,10 +63,9 @@ def trace(session: Session, folder: Path, step: TrainingStep, loader: TrainingLo
     file = folder / "trace.json.gz"
     profiler.export_chrome_trace(str(file))
     events = read(file)
-    found = idle(events) | {"steps": NUM_STEPS, "cuda_graph": step.how.cuda_graph}
+    found = idle(events) | {"steps": steps, "cuda_graph": step.how.cuda_graph}
     run_folder.write_result(folder / "idle.json", found)
     say(found, session.display)
-    draw(events, NUM_STEPS, folder / "trace.png")
 
 
 def read(file: Path) -> list[Event]:
@@ -157,33 +155,3 @@ def say(found: dict[str, Any], display: Display) -> None:
             f"idle {gap['us']:.0f} µs at {gap['at_ms']:.1f} ms, after {gap['after'][:60]}, before "
             f"{gap['before'][:60]}; the host: {host}"
         )
-
-
-def draw(events: Sequence[Event], steps: int, file: Path) -> None:
-    """A few steps from the middle: the device's streams, and the host's two turns."""
-    work = work_of(events)
-    launches = [e for e in events if e.kind == "user_annotation" and e.name == STEP]
-    if not work or not launches:
-        return
-    period = (work[-1].end - work[0].start) / steps
-    first = max(0.0, (work[0].start + work[-1].end - SHOWN_STEPS * period) / 2)
-    last = first + SHOWN_STEPS * period
-    host = [e for e in events if e.kind == "user_annotation" and e.name in (WAIT, STEP)]
-    lanes = {f"host: {name}": [e for e in host if e.name == name] for name in (WAIT, STEP)}
-    for event in work:
-        where = "stream" if event.kind in ON_A_GPU else "thread"
-        lanes.setdefault(f"{where} {event.lane}", []).append(event)
-    lanes["device busy"] = work
-    with plot.drawing() as pyplot:
-        figure, axes = pyplot.subplots(figsize=(13, 1.2 + 0.4 * len(lanes)), layout="constrained")
-        for row, (name, bars) in enumerate(lanes.items()):
-            cut = [(max(bar.start, first), min(bar.end, last)) for bar in bars]
-            seen = [((a - first) / 1000, (b - a) / 1000) for a, b in cut if b > a]
-            colour = "#f58518" if name.startswith("host") else "#4c78a8"
-            axes.broken_barh(seen, (row - 0.35, 0.7), facecolors=colour)
-        axes.set_yticks(range(len(lanes)), list(lanes))
-        axes.invert_yaxis()
-        axes.set_xlim(0, (last - first) / 1000)
-        axes.set_xlabel(f"ms; {SHOWN_STEPS} of {steps} steps")
-        axes.spines[["top", "right"]].set_visible(False)
-        plot.save(figure, file)
