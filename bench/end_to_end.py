@@ -6,7 +6,6 @@ import statistics
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, islice, pairwise
 
 import torch
@@ -18,6 +17,7 @@ from bench.step import make_step
 from pipeline import spectrum
 from pipeline.loader import TrainingLoader
 from train import runtime
+from train.looks import Looks
 from train.loop import check_finite
 from train.reporting.clock import Mark, mark, seconds_between
 from train.step import TrainingStep
@@ -49,7 +49,7 @@ def bench_end_to_end(session: Session) -> None:
         sides: dict[str, Side] = {CEILING: ceiling, **real, **alone}
         samples = session.compare("end to end", sides, CEILING, warmup=2)
         if session.device.type == "cuda":
-            syncs = [_host_syncs(session, step, loader) for loader in loaders.values()]
+            syncs = [_host_syncs(session, run) for run in real.values()]
             session.ratios["host_syncs_per_step"] = syncs
         else:
             session.display.say("host syncs in a step: not measured, there is no GPU")
@@ -111,14 +111,12 @@ class Real:
 
     def __call__(self) -> Pass:
         session = self._session
-        self._waits: list[tuple[Mark, Mark]] = []
-        self._marks: list[Mark] = [mark(session.device)]
-        running = self._run()
+        running = self.run()
         try:
             result = steady(running, session.steps, session.images)
         finally:
             running.close()
-        step_ms, wait = times(self._marks[LEAD:], self._waits[LEAD:])
+        step_ms, wait = times(self._ends[LEAD:], self._waits[LEAD:])
         self._rounds.append(
             Round(
                 step_ms=spread(step_ms),
@@ -128,11 +126,13 @@ class Real:
         )
         return result
 
-    def _run(self) -> Generator[None, None, None]:
-        """What `train()` does in an epoch."""
+    def run(self) -> Generator[None, None, None]:
+        """What `train()` does in an epoch, a step at a time."""
         every, device = self._session.config.log_every, self._session.device
-        look = partial(check_finite, epoch=1, precision=self._session.precision)
+        self._waits: list[tuple[Mark, Mark]] = []
+        self._ends: list[Mark] = [mark(device)]
         losses = torch.zeros(len(self._loader), 3, device=device)
+        looks = Looks(losses)
         batches = iter(self._loader.epoch(1, spectrum.uniform()))
         for i in range(1, len(self._loader) + 1):
             begin = mark(device)
@@ -140,8 +140,8 @@ class Real:
             self._waits.append((begin, mark(device)))
             losses[i - 1] = self._step(batch)
             if i % every == 0:
-                look(losses[:i])
-            self._marks.append(mark(device))
+                check_finite(looks.look(i), 1, self._session.precision)
+            self._ends.append(mark(device))
             yield
 
 
@@ -155,20 +155,20 @@ def times(ends: Sequence[Mark], waits: Sequence[tuple[Mark, Mark]]) -> tuple[lis
     return step_ms, 1000 * sum(seconds_between(*wait) for wait in waits[1:]) / sum(step_ms)
 
 
-def _host_syncs(session: Session, step: TrainingStep, loader: TrainingLoader) -> float:
-    """How often torch waits for the GPU in a step, fetching its batch included."""
-    batches = loader.epoch(1, spectrum.uniform())
-    for batch in islice(batches, LEAD):
-        step(batch)
+def _host_syncs(session: Session, real: Real) -> float:
+    """How often torch waits for the GPU in a step of the real run, its looks included."""
+    running = real.run()
+    for _ in islice(running, LEAD):
+        pass
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            for batch in islice(batches, session.steps):
-                step(batch)
+            for _ in islice(running, session.steps):
+                pass
     finally:
         torch.cuda.set_sync_debug_mode("default")
-        batches.close()  # type: ignore[attr-defined]
+        running.close()
     syncs = [w for w in caught if "synchroniz" in str(w.message)]
     for where in sorted({f"{w.filename}:{w.lineno}" for w in syncs}):
         session.display.say(f"host sync in a step: {where}")

@@ -1,14 +1,14 @@
 """`cdp bench peers`: the same paired batches by what teams use today, against our loader.
 
 Each peer gets the same epoch plan and draws, decodes, resizes, flips, makes the counterpart and
-stacks. Their resize differs from ours in the last digits, which no one would notice.
+stacks. Their resize differs from ours in the last digits, which no one would notice. Where there is
+a GPU every batch ends in its memory, as ours do.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,48 +18,19 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import v2
 
+from bench import gpu_peers
 from bench.loader import loader_side, make_loader
 from bench.measure import LEAD, TAIL, Pass, Side, steady
+from bench.plan import Item, plan
 from bench.session import Session
-from pipeline import spectrum
-from pipeline.datasets.records import Index, Modality
-from pipeline.draws import draw
-from pipeline.options import DataOptions, num_threads
-from pipeline.sampler import plan_epoch
+from pipeline.options import num_threads
 
 PIL = "DataLoader, PIL, float32"
 TORCHVISION = "DataLoader, torchvision, uint8"
 SPDL = "SPDL, threads, uint8"
+ON_THE_GPU = "torchvision on the GPU, uint8"
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One original to load, and what was drawn for it."""
-
-    path: Path
-    flip: bool
-    weights: np.ndarray  # float32 [3]: what the counterpart's one channel is made of
-
-
-def plan(index: Index, options: DataOptions, steps: int) -> list[list[Item]]:
-    """The batches of our loader's epoch 1 with uniform P̂, seed 0."""
-    rows_of = plan_epoch(index, options.p, options.k, options.sampling, 0, 1)[:steps]
-    spectra = spectrum.rows(options.spectra)
-    cumulative = np.cumsum(spectrum.uniform(options.spectra))[:-1]
-    batches = []
-    for step, rows in enumerate(rows_of):
-        draws = draw(0, 1, step, len(rows), options.flip, options.jitter)
-        batch = []
-        for i, row in enumerate(rows):
-            weights = spectra[int((draws.spectrum[i] >= cumulative).sum())]
-            if index.modality[row] == Modality.IR:
-                weights = np.asarray(spectrum.LUMA) * draws.brightness[i]
-            item = Item(index.path(row), bool(draws.flip[i]), weights.astype(np.float32))
-            batch.append(item)
-        batches.append(batch)
-    return batches
 
 
 class Items(Dataset[Tensor]):
@@ -128,17 +99,20 @@ def bench_peers(session: Session) -> None:
     size, workers = (data.height_px, data.width_px), num_threads(data)
     peers = {
         PIL: _workers(PilFloat(items, size), session, workers, steps),
-        "DataLoader, torchvision, uint8": _workers(
-            TorchvisionUint8(items, size), session, workers, steps
-        ),
+        TORCHVISION: _workers(TorchvisionUint8(items, size), session, workers, steps),
     }
-    left_out = {}
-    why_not = why_no_spdl(Spdl(items, size))
-    if why_not:
-        left_out[SPDL] = why_not
-        session.display.say(f"peers: {SPDL} left out ({why_not})")
-    else:
-        peers[SPDL] = _threads(Spdl(items, size).__getitem__, session, workers, steps)
+    why_not = {
+        SPDL: why_no_spdl(Spdl(items, size)),
+        ON_THE_GPU: gpu_peers.why_not(batches[0], session.device),
+    }
+    left_out = {name: why for name, why in why_not.items() if why}
+    for name, why in left_out.items():
+        session.display.say(f"peers: {name} left out ({why})")
+    if SPDL not in left_out:
+        load = Spdl(items, size).__getitem__
+        peers[SPDL] = _threads(load, session, workers, steps, partial(_stacked, session.device))
+    if ON_THE_GPU not in left_out:
+        peers[ON_THE_GPU] = _on_the_gpu(batches, size, session, workers, steps)
 
     def decode(i: int) -> Tensor:
         return decode_image(read_file(str(items[i].path)), ImageReadMode.RGB)
@@ -147,7 +121,7 @@ def bench_peers(session: Session) -> None:
         "ours, streaming": loader_side(ours, session),
         "ours, cached": loader_side(make_loader(session, cache="host"), session),
         **peers,
-        "decode only, torchvision, threads": _threads(decode, session, workers, steps),
+        "decode only, torchvision, threads": _threads(decode, session, workers, steps, len),
     }
     samples = session.compare("peers", sides, PIL, warmup=2, workers=workers, left_out=left_out)
     best = samples.best_of(list(peers))
@@ -169,14 +143,19 @@ def why_no_spdl(spdl: Spdl) -> str | None:
 
 def _workers(dataset: Items, session: Session, workers: int, steps: int) -> Side:
     """A DataLoader whose worker processes live on between rounds."""
-    size = session.images // 2
     loader = DataLoader(
-        dataset, size, num_workers=workers, persistent_workers=True, prefetch_factor=2
+        dataset,
+        session.images // 2,
+        num_workers=workers,
+        persistent_workers=True,
+        prefetch_factor=2,
+        pin_memory=session.device.type == "cuda",
     )
 
     def side() -> Pass:
         batches = iter(loader)
-        done = steady(batches, steps, session.images)
+        to_device = (batch.to(session.device, non_blocking=True) for batch in batches)
+        done = steady(to_device, steps, session.images)
         for _ in batches:  # the workers finish before the next side's turn
             pass
         return done
@@ -184,22 +163,51 @@ def _workers(dataset: Items, session: Session, workers: int, steps: int) -> Side
     return side
 
 
-def _threads(load: Callable[[int], Tensor], session: Session, threads: int, steps: int) -> Side:
-    """A pool of threads that loads an epoch's items in order, one batch stacked after another."""
+def _threads(
+    load: Callable[[int], Tensor],
+    session: Session,
+    threads: int,
+    steps: int,
+    use: Callable[[list[Tensor]], object],
+) -> Side:
+    """A pool of threads that loads an epoch's items in order; `use` is given a batch of them."""
     size, num_batches = session.images // 2, LEAD + steps + TAIL
 
-    def batches(pool: ThreadPoolExecutor) -> Iterator[list[Tensor]]:
+    def batches(pool: ThreadPoolExecutor) -> Iterator[object]:
         ahead = 3 * size  # as many as two batches ahead of the one being taken
         futures = deque(pool.submit(load, i) for i in range(ahead))
         for first in range(0, num_batches * size, size):
             new = range(first + ahead, min(first + ahead + size, num_batches * size))
             futures.extend(pool.submit(load, i) for i in new)
-            yield [futures.popleft().result() for _ in range(size)]
+            yield use([futures.popleft().result() for _ in range(size)])
 
     def side() -> Pass:
         with ThreadPoolExecutor(threads) as pool:
             done = steady(batches(pool), steps, session.images)
             pool.shutdown(cancel_futures=True)
         return done
+
+    return side
+
+
+def _stacked(device: torch.device, pairs: list[Tensor]) -> Tensor:
+    """One tensor of them, on the device."""
+    batch = torch.stack(pairs)
+    if device.type == "cuda":
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
+
+
+def _on_the_gpu(
+    plan: list[list[Item]], size: tuple[int, int], session: Session, threads: int, steps: int
+) -> Side:
+    """torchvision's nvJPEG decoder and resize, with as many threads that read files."""
+
+    def side() -> Pass:
+        batches = gpu_peers.batches(plan, size, session.device, threads)
+        try:
+            return steady(batches, steps, session.images)
+        finally:
+            batches.close()
 
     return side

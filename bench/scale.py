@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.counterpart import feeding
 from pipeline.datasets.records import Index
+from pipeline.draws import Draw
 from pipeline.errors import InputError
 from pipeline.groups import group
 from pipeline.options import DataOptions
@@ -99,13 +101,15 @@ def measure(index: Index, num_classes: int) -> list[dict[str, Any]]:
         source = TrainingSource(index, OPTIONS, seed=0)
     with measured("source, begin an epoch", rows):
         source.begin(1, uniform())
-    source.bad = dict.fromkeys(np.unique(index.pids[:BAD], return_index=True)[1].tolist(), "")
+    source.plan.bad = dict.fromkeys(np.unique(index.pids[:BAD], return_index=True)[1].tolist(), "")
     with measured(f"source, begin, {BAD} bad images", rows):
         source.begin(2, uniform())
-    steps = min(BATCHES, source.steps)
+    steps = min(BATCHES, source.plan.steps)
     source.begin(3, uniform())
-    paths = of_one(lambda step: encode_paths(index, source.rows_of(1 + step % steps)))
-    draws = of_one(lambda step: source.draws() if step < steps else None)
+    paths = of_one(lambda step: encode_paths(index, source.plan.rows_of_all(step % steps)))
+    feed = source.feed(Draw("pair", 3, feeding(OPTIONS)))
+    source.begin(3, uniform())
+    draws = of_one(lambda step: feed() if step < steps else None)
     rows.append({"part": "batch of 64, paths", "seconds": paths})
     rows.append({"part": "batch of 64, draws", "seconds": draws})
     del source
@@ -113,9 +117,9 @@ def measure(index: Index, num_classes: int) -> list[dict[str, Any]]:
     confidence = Confidence(4, torch.device("cpu"))
     pids = torch.arange(len(logits)) % num_classes
     spectrum = (torch.arange(len(logits)) % 4).to(torch.int8)
-    confidence.add(logits[:, :2], pids % 2, spectrum)  # starts threads
+    confidence.add(confidence.of_step(logits[:, :2], pids % 2, spectrum))  # starts threads
     with measured(f"DHSM, a step, {num_classes:,} classes", rows):
-        confidence.add(logits, pids, spectrum)
+        confidence.add(confidence.of_step(logits, pids, spectrum))
     return rows
 
 

@@ -82,7 +82,10 @@ def bench_decoder(session: Session) -> None:
     if session.device.type != "cuda":
         session.display.say("decoder: not measured, there is no GPU")
         return
-    steps = session.loader_steps(make_loader(session, cache="none"))
+    _compare_decoders(session, session.loader_steps(make_loader(session, cache="none")))
+
+
+def _compare_decoders(session: Session, steps: int) -> None:
     sides: dict[str, Side] = {}
     left_out: dict[str, str] = {}
     for load in HARDWARE_LOADS:
@@ -121,7 +124,7 @@ def _step_sides(session: Session) -> dict[str, Side]:
 
     def backward() -> object:
         step.optimizer.zero_grad()
-        return step.forward(batch)[0].backward()
+        return step.forward(batch)[0][0].backward()
 
     def whole() -> object:
         return step(batch)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
-from pipeline.graph import evaluation_graph
 from pipeline.options import CacheName, DataOptions
 from pipeline.run import run
 from pipeline.source import EvaluationSource
@@ -90,6 +89,8 @@ class PixelCache:
         device_id: int | None,
         threads: int,
     ) -> None:
+        from pipeline.graph import evaluation_graph
+
         self.device = device if where == "gpu" else torch.device("cpu")
         # Filled on the CPU, the cache costs memory only as far as it is filled.
         shape = (len(index), options.height_px, options.width_px, 3)

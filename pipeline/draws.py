@@ -1,48 +1,81 @@
-"""Stateless randomness: every draw is a function of (seed, purpose, epoch, step, position).
+"""Stateless randomness: every draw is a function of (seed, name, epoch, step, position).
 
-NumPy's Philox is counter-based: the counter holds (epoch, step) and the key (seed, purpose), so a
-draw needs no history. A resumed run, another number of ranks, threads or prefetched batches sees
-the same values.
+NumPy's Philox is counter-based: the counter holds (epoch, step), the key (seed, name). A draw needs
+no history, so a resumed run, or one with another number of ranks, threads or prefetched batches,
+sees the same values. A new name changes no other name's values.
 """
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Bool, Float32, Int32, Int64
 from numpy import ndarray
 
-
-class Purpose(IntEnum):
-    """Keeps the streams of different draws apart."""
-
-    PLAN = 0
-    AUGMENTATION = 1
+# The first two names keep the numbers they had before names existed, so old runs stay reproducible.
+KEYS = {"plan": 0, "pair": 1}
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """What is random about a batch of n originals, apart from which images they are."""
+class Originals:
+    """What is known of a batch's n originals before their pixels are."""
+
+    infrared: Bool[ndarray, " n"]
+    labels: Int64[ndarray, " n"]  # class index, 0…M-1
+    probability: Float32[ndarray, " spectra"]  # P̂
+
+
+# Turns uniforms, [n, count], into named arrays that the graph is fed; first axis n.
+Host = Callable[[Float32[ndarray, "n count"], Originals], dict[str, ndarray]]
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A request for `count` uniform numbers in [0, 1) per original, and what to make of them."""
+
+    name: str
+    count: int
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What is random about the pairs of n originals."""
 
     spectrum: Float32[ndarray, " n"]  # uniform in [0, 1): inverts P̂'s cumulative sum
     flip: Int32[ndarray, " n"]  # 1: the pair is mirrored
     brightness: Float32[ndarray, " n"]  # factor of an infrared counterpart, in [1-δ, 1+δ]
 
 
-def generator(seed: int, purpose: Purpose, epoch: int, step: int = 0) -> np.random.Generator:
-    """The random stream of one step; its position-th value is the draw of that position."""
-    key = np.array([seed, purpose], np.uint64)  # a list would become float64 from seed 2**63 on
+def generator(seed: int, name: str, epoch: int, step: int = 0) -> np.random.Generator:
+    """The random stream of one step; its i-th value belongs to position i."""
+    number = KEYS.get(name)
+    if number is None:
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    key = np.array([seed, number], np.uint64)  # a list would become float64 from seed 2**63 on
     # The low counter word counts the values drawn, so two steps never overlap.
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, epoch]))
 
 
-def draw(seed: int, epoch: int, step: int, num_originals: int, flip: float, jitter: float) -> Draws:
-    """The draws of one batch; `flip` is a probability, `jitter` is δ."""
-    u = generator(seed, Purpose.AUGMENTATION, epoch, step).random((num_originals, 3), np.float32)
+def uniforms(
+    seed: int, name: str, epoch: int, step: int, num_originals: int, count: int
+) -> Float32[ndarray, "n count"]:
+    """`count` uniform numbers in [0, 1) for each original of a batch."""
+    return generator(seed, name, epoch, step).random((num_originals, count), np.float32)
+
+
+def pair(u: Float32[ndarray, "n 3"], flip: float, jitter: float) -> Pair:
+    """The draws of a batch from the uniforms named "pair"; `flip` is a probability, `jitter` δ."""
     # 20 bits: u stays below a cumulative sum that float32 rounded to a little less than 1, so a
     # spectrum of probability 0 is never drawn.
-    return Draws(
+    return Pair(
         spectrum=np.floor(u[:, 0] * 2**20).astype(np.float32) / np.float32(2**20),
         flip=(u[:, 1] < flip).astype(np.int32),
         brightness=(1 + jitter * (2 * u[:, 2] - 1)).astype(np.float32),
     )
+
+
+def draw(seed: int, epoch: int, step: int, num_originals: int, flip: float, jitter: float) -> Pair:
+    """The pair draws of one training batch."""
+    return pair(uniforms(seed, "pair", epoch, step, num_originals, 3), flip, jitter)

@@ -1,9 +1,10 @@
-"""The DALI graphs. On a GPU and without one they are the same; only the decoder's device differs.
+"""The DALI graphs. They are the same on a GPU and on a CPU, but for two operators.
 
 Training: encoded bytes → decode → resize → one flip for the pair → counterpart → stack. The
-counterpart is one operator for every case: a 1x3 row w applied to each pixel, then triplicated
-(Eq. 1 and Fig. 5c). w is a spectrum's row, or, for an infrared original, luma times its brightness.
-Without spectra an original stands alone.
+counterpart is one operator for every case: a row w applied to each pixel, and triplicated (Eq. 1
+and Fig. 5c). w is a spectrum's row, or, for an infrared original, luma times its brightness.
+Without spectra an original stands alone. The two: a GPU decodes with `mixed`, and makes the three
+channels in one launch.
 """
 
 import math
@@ -11,26 +12,19 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from numpy import ndarray
 from nvidia.dali import Pipeline, fn, types
 from nvidia.dali import math as dali_math
 
 from pipeline import spectrum
+from pipeline.counterpart import feeding
+from pipeline.draws import Draw, Host, Originals
 from pipeline.options import CacheName, DataOptions, num_views
 
 Stage = Literal["read", "decode", "resize", "flip", "counterpart", "stack"]
 
 # Preallocation hints for the GPU decoder: buffers only grow, and growing one stalls the device.
 MAX_CROP_PX = (640, 320)
-
-DRAWS = {  # what `PairSource.draws` returns: type, dimensions of a sample
-    "probability": (types.FLOAT, 1),
-    "uniform": (types.FLOAT, 0),
-    "flip": (types.INT32, 0),
-    "brightness": (types.FLOAT, 0),
-    "infrared": (types.UINT8, 0),
-    "label": (types.INT64, 0),
-}
-ALWAYS_DRAWN = ("flip", "infrared", "label")  # also without a counterpart
 
 WORDS = ((types.INT64, 8), (types.INT32, 4), (types.INT16, 2), (types.UINT8, 1))  # type, bytes
 
@@ -42,12 +36,8 @@ class PairSource(Protocol):
     def images(self) -> Any:
         """Paths as uint8 characters, images' bytes, or the cache's pixels, uint8 [n, H, W, 3]."""
 
-    def draws(self) -> Any:
-        """(probability, uniform, flip, brightness, infrared, label).
-
-        `probability` is P̂, and `brightness` 1, but for infrared originals: those have no
-        spectrum, so their P̂ is 0.
-        """
+    def feed(self, draw: Draw) -> Callable[[], tuple[ndarray, ...]]:
+        """A callback for one named draw: its arrays, the first axis the batch's n originals."""
 
 
 def training_graph(
@@ -64,18 +54,21 @@ def training_graph(
     """Builds the pipeline whose outputs are one `PairedBatch`.
 
     Its first input is paths; of a packed data set the files' bytes; with a cache pixels that were
-    decoded and resized before. Outputs: images
-    uint8 [n, views, H, W, 3], labels int64 [n], modality uint8 [n], spectrum int8 [n], all on the
-    GPU `device_id`, or on the CPU when that is None. `pixel_stream` is the CUDA stream on which the
-    cache on the GPU makes its pixels; they are read, and their memory is reused, in its order.
+    decoded and resized before. Outputs: images uint8 [n, views, H, W, 3], labels int64 [n],
+    modality uint8 [n], spectrum int8 [n], on the GPU `device_id` or, when that is None, on the
+    CPU; and P̂ float32 [n, spectra], if there are spectra, on the CPU. `pixel_stream` is the CUDA
+    stream on which the cache on the GPU makes its pixels; they are read, and their memory is
+    reused, in its order.
 
-    To measure, it can be cut off after the stage `last`, or `leave_out` flip, counterpart
-    or stack; what comes first of the outputs is then whatever that stage makes.
+    To measure, it can be cut off after the stage `last`, whose result is then the first output, or
+    `leave_out` flip, counterpart or stack.
     """
     pipeline = _pipeline(options.p * options.k, options, device_id, threads)
     with pipeline:
-        drawn = _draws(source, options)
-        flip, infrared, label = (drawn[name] for name in ALWAYS_DRAWN)
+        # The GPU makes three equal channels in one launch; for a CPU that is three times the work.
+        channels = 1 if device_id is None else 3
+        fed = _ask(source, options, "pair", 3, feeding(options, channels))
+        about = _ask(source, options, "about", 0, _about)
         node: dict[Stage, Any] = {}
         if cache == "none":
             files = fn.external_source(source=source.images, dtype=types.UINT8, ndim=1)
@@ -95,23 +88,19 @@ def training_graph(
                 image = image.gpu()
         node["resize"] = image
         if leave_out != "flip":
-            image = fn.flip(image, horizontal=flip)
+            image = _flip(image, fed["flip"])
         node["flip"] = image
         node["counterpart"] = image
-        if num_views(options) == 2:
-            place = _choose_spectrum(drawn, len(options.spectra))
-            code = _table([*range(len(options.spectra)), spectrum.INFRARED], np.int8)[place]
-            if leave_out != "counterpart":
-                node["counterpart"] = _counterpart(image, drawn, place, options, device_id)
-        else:  # no counterpart, no spectrum
-            code = _table([spectrum.INFRARED] * 2, np.int8)[infrared]
+        if num_views(options) == 2 and leave_out != "counterpart":
+            node["counterpart"] = _counterpart(image, fed, device_id)
         node["stack"] = node["counterpart"]
         if leave_out != "stack":
             node["stack"] = _stack(image, node["counterpart"], options)
-        about = (label, infrared, code)
+        p_hat = [about.pop("p_hat")] if options.spectra else []
+        labels = [about["label"], about["infrared"], fed["code"]]
         if device_id is not None:
-            about = tuple(node.gpu() for node in about)
-        pipeline.set_outputs(node[last], *about)
+            labels = [label.gpu() for label in labels]
+        pipeline.set_outputs(node[last], *labels, *p_hat)
     pipeline.build()
     return pipeline
 
@@ -149,19 +138,28 @@ def _pipeline(
     )
 
 
-def _draws(source: PairSource, options: DataOptions) -> dict[str, Any]:
-    """A batch's draws by name; not those that nothing uses, which DALI warns of."""
-    names = list(ALWAYS_DRAWN)
-    names += ["probability", "uniform", "brightness"] * (num_views(options) == 2)
-    places = [list(DRAWS).index(name) for name in names]
+def _ask(
+    source: PairSource, options: DataOptions, name: str, count: int, host: Host
+) -> dict[str, Any]:
+    """A graph input for each array that `host` makes of `count` uniforms per original."""
+    p_hat = spectrum.uniform(options.spectra).astype(np.float32)
+    example = host(
+        np.zeros((1, count), np.float32), Originals(np.zeros(1, bool), np.zeros(1, np.int64), p_hat)
+    )
+    inputs = fn.external_source(
+        source=source.feed(Draw(name, count, host)),
+        num_outputs=len(example),
+        dtype=[types.to_dali_type(array.dtype) for array in example.values()],
+        ndim=[array.ndim - 1 for array in example.values()],
+    )
+    return dict(zip(example, inputs, strict=True))
 
-    def feed() -> tuple[Any, ...]:
-        drawn = source.draws()
-        return tuple(drawn[i] for i in places)
 
-    dtypes, ndims = zip(*(DRAWS[name] for name in names), strict=True)
-    outputs = fn.external_source(source=feed, num_outputs=len(names), dtype=dtypes, ndim=ndims)
-    return dict(zip(names, outputs, strict=True))
+def _about(u: ndarray, originals: Originals) -> dict[str, ndarray]:
+    about = {"label": originals.labels, "infrared": originals.infrared.astype(np.uint8)}
+    if len(originals.probability):
+        about["p_hat"] = np.tile(originals.probability, (len(u), 1))
+    return about
 
 
 def _read(paths: Any) -> Any:
@@ -192,37 +190,21 @@ def _resize(image: Any, options: DataOptions) -> Any:
     return fn.resize(image, resize_y=options.height_px, resize_x=options.width_px)
 
 
-def _counterpart(
-    image: Any, drawn: dict[str, Any], place: Any, options: DataOptions, device_id: int | None
-) -> Any:
-    """The one channel row · pixel + offset, three times; infrared's is the last of each table.
+def _flip(image: Any, flip: Any) -> Any:
+    # fn.flip launches a kernel for each image on a GPU, this one for the batch; same pixels.
+    return fn.crop_mirror_normalize(image, mirror=flip, dtype=types.UINT8, output_layout="HWC")
 
-    Tables and not arithmetic: each operator on scalars costs 0.1 ms a batch (64 originals).
-    """
-    spectra = [spectrum.SPECTRA[name] for name in options.spectra]
-    rows = [[s.row] for s in spectra] + [[spectrum.LUMA]]
-    row = _table(rows, np.float32)[place] * drawn["brightness"]
-    offset = {}
-    if any(s.offset for s in spectra):
-        offset["T"] = _table([[s.offset] for s in spectra] + [[0]], np.float32)[place]
-    if any(s.space == "hsv" for s in spectra):
-        take_hsv = _table([s.space == "hsv" for s in spectra] + [False], np.uint8)[place]
-        if device_id is not None:
-            take_hsv = take_hsv.gpu()
+
+def _counterpart(image: Any, fed: dict[str, Any], device_id: int | None) -> Any:
+    """Three equal channels of row · pixel + offset."""
+    if "hsv" in fed:
+        take_hsv = fed["hsv"] if device_id is None else fed["hsv"].gpu()
         image = fn.cast(_blend(take_hsv, _hsv(image), image), dtype=types.UINT8)
-    one_channel = fn.coord_transform(image, M=row, **offset, dtype=types.UINT8)
-    return fn.color_space_conversion(one_channel, image_type=types.GRAY, output_type=types.RGB)
-
-
-def _choose_spectrum(drawn: dict[str, Any], num_spectra: int) -> Any:
-    """int32: how many of P̂'s running sums `uniform` has reached; if P̂ is 0, all."""
-    sums = fn.reductions.sum(_table(np.tri(num_spectra), np.float32) * drawn["probability"], axes=1)
-    return fn.reductions.sum(fn.cast(drawn["uniform"] >= sums, dtype=types.INT32))
-
-
-def _table(values: Any, dtype: Any) -> Any:
-    """What a place of `_choose_spectrum` looks up."""
-    return types.Constant(np.array(values, dtype))
+    offset = {"T": fed["offset"]} if "offset" in fed else {}
+    made = fn.coord_transform(image, M=fed["row"], **offset, dtype=types.UINT8)
+    if device_id is not None:
+        return made
+    return fn.color_space_conversion(made, image_type=types.GRAY, output_type=types.RGB)
 
 
 def _hsv(image: Any) -> Any:

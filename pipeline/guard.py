@@ -14,11 +14,9 @@ from typing import NamedTuple
 
 from jaxtyping import UInt8
 from numpy import ndarray
+from PIL import Image
 
 os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # we say what is wrong, and where
-
-from nvidia import nvimgcodec
-from PIL import Image
 
 FORMATS = ("jpeg", "png", "bmp")
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM")
@@ -43,6 +41,8 @@ def why_unusable(image: Encoded) -> Flaw | None:
         return Flaw("unreadable", f"cannot be read ({error.strerror})")
     if not len(content):
         return Flaw("zero bytes", "is empty")
+    from nvidia import nvimgcodec  # here, so that what reads no image can do without it
+
     try:
         stream = nvimgcodec.CodeStream(content)
         height, width, codec = stream.height, stream.width, stream.codec_name

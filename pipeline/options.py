@@ -69,7 +69,7 @@ class DataOptions:
     prefetch: int = 2
     """Batches that DALI prepares ahead (prefetch queue depth)."""
 
-    hw_decoder_load: float = 0.9
+    hw_decoder_load: float = 0.65
     """Share of a batch for the GPU's JPEG hardware decoder, where there is one."""
 
     cache: CacheName = "auto"

@@ -45,7 +45,7 @@ def preview(root: Path, out: Path, identities: int, seed: int) -> None:
         columns.append(pixels[rgb, 1])
     originals = pixels[rgb, 0]
     infrared, jittered = pixels[~rgb, 0], pixels[~rgb, 1]
-    pids = loader.source.pids[batch.pids.numpy()[rgb]]
+    pids = loader.plan.pids[batch.pids.numpy()[rgb]]
     sheet([originals, *columns, infrared, jittered], COLUMNS, pids).save(out)
 
 

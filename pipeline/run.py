@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from numpy import ndarray
-from nvidia.dali import Pipeline
 from torch import Tensor
 
 from pipeline.datasets.records import Index
 from pipeline.errors import BadImageError, is_out_of_memory
-from pipeline.graph import evaluation_graph
 from pipeline.guard import why_undecodable
 from pipeline.options import DataOptions
 from pipeline.source import EvaluationSource
@@ -45,7 +43,7 @@ def device_id(device: torch.device) -> int | None:
 
 
 def run(
-    pipeline: Pipeline, source: Source, device: torch.device
+    pipeline: Any, source: Source, device: torch.device
 ) -> Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]]:
     """Yields each batch's rows and outputs, as torch tensors without a copy; else as `run_raw`."""
     batches = run_raw(pipeline, source, device)
@@ -57,7 +55,7 @@ def run(
 
 
 def run_raw(
-    pipeline: Pipeline, source: Source, device: torch.device
+    pipeline: Any, source: Source, device: torch.device
 ) -> Generator[tuple[Int64[ndarray, " n"], tuple[Any, ...]], None, None]:
     """Yields each batch's rows and outputs as DALI has them; cleans up when abandoned half-way.
 
@@ -99,7 +97,7 @@ def run_raw(
         _drain(pipeline)
 
 
-def _drain(pipeline: Pipeline) -> None:
+def _drain(pipeline: Any) -> None:
     """Takes what is in flight, good or bad, so that the next epoch starts with its own batches."""
     for _ in range(pipeline.prefetch_queue_depth + 2):  # a broken pipeline raises for ever
         try:
@@ -144,6 +142,8 @@ def _first_undecodable(
     index: Index, rows: Int64[ndarray, " n"], device: torch.device
 ) -> tuple[int, str] | None:
     """The first row that DALI cannot decode by itself, and what it says of it."""
+    from pipeline.graph import evaluation_graph
+
     alone = EvaluationSource(index, batch=1)
     alone.begin(rows)
     pipeline = evaluation_graph(

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from pipeline.datasets.records import Index, Modality
-from pipeline.draws import Purpose, generator
+from pipeline.draws import generator
 from pipeline.errors import InputError
 from pipeline.groups import Groups, Part, group
 from pipeline.options import SamplingName
@@ -85,7 +85,7 @@ def plan_epoch(
 
     `groups` are those of (index, sampling); who plans many epochs makes them once.
     """
-    rng = generator(seed, Purpose.PLAN, epoch)
+    rng = generator(seed, "plan", epoch)
     steps = num_steps(index, p, k)
     if sampling == "shuffle":
         return np.resize(rng.permutation(len(index)), (steps, p * k))

@@ -6,6 +6,7 @@ DALI drains, and only then is the next epoch begun: its first batch already sees
 
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
@@ -15,12 +16,12 @@ from numpy import ndarray
 from torch import Tensor
 
 from pipeline.datasets.records import Index, Modality
-from pipeline.draws import draw
-from pipeline.errors import BadImageError, InputError
-from pipeline.groups import group
+from pipeline.draws import Draw, Originals, uniforms
+from pipeline.errors import BadImageError
 from pipeline.guard import why_unusable
 from pipeline.options import DataOptions
-from pipeline.sampler import Share, check, num_steps, plan_epoch
+from pipeline.plan import ALL, Plan
+from pipeline.sampler import Share
 
 Batch = ndarray | list[ndarray] | Tensor
 
@@ -78,11 +79,8 @@ class Pixels(Protocol):
         """The pixels of rows that were announced."""
 
 
-ALL = Share()
-
-
 class TrainingSource:
-    """Turns an epoch's plan and P̂ into the two inputs of the training graph, one batch a call.
+    """Feeds the training graph, one batch a call: images, and what each draw makes of them.
 
     `in_flight` holds the rows of the batches that DALI took and the consumer has not received.
     """
@@ -96,51 +94,62 @@ class TrainingSource:
         share: Share = ALL,
     ) -> None:
         """Hands out the `share` of each batch that this process makes."""
-        self._columns = share.columns(options.p, options.k)
-        self._groups = group(index, options.sampling)
-        check(index, options.p, options.k, options.sampling, self._groups)
-        self._pixels = pixels
+        self.plan = Plan(index, options, seed, share)
         self.index = index
-        self.options = options
-        self.seed = seed
-        self.steps = num_steps(index, options.p, options.k)
-        self.pids, self.labels = self._groups.pids, self._groups.labels
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
+        self._num_originals = options.p * options.k
+        self._seed = seed
+        self._pixels = pixels
         self._look = FirstLook(index)
-        self.bad: dict[int, str] = {}  # row → why it cannot serve
-        self._plan = np.empty((0, options.p * options.k), np.int64)
-        self._epoch = self._step = self._step_of_draws = self._again = 0
+        self._epoch = self._step = self._again = 0
+        self._step_of: dict[str, int] = {}  # each draw's next step
         self._probability = np.empty(0, np.float32)
 
     def begin(
         self, epoch: int, probability: Float64[ndarray, " spectra"], first_step: int = 0
     ) -> None:
         """Plans `epoch`, from `first_step` on; its RGB counterparts follow `probability` (P̂)."""
-        o = self.options
-        self._plan = plan_epoch(self.index, o.p, o.k, o.sampling, self.seed, epoch, self._groups)
-        self._avoid(*self.bad)
+        self.plan.begin(epoch)
         self._epoch = epoch
-        self._step = self._step_of_draws = first_step
-        if self._pixels:
-            self._pixels.expect(self._plan[first_step:, self._columns].ravel())
         self._probability = np.ascontiguousarray(probability, np.float32)
+        self._go_to(first_step)
+        if self._pixels:
+            self._pixels.expect(self.plan.rows_from(first_step))
         self.in_flight.clear()
+
+    def _go_to(self, step: int) -> None:
+        self._step = step
+        self._step_of = dict.fromkeys(self._step_of, step)
 
     def stop(self) -> None:
         """Ends the epoch after the batches already in flight."""
-        self._step = self._step_of_draws = self.steps
+        self._go_to(len(self.plan))
 
-    def rows_of(self, step: int) -> Int64[ndarray, " n"]:
-        """The rows of a step, from 1, of the running epoch, of all shares."""
-        return self._plan[step - 1]
+    def skip(self, error: BadImageError) -> bool:
+        """Replaces a bad image, if the options say so, and stops; then `go_back` is called."""
+        if not self._replace(error):
+            return False
+        self._again = self._step - len(self.in_flight)
+        self.stop()
+        return True
+
+    def go_back(self) -> None:
+        """Goes on with the first batch that DALI took and nobody received."""
+        self._go_to(self._again)
+        self.in_flight.clear()
+
+    def _replace(self, error: BadImageError) -> bool:
+        replaced = self.plan.replace(error)
+        if replaced and self._pixels:
+            self._pixels.expect(self.plan.rows_from(self._step))
+        return replaced
 
     def images(self) -> Batch:
         """The next batch's paths or bytes, or, from a cache, its pixels, uint8 [n, H, W, 3]."""
-        if self._step >= len(self._plan):
+        if self._step >= len(self.plan):
             raise StopIteration
         while True:
-            # A copy: the plan may change while these are in flight.
-            rows = self._plan[self._step, self._columns].copy()
+            rows = self.plan.rows(self._step)
             try:
                 batch = self._load(rows)
             except BadImageError as error:
@@ -158,71 +167,34 @@ class TrainingSource:
         self._look(rows)
         return encode(self.index, rows)
 
-    def skip(self, error: BadImageError) -> bool:
-        """Replaces a bad image, if the options say so, and stops; then `go_back` is called."""
-        if not self._replace(error):
-            return False
-        self._again = self._step - len(self.in_flight)
-        self.stop()
-        return True
+    def feed(self, draw: Draw) -> Callable[[], tuple[ndarray, ...]]:
+        """The callback that hands the graph this draw's arrays, one batch a call.
 
-    def go_back(self) -> None:
-        """Goes on with the first batch that DALI took and nobody received."""
-        self._step = self._step_of_draws = self._again
-        self.in_flight.clear()
-
-    def _replace(self, error: BadImageError) -> bool:
-        """Puts another image in the plan's place for a bad one; False if the options say error.
-
-        It is the next one of the same identity and modality, whatever was found bad before it, so
-        the plan does not depend on the order in which bad images are met.
+        Raises `ValueError` for a name that is already taken.
         """
-        if self.options.on_bad_image == "error" or error.row in self.bad:
-            return False
-        self.bad[error.row] = error.reason
-        if len(self.bad) > self.options.max_bad * len(self.index):
-            raise InputError(
-                f"{self.index.root}: {len(self.bad)} of {len(self.index)} training images are bad, "
-                f"more than --data.max-bad {self.options.max_bad}; the last: {error}"
+        if draw.name in self._step_of or draw.name == "plan":
+            raise ValueError(f"the draw {draw.name!r} is taken; give this one another name")
+        self._step_of[draw.name] = 0
+
+        def next_batch() -> tuple[ndarray, ...]:
+            step = self._step_of[draw.name]
+            if step >= len(self.plan):
+                raise StopIteration
+            self._step_of[draw.name] = step + 1
+            of_all = uniforms(
+                self._seed, draw.name, self._epoch, step, self._num_originals, draw.count
             )
-        self._avoid(error.row)
-        if self._pixels:
-            self._pixels.expect(self._plan[self._step :, self._columns].ravel())
-        return True
+            made = draw.host(of_all[self.plan.columns], self._originals(step))
+            return tuple(np.ascontiguousarray(array) for array in made.values())
 
-    def _avoid(self, *rows: int) -> None:
-        if rows:
-            for step, nth in np.argwhere(np.isin(self._plan, rows)):
-                self._plan[step, nth] = self._next_good(int(self._plan[step, nth]))
+        return next_batch
 
-    def _next_good(self, row: int) -> int:
-        index = self.index
-        rows = self._groups.alike(index, row)
-        for other in np.roll(rows, -int(np.searchsorted(rows, row)) - 1):
-            if int(other) not in self.bad:
-                return int(other)
-        raise InputError(
-            f"{index.path(row)}: {self.bad[row]}; no readable "
-            f"{Modality(index.modality[row]).name} image of its identity is left: restore one, or "
-            "take the identity off the id list"
-        )
-
-    def draws(self) -> tuple[ndarray, ...]:
-        """The next batch's draws: what the graph asks for (`graph.PairSource`)."""
-        if self._step_of_draws >= len(self._plan):
-            raise StopIteration
-        o, mine = self.options, self._columns
-        rows = self._plan[self._step_of_draws, mine]
-        draws = draw(self.seed, self._epoch, self._step_of_draws, o.p * o.k, o.flip, o.jitter)
-        self._step_of_draws += 1
-        infrared = self.index.modality[rows] == Modality.IR
-        return (
-            np.where(infrared[:, None], np.float32(0), self._probability),
-            draws.spectrum[mine],
-            draws.flip[mine],
-            np.where(infrared, draws.brightness[mine], np.float32(1)),
-            infrared.astype(np.uint8),
-            self.labels[rows],
+    def _originals(self, step: int) -> Originals:
+        rows = self.plan.rows(step)
+        return Originals(
+            infrared=self.index.modality[rows] == Modality.IR,
+            labels=self.plan.labels[rows],
+            probability=self._probability,
         )
 
 

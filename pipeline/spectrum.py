@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
 
 
@@ -50,3 +50,10 @@ def rows(names: Sequence[str]) -> Float32[ndarray, "spectra 3"]:
 def uniform(names: Sequence[str] = DEFAULT) -> Float64[ndarray, " spectra"]:
     """The first P̂: every spectrum as likely as any other."""
     return np.full(len(names), 1 / max(1, len(names)))
+
+
+def choose(
+    u: Float32[ndarray, " n"], probability: Float32[ndarray, " spectra"]
+) -> Int64[ndarray, " n"]:
+    """The spectrum that each uniform number in [0, 1) draws: inverts P̂'s cumulative sum."""
+    return (u[:, None] >= np.cumsum(probability, dtype=np.float32)).sum(axis=1)

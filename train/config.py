@@ -70,8 +70,8 @@ class Config:
     """auto: the GPU if there is one, else DALI's and torch's CPU backends."""
 
     precision: Precision = "auto"
-    """Mixed precision (AMP) of the forward pass; fp16 scales the loss. auto: bf16 on a GPU and on a
-    CPU that has its instructions (AVX512-BF16), else off."""
+    """Mixed precision (AMP) of the forward pass; fp16 scales the loss. auto: bf16 on a GPU that
+    computes in it, else off."""
 
     sync_batch_norm: bool = True
     """Under torchrun: batch norm's statistics are those of the global batch, and losses those of
@@ -130,6 +130,7 @@ def on_other_hardware(config: Config, device: Device) -> Config:
         data=dataclasses.replace(config.data, cache="auto"),
         step=StepOptions(),
         device=device,
+        precision="auto" if config.precision == "bf16" else config.precision,
     )
 
 

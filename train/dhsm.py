@@ -49,21 +49,24 @@ class Confidence:
         self.counts = torch.zeros(num_spectra, dtype=torch.float64, device=device)
 
     @torch.no_grad()
-    def add(
+    def of_step(
         self,
         logits: Float[Tensor, "n m"],
         pids: Int64[Tensor, " n"],
         spectrum: Int8[Tensor, " n"],
-    ) -> None:
-        """Adds a step's counterparts, with the logits of its training forward pass.
+    ) -> Float64[Tensor, "2 spectra"]:
+        """(sums, counts) of a step's counterparts, from the logits of its training forward pass.
 
         Infrared originals' counterparts carry spectrum -1 and are left out.
         """
         probability = logits.float().softmax(dim=1).gather(1, pids[:, None]).double()
         # A matrix product instead of a scatter: its order of summation is fixed.
         of_spectrum = (spectrum[None, :] == self._codes[:, None]).double()
-        added = torch.stack([(of_spectrum @ probability).squeeze(1), of_spectrum.sum(dim=1)])
-        sums, counts = self._total(added)
+        return torch.stack([(of_spectrum @ probability).squeeze(1), of_spectrum.sum(dim=1)])
+
+    def add(self, of_step: Float64[Tensor, "2 spectra"]) -> None:
+        """Adds a step's sums and counts to the epoch's."""
+        sums, counts = self._total(of_step)
         self.sums += sums
         self.counts += counts
 

@@ -20,6 +20,7 @@ from train.checkpoint import Progress
 from train.data import locate
 from train.distributed import World, find_world, joined
 from train.evaluation.evaluate import evaluate, extract_features
+from train.looks import Looks
 from train.reporting import board
 from train.reporting.clock import Clock
 from train.reporting.display import Display
@@ -104,7 +105,7 @@ def _train(
     losses = torch.zeros(steps, 3, device=device)
     state = checkpoint.State(network, optimizer, step.scaler, confidence, losses)
     p_hat = spectrum.uniform(spectra)
-    at = Progress(1, 0, p_hat, np.zeros(len(spectra)), bad=loader.source.bad)
+    at = Progress(1, 0, p_hat, np.zeros(len(spectra)), bad=loader.plan.bad)
     result: dict[str, Any] = {}
 
     kind = kind_of(root, cfg.data.kind)
@@ -122,7 +123,7 @@ def _train(
     ):
         if resume:
             at = checkpoint.restore(run_dir, state, display.say) or at
-            loader.source.bad = at.bad
+            loader.plan.bad = at.bad
             if world.leads:
                 run_folder.take_back(run_dir, at.metrics_bytes)
             display.say(f"resumed   at epoch {at.epoch}, after {at.step} of its {steps} steps")
@@ -131,30 +132,27 @@ def _train(
             evaluate_now = last or is_due(cfg.eval_every, epoch)
             network.train()
             set_learning_rate(optimizer, learning_rate(cfg.optimizer, epoch, cfg.epochs))
-            clock = Clock(device, at.seconds, at.waited)
+            clock, looks = Clock(device, at.seconds, at.waited), Looks(losses)
             batches = loader.epoch(epoch, at.probability, first_step=at.step)
-            for i, batch in enumerate(clock.time_waits(batches), start=at.step + 1):
-                losses[i - 1] = step(batch)
-                look = i % cfg.log_every == 0 or i == steps
-                if look:
-                    try:
-                        check_finite(losses[:i], epoch, precision)
-                    except NotFiniteError as error:
-                        if world.leads:
-                            replay.keep(run_dir, at, error.step, loader)
-                        raise
-                    display.step(
-                        epoch,
-                        i,
-                        losses[i - 1].tolist(),
-                        clock.rate(i * num_images(cfg.data)),
-                        clock.wait_share(),
-                    )
-                at.step = i
-                if look or world.size == 1:
-                    interrupted.agree(world.collect)
-                if interrupted.signal:
-                    break
+            try:
+                for i, batch in enumerate(clock.time_waits(batches), start=at.step + 1):
+                    losses[i - 1] = step(batch)
+                    at.step = i
+                    look = i % cfg.log_every == 0 or i == steps
+                    if look:
+                        seen = looks.look(i)  # of earlier steps only, where the GPU is behind
+                        check_finite(seen, epoch, precision)
+                        rate = clock.rate(len(seen) * num_images(cfg.data))
+                        display.step(epoch, seen, rate, clock.wait_share())
+                    if look or world.size == 1:
+                        interrupted.agree(world.collect)
+                    if interrupted.signal:
+                        break
+                check_finite(looks.wait(at.step), epoch, precision)
+            except NotFiniteError as error:
+                if world.leads:
+                    replay.keep(run_dir, at, error.step, loader)
+                raise
             at.waited, at.seconds = clock.waited, clock.seconds()
             for bad in world.collect(at.bad):
                 at.bad.update(bad)

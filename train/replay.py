@@ -23,7 +23,7 @@ PICTURE = "not_finite.png"
 
 def keep(run_dir: Path, at: Progress, step: int, loader: TrainingLoader) -> None:
     """Writes where the batch of `step`, from 1, of the running epoch came from."""
-    index, rows = loader.source.index, loader.source.rows_of(step)
+    index, rows = loader.plan.index, loader.plan.rows_of_all(step - 1)
     place = {
         "epoch": at.epoch,
         "step": step,
@@ -51,7 +51,7 @@ def show(run_dir: Path, display: Display) -> Path:
     # The run's cache may lie on a GPU that is not here; batches do not depend on it.
     options = dataclasses.replace(cfg.data, cache="none")
     loader = TrainingLoader(index, options, torch.device("cpu"), cfg.seed)
-    loader.source.bad = dict(place["bad"])
+    loader.plan.bad = dict(place["bad"])
     batches = loader.epoch(place["epoch"], np.array(place["probability"]), place["step"] - 1)
     batch = next(iter(batches))
     files = [str(index.path(row)) for row in batch.rows]
@@ -64,7 +64,7 @@ def show(run_dir: Path, display: Display) -> Path:
     pairs = batch.images.numpy()
     p, k, views = cfg.data.p, cfg.data.k, num_views(cfg.data)
     columns = [pairs[i::k, j] for i in range(k) for j in range(views)]
-    pids = loader.source.pids[batch.pids.numpy()[::k]]
+    pids = loader.plan.pids[batch.pids.numpy()[::k]]
     file = run_dir / PICTURE
     preview.sheet(columns, ["original", "counterpart"][:views] * k, pids).save(file)
     display.say(f"epoch {place['epoch']}, step {place['step']}: {views * p * k} images: {file}")

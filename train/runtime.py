@@ -85,13 +85,20 @@ def share_threads(options: DataOptions, world: World) -> DataOptions:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` as bf16 where the hardware computes in it, else off; other names as they are."""
+    """`auto` as bf16 on a GPU that computes in it, else off; other names as they are.
+
+    Raises `InputError` for bf16 on a CPU, where torch computes some convolutions wrong.
+    """
+    if device.type != "cuda":
+        if name == "bf16":
+            raise InputError(
+                "--precision bf16: torch computes some small convolutions wrong in bf16 on a CPU "
+                "(bench/NOTES.md); leave it at auto, which is float32 on a CPU"
+            )
+        return "off" if name == "auto" else name
     if name != "auto":
         return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "off"
-    # Without the instructions torch emulates bf16, slower than float32.
-    return "bf16" if "avx512_bf16" in Path("/proc/cpuinfo").read_text() else "off"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "off"
 
 
 def resolve_step(
@@ -155,7 +162,7 @@ def own_stream(device: torch.device) -> AbstractContextManager[object]:
     """A CUDA stream for the training step: only off the default stream can it be recorded."""
     if device.type != "cuda":
         return nullcontext()
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device, priority=-1)  # the loader's kernels give way to the step's
     stream.wait_stream(torch.cuda.current_stream(device))  # the weights are there
     return torch.cuda.stream(stream)
 

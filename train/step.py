@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8, Int64, UInt8
 from torch import Tensor, nn
 
 from model.losses import total_loss
 from model.network import Network
 from model.options import LossOptions
-from pipeline.loader import PairedBatch
+from pipeline.batch import PairedBatch
 from train.config import OptimizerOptions
 from train.dhsm import Confidence
 from train.distributed import ALONE, World, wrapped
@@ -19,6 +20,8 @@ from train.runtime import StepOptions
 
 AMP_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 RECORDED = ("images", "pids", "modality", "spectrum")  # what a recorded step reads of a batch
+# (L, L_cls, L_tri), and what DHSM adds up.
+Computed = tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]
 WARMUP = 3  # steps before a CUDA graph is recorded: kernels get compiled, buffers allocated
 
 
@@ -86,18 +89,20 @@ class TrainingStep:
         self.loss = loss
         self.how = how
         self.device = device
-        self.autocast = torch.autocast(
-            device.type, AMP_DTYPE.get(precision), enabled=precision in AMP_DTYPE
-        )
+        self.amp_dtype = AMP_DTYPE.get(precision)
         # bf16 has float32's range and needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         all_used = loss.classification and network.structure != "two-stems"
-        run: Any = wrapped(self.network, world, sync_batch_norm, all_used)
-        self._compiled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = run
+        self._network: Any = wrapped(self.network, world, sync_batch_norm, all_used)
+        self._compute: Callable[..., Computed] = self._forward
         if how.compile == "on":
             # Dropout draws what it draws when nothing is compiled.
             # Batches of another size in the same process get kernels of their own.
-            self._compiled = torch.compile(run, dynamic=False, options={"fallback_random": True})
+            compiled = partial(torch.compile, dynamic=False, options={"fallback_random": True})
+            if world.size == 1:  # network, losses and DHSM's sums as one function
+                self._compute = compiled(self._forward)
+            else:  # what the ranks exchange cannot be compiled
+                self._network = compiled(self._network)
         self._num_calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -129,7 +134,8 @@ class TrainingStep:
             self._losses = self._update(self._batch)
 
     def _update(self, batch: PairedBatch) -> Float[Tensor, "3"]:
-        loss, cls, tri, logits = self.forward(batch)
+        losses, of_step = self.forward(batch)
+        loss, _, tri = losses
         self.optimizer.zero_grad()
         # The mean of the ranks' gradients is taken. Each has its part of L_cls, so that is its
         # gradient; each has the whole of L_tri, but only its own images' part of the gradient.
@@ -137,23 +143,31 @@ class TrainingStep:
         self.scaler.scale(loss + whole_tri).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if batch.num_views == 2:
-            self.confidence.add(logits.detach()[1::2], batch.pids, batch.spectrum)
-        return self.world.mean(torch.stack([loss, cls, tri]).detach())
+        if of_step is not None:
+            self.confidence.add(of_step)
+        return self.world.mean(torch.stack(losses).detach())
 
-    def forward(
-        self, batch: PairedBatch
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "b m"]]:
-        """(L, L_cls, L_tri) and the logits of all images, original and counterpart in turn."""
-        images = batch.flat()
+    def forward(self, batch: PairedBatch) -> Computed:
+        """(L, L_cls, L_tri) with their graph, and DHSM's (sums, counts) if there are pairs."""
+        return self._compute(batch.flat(), batch.pids, batch.modality, batch.spectrum)
+
+    def _forward(
+        self,
+        images: UInt8[Tensor, "b 3 h w"],
+        pids: Int64[Tensor, " n"],
+        modality: UInt8[Tensor, " n"],
+        spectrum: Int8[Tensor, " n"],
+    ) -> Computed:
+        views = len(images) // len(pids)
         if self.how.channels_last == "off":
             images = images.contiguous()
         # A counterpart goes the way of its original.
-        infrared = batch.modality.bool().repeat_interleave(batch.num_views)
-        with self.autocast:
-            features, logits = self._compiled(images, infrared)
-        labels = batch.pids.repeat_interleave(batch.num_views)
-        originals = features[:: batch.num_views]
-        originals, pids = self.world.gather_batch(originals, batch.pids)
-        losses = total_loss(logits, labels, originals, pids, self.loss)
-        return *losses, logits
+        infrared = modality.bool().repeat_interleave(views)
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            features, logits = self._network(images, infrared)
+        originals, all_pids = self.world.gather_batch(features[::views], pids)
+        labels = pids.repeat_interleave(views)
+        losses = total_loss(logits, labels, originals, all_pids, self.loss)
+        if views == 1:
+            return losses, None
+        return losses, self.confidence.of_step(logits.detach()[1::2], pids, spectrum)

@@ -1,9 +1,16 @@
 """The peers do the work that our loader does: same images, flips, spectra, near-equal pixels."""
 
+import threading
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from bench.peers import MEAN, STD, Items, PilFloat, Spdl, TorchvisionUint8, plan, why_no_spdl
+from bench import gpu_peers
+from bench.peers import MEAN, STD, Items, PilFloat, Spdl, TorchvisionUint8, why_no_spdl
+from bench.plan import Item, plan
 from pipeline import spectrum
 from pipeline.datasets.kinds import read_training
 from pipeline.loader import TrainingLoader
@@ -37,3 +44,65 @@ def test_a_peer_makes_the_pairs_that_we_make(index, peer: type[Items]):
         assert difference.mean() < (4 if peer is Spdl else 1.5)  # FFmpeg decodes less exactly
         flipped = (theirs.flip(-1).float() - expected).abs()
         assert (difference.mean(dim=(1, 2, 3, 4)) < flipped.mean(dim=(1, 2, 3, 4))).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_gpu_s_peer_makes_the_pairs_that_we_make(index, device):
+    planned = plan(index, OPTIONS, steps=6)
+    on = torch.device(device)
+    ours = TrainingLoader(index, OPTIONS, on, seed=0).epoch(1, spectrum.uniform())
+    made = gpu_peers.batches(planned, (64, 32), on, threads=2)
+    rows = np.concatenate([spectrum.rows(OPTIONS.spectra), [spectrum.LUMA]])
+    for items, batch, theirs in zip(planned, ours, made, strict=False):
+        assert [item.path for item in items] == [index.path(row) for row in batch.rows]
+        weights = np.stack([item.weights for item in items])
+        brightness = weights.sum(axis=1, keepdims=True)
+        assert weights == pytest.approx(brightness * rows[batch.spectrum.cpu()], abs=1e-6)
+        assert theirs.dtype == torch.uint8
+        assert theirs.device.type == device
+        expected = batch.images.permute(0, 1, 4, 2, 3).float()
+        # One pixel in thousands is rounded differently; nvJPEG also takes the nearest chroma.
+        difference = (theirs.float() - expected).abs()
+        assert difference.mean() < (0.1 if device == "cpu" else 4)
+        flipped = (theirs.flip(-1).float() - expected).abs()
+        assert (difference.mean(dim=(1, 2, 3, 4)) < flipped.mean(dim=(1, 2, 3, 4))).all()
+
+
+def _jpeg(path: Path, mode: str, size: tuple[int, int]) -> Item:
+    noise = np.random.default_rng(0).integers(0, 256, (*size, len(mode)), np.uint8)
+    Image.fromarray(noise.squeeze()).save(path, quality=95)
+    return Item(path, False, np.array([0, 1, 0], np.float32))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_gpu_s_peer_takes_gray_files_and_all_sizes(tmp_path, device):
+    gray = _jpeg(tmp_path / "gray.jpg", "L", (40, 20))
+    colour = _jpeg(tmp_path / "colour.jpg", "RGB", (64, 50))
+    (pairs,) = gpu_peers.batches([[gray, colour]], (32, 16), torch.device(device), threads=1)
+    assert pairs.shape == (2, 2, 3, 32, 16)
+    pairs = pairs.cpu()
+    assert (pairs[0] == pairs[0, 0, 0]).all()  # gray: every channel, and the counterpart
+    assert (pairs[1, 1] == pairs[1, 0, 1]).all()  # colour: its green, three times
+    assert not (pairs[1, 0, 0] == pairs[1, 0, 1]).all()
+
+
+def test_the_gpu_s_peer_leaves_no_thread_behind(index):
+    planned = plan(index, OPTIONS, steps=6)
+    before = threading.active_count()
+    made = gpu_peers.batches(planned, (64, 32), CPU, threads=2)
+    next(made)
+    assert threading.active_count() > before
+    made.close()
+    assert threading.active_count() == before
+
+    gone = Item(Path("/none/1.jpg"), False, planned[0][0].weights)
+    with pytest.raises(RuntimeError, match="No such file"):
+        list(gpu_peers.batches([*planned, [gone]], (64, 32), CPU, threads=2))
+    assert threading.active_count() == before
+
+
+def test_why_the_gpu_s_peer_is_left_out(index):
+    items = plan(index, OPTIONS, steps=1)[0]
+    assert gpu_peers.why_not(items, CPU) == "needs a GPU"
+    if torch.cuda.device_count() == 0:  # as where torchvision has no nvJPEG
+        assert gpu_peers.why_not(items, torch.device("cuda"))

@@ -54,6 +54,8 @@ def test_the_whole_suite_as_tables_json_and_picture(people, tiny, tmp_path, caps
         assert title in titles
     assert set(result["waterfall"]["step"]) == {"forward", "backward", "optimizer"}
     assert list(result["waterfall"]["pipeline"])[-1] == "hand-over"
+    peers = next(c for c in result["comparisons"] if c["bench"] == "peers")
+    assert peers["left_out"]["torchvision on the GPU, uint8"] == "needs a GPU"
     for comparison in result["comparisons"]:
         for side in comparison["sides"].values():
             assert all(rate > 0 for rate in side["rate_samples"])

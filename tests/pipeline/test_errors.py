@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import cdp
-from pipeline import run as running
 from pipeline.datasets.records import Index
 from pipeline.errors import is_out_of_memory
 from pipeline.loader import EvaluationLoader
@@ -53,6 +52,6 @@ def test_no_image_is_blamed_for_a_full_memory(people, monkeypatch):
     def full(*args, **kwargs):
         raise RuntimeError("CUDA allocation failed")
 
-    monkeypatch.setattr(running.Pipeline, "run", full)
+    monkeypatch.setattr(loader._pipeline, "run", full)
     with pytest.raises(RuntimeError, match="CUDA allocation failed"):
         list(loader)

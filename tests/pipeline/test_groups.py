@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from bench.scale import synthetic
+from pipeline.counterpart import feeding
 from pipeline.datasets.records import Modality
+from pipeline.draws import Draw
 from pipeline.groups import group
 from pipeline.options import DataOptions
 from pipeline.source import TrainingSource
@@ -50,11 +52,11 @@ def test_bad_images_leave_the_plan_and_nothing_else_moves():
     options = DataOptions(p=8, k=4, on_bad_image="skip")
     source = TrainingSource(index, options, seed=3)
     source.begin(2, uniform())
-    whole = np.stack([source.rows_of(step) for step in range(1, source.steps + 1)])
+    whole = np.stack([source.plan.rows_of_all(step) for step in range(source.plan.steps)])
     bad = [int(row) for row in np.unique(index.pids[:100], return_index=True)[1]]
-    source.bad = dict.fromkeys(bad, "damaged")
+    source.plan.bad = dict.fromkeys(bad, "damaged")
     source.begin(2, uniform())
-    plan = np.stack([source.rows_of(step) for step in range(1, source.steps + 1)])
+    plan = np.stack([source.plan.rows_of_all(step) for step in range(source.plan.steps)])
     hit = np.isin(whole, bad)
     assert hit.any()
     assert not np.isin(plan, bad).any()
@@ -71,7 +73,7 @@ def test_an_image_takes_bytes_and_no_python_object():
     blocks = sys.getallocatedblocks()
     source = TrainingSource(index, DataOptions(p=16, k=4), seed=0)
     source.begin(1, uniform())
-    source.draws()
+    source.feed(Draw("pair", 3, feeding(DataOptions())))()
     assert sys.getallocatedblocks() - blocks < 2000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

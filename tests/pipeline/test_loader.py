@@ -47,6 +47,7 @@ def test_the_first_batch_after_an_update_follows_the_new_probabilities(index, pr
     for epoch, code in enumerate([2, 0, 3, 1]):
         batches = list(training.epoch(epoch, np.eye(4)[code]))
         assert len(batches) == len(training) == 6
+        assert all((batch.probability == np.eye(4)[code]).all() for batch in batches)
         assert spectra(batches) == [{code}] * 6
 
 

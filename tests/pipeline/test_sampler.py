@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets.records import Index, Modality
-from pipeline.draws import Purpose, generator
+from pipeline.draws import generator
 from pipeline.errors import InputError
 from pipeline.groups import group
 from pipeline.sampler import _identity_slots, check, num_steps, plan_epoch
@@ -34,7 +34,7 @@ def by_one_sort(index, p, k, sampling, seed, epoch):
         turn = occurrence[:, None] * k + np.arange(k)
         return shuffled[first[slots, None] + turn % count[slots, None]]
 
-    rng = generator(seed, Purpose.PLAN, epoch)
+    rng = generator(seed, "plan", epoch)
     steps = -(-len(index) // (p * k))
     pids, identity = np.unique(index.pids, return_inverse=True)
     slots, occurrence = _identity_slots(rng, len(pids), steps, p)

@@ -51,7 +51,7 @@ def test_a_bad_image_is_replaced_by_one_of_the_same_person_and_modality(root, ca
     loader = TrainingLoader(index, options, CPU, 0)
     for _ in range(2):  # the second epoch knows them
         batches = list(loader.epoch(1, spectrum.uniform()))
-        assert sorted(loader.source.bad) == sorted(set(victims))
+        assert sorted(loader.plan.bad) == sorted(set(victims))
         assert len(batches) == len(good)
         for batch, rows in zip(batches, good, strict=True):
             assert not np.isin(batch.rows, victims).any()
@@ -63,7 +63,7 @@ def test_a_bad_image_is_replaced_by_one_of_the_same_person_and_modality(root, ca
 
     # What a loader that never meets the bad ones makes of the same rows, to the bit.
     kept = TrainingLoader(index, options, CPU, 0)
-    kept.source.bad = dict(loader.source.bad)
+    kept.plan.bad = dict(loader.plan.bad)
     for batch, again in zip(batches, kept.epoch(1, spectrum.uniform()), strict=True):
         assert (batch.rows == again.rows).all()
         assert torch.equal(batch.images, again.images)

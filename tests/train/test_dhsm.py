@@ -21,8 +21,8 @@ def test_eq_5_by_hand():
     pids = torch.tensor([0, 0, 2, 1])
     codes = torch.tensor([1, 1, 3, -1], dtype=torch.int8)  # the last is an infrared counterpart
     sums = Confidence(4, torch.device("cpu"))
-    sums.add(logits, pids, codes)
-    sums.add(logits[:1], pids[:1], torch.tensor([0], dtype=torch.int8))
+    sums.add(sums.of_step(logits, pids, codes))
+    sums.add(sums.of_step(logits[:1], pids[:1], torch.tensor([0], dtype=torch.int8)))
     total, count = sums.take()
     np.testing.assert_allclose(total, [0.8, 1.0, 0.0, 0.6], rtol=1e-6)
     np.testing.assert_array_equal(count, [1, 2, 0, 1])
@@ -32,7 +32,8 @@ def test_eq_5_by_hand():
 
 def test_take_starts_the_next_epoch_at_zero():
     sums = Confidence(4, torch.device("cpu"))
-    sums.add(torch.zeros(3, 2), torch.zeros(3).long(), torch.zeros(3, dtype=torch.int8))
+    first_spectrum = torch.zeros(3, dtype=torch.int8)
+    sums.add(sums.of_step(torch.zeros(3, 2), torch.zeros(3).long(), first_spectrum))
     first = sums.take()
     second = sums.take()
     np.testing.assert_allclose(first[0], [1.5, 0, 0, 0])
@@ -87,7 +88,7 @@ def test_confidence_is_taken_in_float32_from_half_precision_logits():
     logits = torch.tensor([[11.0, 1.0]], dtype=torch.bfloat16)
     sums = Confidence(1, torch.device("cpu"))
     for _ in range(1000):
-        sums.add(logits, torch.tensor([0]), torch.tensor([0], dtype=torch.int8))
+        sums.add(sums.of_step(logits, torch.tensor([0]), torch.tensor([0], dtype=torch.int8)))
     total, count = sums.take()
     assert total[0] / count[0] == pytest.approx(1 / (1 + np.exp(-10)), rel=1e-6)
 

@@ -85,7 +85,7 @@ def test_a_bad_image_is_named_by_its_shard_or_skipped(people, tmp_path, how):
     options = dataclasses.replace(OPTIONS, on_bad_image="skip", max_bad=0.1)
     loaders = [TrainingLoader(index, options, CPU, 0) for index in (ours, loose)]
     assert_equal(*(list(loader.epoch(1, spectrum.uniform())) for loader in loaders))
-    assert [list(loader.source.bad) for loader in loaders] == [[victim], [victim]]
+    assert [list(loader.plan.bad) for loader in loaders] == [[victim], [victim]]
 
 
 def test_a_run_is_that_of_loose_files(people, packed, run, tmp_path):

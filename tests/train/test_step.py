@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from model.losses import triplet_loss
 from model.network import Network
 from model.options import LossOptions, ModelOptions, StructureName
+from pipeline.batch import PairedBatch
 from pipeline.errors import InputError
-from pipeline.loader import PairedBatch
 from train import checkpoint, run_folder
 from train.checkpoint import Progress, State
 from train.dhsm import Confidence
-from train.runtime import StepOptions, own_stream, resolve_step
+from train.runtime import StepOptions, own_stream, resolve_precision, resolve_step
 from train.step import TrainingStep, adam
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def test_losses_and_confidence_are_those_of_the_forward_pass_before_the_update()
     assert counts.tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("precision", ["off", "bf16"])
+@pytest.mark.parametrize("precision", ["off", "fp16"])
 def test_it_learns_a_batch_by_heart(precision):
     _, _, step = make_step(precision)
     batch = make_batch()
@@ -74,11 +74,11 @@ def test_it_learns_a_batch_by_heart(precision):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_bf16_stays_close_to_full_precision():
+def test_fp16_stays_close_to_full_precision():
     exact = make_step("off")[2](make_batch())
-    rounded = make_step("bf16")[2](make_batch())
+    rounded = make_step("fp16")[2](make_batch())
     assert rounded.dtype == torch.float32
-    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0.01)
 
 
 def losses_of_five_steps(precision: str = "off", device: torch.device = CPU, **switches):
@@ -122,6 +122,13 @@ def test_a_recorded_step_s_learning_rate_follows_the_schedule():
         schedule.step()
     assert rates == pytest.approx([1e-3, 1e-4, 1e-5])
     assert optimizer.param_groups[0]["lr"] is rate
+
+
+def test_bf16_on_a_cpu_is_refused_and_never_chosen():
+    """torch 2.10 on an AMX CPU: the demo's loss became NaN at step 2 to 10 (bench/NOTES.md)."""
+    assert resolve_precision("auto", CPU) == "off"
+    with pytest.raises(InputError, match=r"--precision bf16: torch computes .* leave it at auto"):
+        resolve_precision("bf16", CPU)
 
 
 def test_what_a_machine_cannot_do_is_refused(monkeypatch):

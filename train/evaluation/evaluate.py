@@ -30,8 +30,11 @@ def extract_features(
     infrared = torch.from_numpy(loader.source.index.modality == Modality.IR)
     infrared = infrared.to(loader.device).split(loader.source.batch)
     features = []
-    for done, images in enumerate(loader, start=1):
-        features.append(network.embed(images, infrared[done - 1]))
+    for done, (images, is_infrared) in enumerate(zip(loader, infrared, strict=True), start=1):
+        num = len(images)
+        if images.is_cuda:  # one shape only: for each new one cuDNN tries its algorithms anew
+            images, is_infrared = (fill(x, loader.source.batch) for x in (images, is_infrared))
+        features.append(network.embed(images, is_infrared)[:num])
         on_progress(done, len(loader))
     network.train(was_training)
     joined = torch.cat(features)
@@ -43,6 +46,12 @@ def extract_features(
             "lower --optimizer.lr"
         )
     return joined
+
+
+def fill(rows: Tensor, size: int) -> Tensor:
+    """The rows, and the last of them again until there are `size`."""
+    missing = size - len(rows)
+    return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
 
 
 def evaluate(

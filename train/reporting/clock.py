@@ -1,6 +1,7 @@
 """Where an epoch's time goes: waiting for data, or everything else."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -27,6 +28,11 @@ def seconds_between(begin: Mark, end: Mark) -> float:
     return end - begin  # type: ignore[operator]
 
 
+def has_passed(moment: Mark) -> bool:
+    """Has the device come as far as this mark?"""
+    return not isinstance(moment, torch.cuda.Event) or moment.query()
+
+
 class Clock:
     """Starts at once, or goes on after `seconds`, of which `waited` were spent waiting for data.
 
@@ -38,7 +44,7 @@ class Clock:
         self._device = device
         self._start = time.perf_counter() - seconds
         self._waited = waited
-        self._waits: list[tuple[Mark, Mark]] = []  # not added up yet
+        self._waits: deque[tuple[Mark, Mark]] = deque()  # not added up yet
 
     def time_waits(self, batches: Iterable[T]) -> Iterator[T]:
         """Passes the batches on and notes how long each one was waited for."""
@@ -56,8 +62,8 @@ class Clock:
     @property
     def waited(self) -> float:
         """Seconds spent waiting for data; on a GPU it waits until the last batch is there."""
-        self._waited += sum(seconds_between(*wait) for wait in self._waits)
-        self._waits.clear()
+        while self._waits:
+            self._waited += seconds_between(*self._waits.popleft())
         return self._waited
 
     def seconds(self) -> float:
@@ -69,5 +75,7 @@ class Clock:
         return count / self.seconds()
 
     def wait_share(self) -> float:
-        """The share of the time, 0…1, spent waiting for data."""
-        return self.waited / self.seconds()
+        """The share of the time, 0…1, spent waiting for data, as far as a GPU has come by now."""
+        while self._waits and has_passed(self._waits[0][1]):
+            self._waited += seconds_between(*self._waits.popleft())
+        return self._waited / self.seconds()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 from rich.box import SIMPLE_HEAD as HEADS
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from pipeline.datasets.findings import Survey
 from pipeline.datasets.records import Index, Modality, Protocol
@@ -88,16 +90,18 @@ class Display:
         self._status = self._last_epoch = None
 
     def step(
-        self, epoch: int, step: int, losses: list[float], images_per_second: float, wait: float
+        self, epoch: int, losses: Float32[Tensor, "seen 3"], images_per_second: float, wait: float
     ) -> None:
-        """A look at the running epoch."""
-        loss, cls, tri = losses
+        """A look at the running epoch: the losses of its first steps, as far as they are known."""
+        if not len(losses):
+            return
+        loss, cls, tri = losses[-1].tolist()
         self._status = Text(
             f"           loss {loss:.3f} = {cls:.3f} classification + {tri:.3f} triplet   "
             f"{images_per_second:.0f} images/s   waiting for data {100 * wait:.1f} %"
         )
         self._bars.update(self._epoch_task, completed=epoch - 1)
-        self._bars.update(self._step_task, completed=step)
+        self._bars.update(self._step_task, completed=len(losses))
         self._refresh()
 
     def epoch(self, record: dict[str, Any]) -> None:

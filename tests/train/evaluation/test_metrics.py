@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.evaluation import metrics
+from train.evaluation.evaluate import fill
 from train.evaluation.metrics import RANKS, Images, Ranking, distances, rank
 
 
@@ -258,3 +259,10 @@ def test_cuda_ranks_as_the_cpu_does(unique, max_ranked, gpu, monkeypatch):
     found = rank(q, g, [t.cuda() for t in trials], unique)
     for mine, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(figures(mine), figures(other), rtol=1e-9)
+
+
+def test_a_batch_is_filled_up_with_its_last_row():
+    rows = torch.arange(6.0).reshape(3, 2)
+    assert fill(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
+    assert fill(rows, 3) is rows
+    assert fill(torch.tensor([False, True]), 4).tolist() == [False, True, True, True]

@@ -42,3 +42,14 @@ def test_a_gpu_waits_only_when_it_has_nothing_to_do(work_ms, waits, gpu):
     torch.cuda.synchronize()
     assert (clock.wait_share() > 0.5) == waits
     assert waits or clock.wait_share() < 0.2
+
+
+@pytest.mark.gpu
+def test_a_look_at_the_share_of_waiting_does_not_wait_for_the_gpu(gpu):
+    clock = Clock(gpu)
+    for _ in clock.time_waits(batches(20, 0.0)):
+        torch.cuda._sleep(40_000_000)  # some 20 ms
+    start = time.perf_counter()
+    clock.wait_share()
+    assert time.perf_counter() - start < 0.05
+    torch.cuda.synchronize()

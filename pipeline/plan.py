@@ -1,0 +1,88 @@
+"""An epoch's plan: which images each step takes, and what replaces those that cannot be read."""
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from pipeline.datasets.records import Index, Modality
+from pipeline.errors import BadImageError, InputError
+from pipeline.groups import group
+from pipeline.options import DataOptions
+from pipeline.sampler import Share, check, num_steps, plan_epoch
+
+ALL = Share()
+
+
+class Plan:
+    """The rows of each step of the running epoch, of which this process makes a share.
+
+    Raises `InputError` if the images cannot fill the batches that the options ask for.
+    """
+
+    def __init__(self, index: Index, options: DataOptions, seed: int, share: Share = ALL) -> None:
+        self.columns = share.columns(options.p, options.k)
+        self._groups = group(index, options.sampling)
+        check(index, options.p, options.k, options.sampling, self._groups)
+        self._options, self._seed = options, seed
+        self.index = index
+        self.steps = num_steps(index, options.p, options.k)
+        self.pids, self.labels = self._groups.pids, self._groups.labels
+        self.bad: dict[int, str] = {}  # row → why it cannot be used
+        self._rows = np.empty((0, options.p * options.k), np.int64)
+
+    def begin(self, epoch: int) -> None:
+        """Plans `epoch`, without the images that are known to be bad."""
+        o = self._options
+        self._rows = plan_epoch(self.index, o.p, o.k, o.sampling, self._seed, epoch, self._groups)
+        self._avoid(*self.bad)
+
+    def __len__(self) -> int:
+        """Steps of the running epoch; 0 before the first."""
+        return len(self._rows)
+
+    def rows(self, step: int) -> Int64[ndarray, " n"]:
+        """This process's rows of a step, from 0; a copy, for the plan may change."""
+        return self._rows[step, self.columns].copy()
+
+    def rows_from(self, step: int) -> Int64[ndarray, " rows"]:
+        """This process's rows of a step, from 0, and of those after it."""
+        return self._rows[step:, self.columns].ravel()
+
+    def rows_of_all(self, step: int) -> Int64[ndarray, " n"]:
+        """The rows of a step, from 0, of all processes."""
+        return self._rows[step]
+
+    def replace(self, error: BadImageError) -> bool:
+        """Puts another image in a bad one's place; False if the options say to stop instead.
+
+        It is the next one of the same identity and modality, whatever was found bad before it, so
+        the plan does not depend on the order in which bad images are met. Raises `InputError` if
+        too many images are bad, or none of the identity is left.
+        """
+        if self._options.on_bad_image == "error" or error.row in self.bad:
+            return False
+        self.bad[error.row] = error.reason
+        if len(self.bad) > self._options.max_bad * len(self.index):
+            raise InputError(
+                f"{self.index.root}: {len(self.bad)} of {len(self.index)} training images are bad, "
+                f"more than --data.max-bad {self._options.max_bad}; the last: {error}"
+            )
+        self._avoid(error.row)
+        return True
+
+    def _avoid(self, *rows: int) -> None:
+        if rows:
+            for step, nth in np.argwhere(np.isin(self._rows, rows)):
+                self._rows[step, nth] = self._next_good(int(self._rows[step, nth]))
+
+    def _next_good(self, row: int) -> int:
+        index = self.index
+        rows = self._groups.alike(index, row)
+        for other in np.roll(rows, -int(np.searchsorted(rows, row)) - 1):
+            if int(other) not in self.bad:
+                return int(other)
+        raise InputError(
+            f"{index.path(row)}: {self.bad[row]}; no readable "
+            f"{Modality(index.modality[row]).name} image of its identity is left: restore one, or "
+            "take the identity off the id list"
+        )

@@ -1,0 +1,33 @@
+"""Losses on their way to the host: nothing is lost, and a look does not wait."""
+
+import time
+
+import pytest
+import torch
+
+from train.looks import Looks
+
+
+def test_without_a_gpu_a_look_has_every_loss():
+    losses = torch.zeros(6, 2)
+    looks = Looks(losses)
+    for step in range(1, 5):
+        losses[step - 1] = torch.tensor([step, -step])
+        assert looks.look(step).tolist() == [[i, -i] for i in range(1, step + 1)]
+    assert looks.wait(4).tolist() == looks.look(4).tolist()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_look_does_not_wait_and_waiting_loses_nothing(gpu):
+    losses = torch.zeros(60, 3, device=gpu)
+    looks = Looks(losses)
+    torch.cuda._sleep(1_000_000)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for step in range(1, 61):
+        torch.cuda._sleep(20_000_000)  # some 10 ms
+        losses[step - 1] = float(step)
+        if step % 20 == 0:
+            assert len(looks.look(step)) < step
+    assert time.perf_counter() - start < 0.2
+    assert looks.wait(60)[:, 0].tolist() == list(range(1, 61))
