@@ -36,7 +36,7 @@ GRACE=16 MAX_BYTES=$((16 << 20)) # s between a job's time limit and its certain 
 
 # As many training identities as bench/contact.py has, so that its compiled step serves all jobs.
 people=(--num-train 88 --num-val 2 --num-test 10)
-if nvidia-smi >"$out/nvidia-smi.txt" 2>&1; then
+if timeout 20 nvidia-smi >"$out/nvidia-smi.txt" 2>&1; then
   device=cuda
   people+=(--images-per-camera 17)
   options=(--preset sysu)
@@ -139,7 +139,7 @@ finish data
 no_batches=""
 case $contact in
 0) ;;
-3) no_batches="DALI makes no batches here, see the checks" ;;
+3) no_batches="no batches without DALI: $(grep -m 1 -E '^(failed|crashed|hung) ' "$out/contact.log" | cut -c 1-200)" ;;
 *)
   echo "no torch, or no training step: stopped here, so that time is left for a fix"
   exit 1

@@ -87,12 +87,14 @@ def test_a_failing_job_keeps_no_other_from_running(tmp_path):
 
 def test_without_batches_only_jobs_that_need_none_run(tmp_path):
     out = tmp_path / "day"
-    day = start(out, 5, "if module == 'bench.contact': sys.exit(3)")
+    contact = "print('failed    graph … read: ImportError: libdali.so')\n    sys.exit(3)"
+    day = start(out, 5, f"if module == 'bench.contact':\n    {contact}")
     day.communicate(timeout=60)
     assert day.returncode == 0
     found = states(out)
     for name in ("end-to-end", "train", "peers"):
-        assert found[name] == "left out: DALI makes no batches here, see the checks"
+        assert found[name].startswith("left out: no batches without DALI: failed ")
+        assert found[name].endswith("graph … read: ImportError: libdali.so")
     assert found["timm"] == "left out: TIMM_SCRIPT names no benchmark.py"
     assert (found["step"], found["tests"]) == ("done", "done")
     assert "test_cache.py" not in (out / "tests.log").read_text()
