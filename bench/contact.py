@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -209,7 +210,8 @@ def in_a_process(
                 yield {"check": name, "seconds": 0.0, "state": "left out", "said": said}
                 continue
             start = time.perf_counter()
-            process.stdin.write(f"{name}\n".encode())
+            with suppress(BrokenPipeError):  # it has ended, which the next line finds
+                process.stdin.write(f"{name}\n".encode())
             spoke, _, _ = select.select([process.stdout], [], [], CHECKS[name].seconds)
             line = process.stdout.readline() if spoke else b""
             outcome = {"check": name, "seconds": time.perf_counter() - start}
