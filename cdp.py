@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from bench.command import bench, gpu_day
+from bench.command import bench
 from train.commands.data import data_check, data_make, data_pack, data_preview
 from train.commands.ending import fail
 from train.commands.export import embed, export
@@ -27,8 +27,7 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp experiment NAME                     a table of the paper: runs its rows, or what is missing
   cdp embed RUN_DIR [IMAGES…] --out F     a trained network's features, as .npz files for cdp score
   cdp export RUN_DIR --format F           a trained network as safetensors, onnx or torchscript
-  cdp bench PART|all                      images a second: of the loader, the step, both, and others
-  cdp bench gpu-day --out DIR             everything worth running on a GPU, in slices of minutes
+  cdp bench PART…|all                     images a second: of the loader, the step, both, and others
   cdp data make DIR                       write the embedded synthetic people as JPEG files
   cdp data check DIR                      is the data set whole, and every image readable?
   cdp data pack DIR --out SHARDS          a few tar files in place of many images, same training
@@ -90,7 +89,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "experiment": experiment,
     "embed": embed,
     "export": export,
-    "bench gpu-day": gpu_day,
     "bench": bench,
     "data make": data_make,
     "data check": data_check,

@@ -72,6 +72,7 @@ def bench_end_to_end(session: Session) -> None:
         session.display.say(
             f"{name}: a step takes {ms['median']:.1f} ms (p95 {ms['p95']:.1f}, p99 {ms['p99']:.1f})"
         )
+    session.trace(step, loaders["none"])
 
 
 def enough_steps(session: Session, epoch: int) -> Session:

@@ -1,23 +1,29 @@
-"""`python -m bench.packed DIR SHARDS`: the training loader on loose files and on a pack of them."""
+"""`cdp bench packed LOOSE SHARDS`: the training loader on loose files and on a pack of them."""
 
 import statistics
-import sys
 from pathlib import Path
 
 import torch
+import tyro
 
 from bench.measure import LEAD, TAIL, Pass, Side, in_turn, steady
 from pipeline import spectrum
 from pipeline.datasets.kinds import read_training
+from pipeline.errors import InputError
 from pipeline.loader import TrainingLoader
 from pipeline.options import DataOptions, num_images
 
 ROUNDS = 9
 
 
-def main(loose: Path, packed: Path) -> None:
-    """Streams an epoch of 256x128, P 16, K 4 from each, in turn, the page cache warm."""
-    samples = in_turn({"loose": side(loose), "packed": side(packed)}, ROUNDS)
+def packed(loose: tyro.conf.Positional[Path], shards: tyro.conf.Positional[Path]) -> None:
+    """Streams an epoch of 256x128, P 16, K 4 from each, in turn, the page cache warm.
+
+    Args:
+        loose: Folder of a data set.
+        shards: What `cdp data pack` made of it.
+    """
+    samples = in_turn({"loose": _side(loose), "packed": _side(shards)}, ROUNDS)
     for name in samples.passes:
         print(name, "images/s", *(round(rate) for rate in samples.rates(name)))
     rates = samples.ratios("packed", "loose")
@@ -26,20 +32,22 @@ def main(loose: Path, packed: Path) -> None:
     print(f"CPU, packed / loose: {statistics.median(p.cpu_us / b.cpu_us for p, b in both):.3f}")
 
 
-def side(root: Path) -> Side:
+def _side(root: Path) -> Side:
     """An epoch of a loader without a cache, but for the ends that `steady` leaves out."""
     options = DataOptions(root=root, cache="none")
     loader = TrainingLoader(read_training(options, root), options, torch.device("cpu"), seed=0)
+    steps = len(loader) - LEAD - TAIL
+    if steps < 1:
+        raise InputError(
+            f"{root}: an epoch has {len(loader)} batches, the benchmark needs {LEAD + TAIL + 1}; "
+            "make a larger set (`cdp data make DIR --num-train 300`)"
+        )
 
     def measured() -> Pass:
         batches = loader.epoch(1, spectrum.uniform())
         try:
-            return steady(batches, len(loader) - LEAD - TAIL, num_images(options))
+            return steady(batches, steps, num_images(options))
         finally:
             batches.close()  # type: ignore[attr-defined]
 
     return measured
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))

@@ -1,26 +1,44 @@
-"""How long ranking takes once features are there: SYSU-MM01's four modes, and large galleries.
-
-python -m bench.ranking sysu      3,803 queries, 4 modes x 10 trials, 2,048 numbers a feature
-python -m bench.ranking large     20,000 queries x 100,000 gallery images, once
-python -m bench.ranking million [QUERIES [NUMBERS]]
-                                  1,000 queries x 1,000,000 gallery images of 512 numbers, as
-                                  `cdp score` does it, files left out
-"""
+"""`cdp bench ranking`: how long ranking takes once features are there, by size of the gallery."""
 
 import resource
-import sys
 import time
+from typing import Literal
 
 import numpy as np
 import torch
+import tyro
 
+from pipeline.errors import InputError
 from train.evaluation.metrics import Images, rank
 from train.evaluation.score import Features, score
 
 NUM_FEATURES = 2048
 
 
-def sysu(repeats: int = 3) -> None:
+def ranking(
+    size: tyro.conf.Positional[Literal["sysu", "large", "million"]] = "sysu",
+    queries: int = 1000,
+    numbers: int = 512,
+) -> None:
+    """Ranks random features and prints seconds and memory.
+
+    Args:
+        size: sysu: 3,803 queries, 4 modes x 10 trials, 2,048 numbers a feature. large: 20,000
+            queries x 100,000 gallery images. million: 1,000,000 gallery images, as `cdp score`
+            does it, files left out.
+        queries: Queries of million.
+        numbers: Numbers a feature of million.
+    """
+    if min(queries, numbers) < 1:
+        raise InputError("bench ranking: --queries and --numbers must be at least 1")
+    torch.manual_seed(0)
+    if size == "million":
+        _million(queries, numbers)
+    else:
+        {"sysu": _sysu, "large": _large}[size]()
+
+
+def _sysu(repeats: int = 3) -> None:
     """The official numbers of images: a pool of 6,775 RGB test images, galleries drawn from it."""
     query, pool = _images(3803, 96, 2), _images(6775, 96, 4)
     sizes = (301, 3010, 112, 1120)
@@ -28,21 +46,21 @@ def sysu(repeats: int = 3) -> None:
     _report("sysu, 4 modes x 10 trials", query, pool, trials, repeats)
 
 
-def large() -> None:
+def _large() -> None:
     """A gallery that no distance matrix in memory would hold."""
     query, gallery = _images(20000, 5000, 2), _images(100000, 5000, 9)
     _report("20,000 x 100,000", query, gallery, [torch.arange(len(gallery))], 1)
 
 
-def million(queries: str = "1000", numbers: str = "512") -> None:
+def _million(queries: int, numbers: int) -> None:
     """A gallery whose features fill most of a small machine; ten images a person."""
     rng = np.random.default_rng(0)
 
     def features(count: int) -> Features:
-        numbers_of = rng.standard_normal((count, int(numbers)), np.float32)
-        return Features(numbers_of, rng.integers(100_000, size=count), rng.integers(9, size=count))
+        values = rng.standard_normal((count, numbers), np.float32)
+        return Features(values, rng.integers(100_000, size=count), rng.integers(9, size=count))
 
-    query, gallery = features(int(queries)), features(1_000_000)
+    query, gallery = features(queries), features(1_000_000)
     held = _peak()
     start, cpu = time.perf_counter(), time.process_time()
     score(query, gallery, "market")
@@ -70,8 +88,3 @@ def _report(
         rank(query, gallery, trials, cmc_unique_pids=True)
         seconds = time.perf_counter() - start
         print(f"{name}: {seconds:.2f} s, {torch.get_num_threads()} threads, peak {_peak():.2f} GiB")
-
-
-if __name__ == "__main__":
-    torch.manual_seed(0)
-    {"sysu": sysu, "large": large, "million": million}[sys.argv[1]](*sys.argv[2:])

@@ -1,21 +1,16 @@
 """Runs the parts of the bench suite on the embedded crops and keeps what they measured."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from bench import plot, targets
-from bench.end_to_end import bench_end_to_end
-from bench.loader import bench_loader
-from bench.peers import bench_peers
 from bench.session import Session
-from bench.stages import bench_stages
-from bench.step import bench_step
-from bench.timm_script import bench_timm
 from pipeline.datasets.kinds import kind_of, read_training
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
@@ -25,22 +20,19 @@ from train.data import locate
 from train.environment import environment
 from train.presets import PRESETS
 from train.reporting.display import Display
+from train.step import TrainingStep
 
-PARTS: dict[str, Callable[[Session], None]] = {
-    "stages": bench_stages,
-    "loader": bench_loader,
-    "peers": bench_peers,
-    "step": bench_step,
-    "end-to-end": bench_end_to_end,
-    "timm": bench_timm,
-}
-WITHOUT_A_MODEL = ("loader", "peers")
+if TYPE_CHECKING:  # DALI, which a step alone does not need
+    from pipeline.loader import TrainingLoader
+
+PARTS = ("stages", "decoder", "loader", "peers", "step", "end-to-end", "timm")
+WITHOUT_A_MODEL = ("decoder", "loader", "peers")
 ROUNDS, STEPS = 9, 20
 QUICK_ROUNDS, QUICK_STEPS = 3, 8
 
 
 def run_bench(
-    part: str,
+    parts: Sequence[str],
     preset: str | None,
     data_root: Path | None,
     device_name: str,
@@ -48,9 +40,10 @@ def run_bench(
     json_file: Path | None,
     plot_file: Path | None,
     timm_script: Path | None = None,
+    trace_dir: Path | None = None,
     sweep: bool = True,
 ) -> dict[str, Any]:
-    """Measures `part`, or all of them; prints tables and JSON lines, writes JSON and picture.
+    """Measures these parts; prints tables and JSON lines, writes JSON and picture.
 
     `preset` None: the paper's batches for the loaders, and for the step where there is a GPU, else
     the demo's step. Raises `InputError` if the data or the files' folders cannot be used.
@@ -68,7 +61,7 @@ def run_bench(
     display.say(f"device    {runtime.describe(device)}; {rounds} rounds of {steps} steps each")
 
     result: dict[str, Any] = environment() | {"quick": quick, "device": device.type}
-    result["comparisons"] = []
+    result["comparisons"], result["step_ms"] = [], {}
     ratios: dict[str, list[float]] = {}
 
     def keep() -> None:
@@ -76,26 +69,53 @@ def run_bench(
         if json_file:
             run_folder.write_result(json_file, result)
 
-    for name in PARTS if part == "all" else [part]:
+    for name in parts:
         chosen = preset or ("sysu" if device.type == "cuda" or name in WITHOUT_A_MODEL else "demo")
         session = make_session(chosen, root, device, display, quick, timm_script)
         session.comparisons, session.ratios, session.keep = result["comparisons"], ratios, keep
-        session.sweep = sweep
+        if trace_dir:
+            session.trace = partial(_trace, session, trace_dir)
+        session.step_ms, session.sweep = result["step_ms"], sweep
         result["data"] = _describe(session.index)
-        PARTS[name](session)
+        _part(name)(session)
         if session.waterfall:
             result["waterfall"] = {"preset": chosen, **session.waterfall}
-        if session.step_ms:
-            result["step_ms"] = session.step_ms
     keep()
-    if part != "stages":  # which only finds out where the others' time goes
-        display.console.print(targets.table(result["ratios"], part))
+    if any(row["part"] in parts for row in result["ratios"].values()):
+        display.console.print(targets.table(result["ratios"], parts))
     if json_file:
         display.say(f"wrote     {json_file}")
     if plot_file:
         plot.draw(result, plot_file)
         display.say(f"wrote     {plot_file}")
     return result
+
+
+def _part(name: str) -> Callable[[Session], None]:
+    """Measures a part. Imported now: what other parts need may not load here, as DALI."""
+    match name:
+        case "stages":
+            from bench.stages import bench_stages as measure
+        case "decoder":
+            from bench.stages import bench_decoder as measure
+        case "loader":
+            from bench.loader import bench_loader as measure
+        case "peers":
+            from bench.peers import bench_peers as measure
+        case "step":
+            from bench.step import bench_step as measure
+        case "end-to-end":
+            from bench.end_to_end import bench_end_to_end as measure
+        case _:
+            from bench.timm_script import bench_timm as measure
+    return measure
+
+
+def _trace(session: Session, folder: Path, step: TrainingStep, loader: "TrainingLoader") -> None:
+    from bench.trace import trace
+
+    session.keep()  # the profiler may take the process with it
+    trace(session, folder, step, loader)
 
 
 def make_session(

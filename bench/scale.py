@@ -1,14 +1,10 @@
-"""What the index, the epoch plan, the source's own work and DHSM cost at many images and people.
-
-python -m bench.scale --images 10000000 --identities 1000000 [--json FILE]
+"""`cdp bench scale`: the index, the epoch plan, the source and DHSM at many images and people.
 
 No file is read: the index is made in memory, rows in random order, each identity with at least two
 images of each modality. MB is what a part took at its peak beyond what was there before (resident
 memory of the process; Linux); blocks are Python's own, the change over the part.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,12 +19,14 @@ import torch
 from pipeline.counterpart import feeding
 from pipeline.datasets.records import Index
 from pipeline.draws import Draw
+from pipeline.errors import InputError
 from pipeline.groups import group
 from pipeline.options import DataOptions
 from pipeline.reader import encode_paths
 from pipeline.sampler import plan_epoch
 from pipeline.source import TrainingSource
 from pipeline.spectrum import uniform
+from train import run_folder
 from train.dhsm import Confidence
 
 OPTIONS = DataOptions(p=16, k=4, on_bad_image="skip")
@@ -138,31 +136,26 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=10_000_000)
-    parser.add_argument("--identities", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    if options.images < 4 * options.identities:
-        parser.error(f"--images {options.images}: must be at least 4 x --identities")
-    if options.identities < OPTIONS.p:
-        parser.error(f"--identities {options.identities}: must be at least {OPTIONS.p}")
+def scale(images: int = 10_000_000, identities: int = 1_000_000, json: Path | None = None) -> None:
+    """Measures what many images and people cost, without a file of them.
+
+    Args:
+        images: How many; at least four times the identities.
+        identities: How many people.
+        json: File to write it to.
+    """
+    if images < 4 * identities:
+        raise InputError(f"--images {images}: must be at least 4 x --identities")
+    if identities < OPTIONS.p:
+        raise InputError(f"--identities {identities}: must be at least {OPTIONS.p}")
+    if json:
+        run_folder.make_parent(json)
     rows: list[dict[str, Any]] = []
     with measured("index itself", rows):
-        index = synthetic(options.images, options.identities)
-    rows += measure(index, options.identities)
+        index = synthetic(images, identities)
+    rows += measure(index, identities)
     print(table(rows))
-    result = {
-        "images": options.images,
-        "identities": options.identities,
-        "threads": torch.get_num_threads(),
-        "parts": rows,
-    }
-    print(json.dumps(result))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    threads = torch.get_num_threads()
+    result = {"images": images, "identities": identities, "threads": threads, "parts": rows}
+    if json:
+        run_folder.write_result(json, result)

@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.options import num_images
 from train.config import Config
 from train.reporting.display import Display
+from train.step import TrainingStep
 
 if TYPE_CHECKING:  # DALI, which a step alone does not need
     from pipeline.loader import TrainingLoader
@@ -46,6 +47,7 @@ class Session:
     timm_script: Path | None = None  # timm's benchmark.py
     sweep: bool = True  # also the step's batch sizes
     keep: Callable[[], None] = lambda: None  # what was measured so far
+    trace: Callable[[TrainingStep, "TrainingLoader"], None] = lambda step, loader: None
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     waterfall: dict[str, dict[str, float]] = field(default_factory=dict)  # µs an image of a stage
     step_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # of a real run: quantiles

@@ -5,7 +5,6 @@ out and see what that saves. The pipeline and the step run side by side, so the 
 """
 
 import dataclasses
-import itertools
 import statistics
 import typing
 import warnings
@@ -29,7 +28,7 @@ OPTIONAL: tuple[Stage, ...] = ("flip", "counterpart", "stack")
 # Shares of a batch for the JPEG engine. DALI's own is 0.65; upstream tried 0.9 and went back, for
 # its slowest batches took too long.
 HARDWARE_LOADS = (0.0, 0.3, 0.65, 0.9)
-DEFAULT_DECODER = "hw 0.65, all threads"
+DEFAULT_DECODER = "hw 0.65"
 HAND_OVER = "hand-over"  # DALI's tensors as torch's, in a PairedBatch
 
 
@@ -50,7 +49,6 @@ def bench_stages(session: Session) -> None:
         warmup=2,
     )
     if session.device.type == "cuda":
-        _compare_decoders(session, steps)
         session.compare("stages, host to device", {"pinned": _host_to_device(session)}, "pinned")
     with runtime.own_stream(session.device):
         step = session.compare("stages, step, truncated", _step_sides(session), "… optimizer")
@@ -79,16 +77,21 @@ def _graph_side(
     return side
 
 
+def bench_decoder(session: Session) -> None:
+    """Decoding alone, by the share of a batch that the GPU's JPEG engine gets."""
+    if session.device.type != "cuda":
+        session.display.say("decoder: not measured, there is no GPU")
+        return
+    _compare_decoders(session, session.loader_steps(make_loader(session, cache="none")))
+
+
 def _compare_decoders(session: Session, steps: int) -> None:
-    """Decoding alone, by the hardware decoder's share of a batch and by CPU threads."""
-    data, cores = session.config.data, num_threads(session.config.data)
-    threads = {"all": cores, "half the": max(1, cores // 2)}
     sides: dict[str, Side] = {}
     left_out: dict[str, str] = {}
-    for load, (how_many, n) in itertools.product(HARDWARE_LOADS, threads.items()):
-        name = f"hw {load}, {how_many} threads"
+    for load in HARDWARE_LOADS:
+        name = f"hw {load}"
         try:
-            options = dataclasses.replace(data, hw_decoder_load=load, threads=n)
+            options = dataclasses.replace(session.config.data, hw_decoder_load=load)
             decoding = _graph_side(session, steps, options, last="decode")
             decoding()
         except (RuntimeError, InputError) as error:  # what this driver or DALI cannot do
@@ -98,7 +101,7 @@ def _compare_decoders(session: Session, steps: int) -> None:
             sides[name] = decoding
     if sides:
         base = DEFAULT_DECODER if DEFAULT_DECODER in sides else next(iter(sides))
-        session.compare("stages, decoder", sides, base, left_out=left_out)
+        session.compare("decoder", sides, base, left_out=left_out)
 
 
 def _host_to_device(session: Session) -> Side:

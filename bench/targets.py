@@ -1,7 +1,7 @@
 """What the suite's ratios should be, under the names that results keep them by."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +54,6 @@ TARGETS = {
     "streaming_over_step": Target(
         "streaming loader / what the step consumes", "end-to-end", gpu=(3.0, None)
     ),
-    "cached_over_step": Target(
-        "cached loader / what the step consumes", "end-to-end", gpu=(20.0, None)
-    ),
     "step_over_eager_nchw": Target("step / eager NCHW AMP", "step", gpu=(1.8, None)),
     "step_over_timm_benchmark": Target(
         "step / timm's benchmark script, same model, size, batch", "timm", gpu=(1.0, None)
@@ -82,6 +79,7 @@ def judge(ratios: dict[str, list[float]], on_gpu: bool) -> dict[str, dict[str, A
             "part": target.part,
             "at_least": low,
             "at_most": high,
+            "goal": goal(low, high),
             "measured": median,
             "samples": samples,
             "met": met,
@@ -89,44 +87,19 @@ def judge(ratios: dict[str, list[float]], on_gpu: bool) -> dict[str, dict[str, A
     return judged
 
 
-def merged(parts: Iterable[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """What `judge` said of several parts as if of all: each target where it was measured."""
-    whole: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        for name, row in part.items():
-            if row["measured"] is not None or name not in whole:
-                whole[name] = row
-    return whole
-
-
-def markdown(judged: dict[str, dict[str, Any]]) -> str:
-    """The targets as a Markdown table."""
-    lines = ["| target | goal | measured (lowest … highest round) | command |", "|---|---|---|---|"]
-    for row in judged.values():
-        samples = row["samples"] or []
-        measured = figure(row["measured"]) if samples else "not measured"
-        if len(samples) > 1:
-            measured += f" ({figure(min(samples))} … {figure(max(samples))})"
-        if row["met"] is False:
-            measured = f"**missed: {measured}**"
-        bounds = goal(row["at_least"], row["at_most"])
-        lines.append(f"| {row['text']} | {bounds} | {measured} | `cdp bench {row['part']}` |")
-    return "\n".join(lines)
-
-
-def table(judged: dict[str, dict[str, Any]], part: str) -> Table:
-    """Targets of a part, or of all, beside measurements."""
+def table(judged: dict[str, dict[str, Any]], parts: Collection[str]) -> Table:
+    """Targets of these parts beside measurements."""
     shown = Table(title="targets", box=HEADS, padding=0)
     shown.add_column("", max_width=42)
     for name in ("goal", "measured", "min … max", ""):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in judged.values():
-        if part not in ("all", row["part"]):
+        if row["part"] not in parts:
             continue
         samples = row["samples"] or []
         shown.add_row(
             row["text"],
-            goal(row["at_least"], row["at_most"]),
+            row["goal"],
             figure(row["measured"]) if samples else "not measured",
             f"{figure(min(samples))} … {figure(max(samples))}" if len(samples) > 1 else "",
             {True: "[green]met[/]", False: "[red]missed[/]", None: ""}[row["met"]],

@@ -1,7 +1,6 @@
-"""`python -m bench.trace`: a trace of the real run's steps, and when and why the GPU was idle.
+"""`cdp bench end-to-end --trace DIR`: a trace of training steps; when and why the GPU was idle.
 
-The loop is training's own: a streaming loader feeds the preset's step, compiled and recorded where
-there is a GPU. torch's profiler sees every kernel of the process, DALI's too. The trace opens in
+torch's profiler sees every kernel of the process, DALI's too. The trace opens in
 https://ui.perfetto.dev.
 """
 
@@ -10,30 +9,24 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import torch
-import tyro
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bench import plot
-from bench.loader import make_loader
-from bench.run import make_session
-from bench.step import make_step
+from bench.measure import synchronize
+from bench.session import Session
 from pipeline import spectrum
-from pipeline.options import CacheName
+from pipeline.loader import TrainingLoader
 from train import run_folder, runtime
-from train.config import Device
-from train.environment import environment
 from train.reporting.display import Display
-from train.runtime import Switch
+from train.step import TrainingStep
 
-WARMUP = 12  # steps before those that are traced: compiled, recorded, queues full
+WARMUP = 6  # steps before those that are traced, until the loader's queues are full
+NUM_STEPS = 20
 WAIT, STEP = "wait for data", "launch the step"  # what the host does, by turns
 ON_A_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 ON_A_CPU = ("cpu_op",)
 NUM_GAPS = 10
-SHOWN_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,63 +40,32 @@ class Event:
     end: float
 
 
-def trace(
-    out: Path,
-    preset: str = "sysu",
-    data_root: Path | None = None,
-    device: Device = "auto",
-    cache: CacheName = "none",
-    cuda_graph: Switch = "auto",
-    steps: Annotated[int, tyro.conf.arg(metavar="N")] = 20,
-) -> None:
-    """Traces training steps into OUT: trace.json.gz, idle.json, and a picture, trace.png.
-
-    Args:
-        out: Folder; made if it is not there.
-        preset: Batches and network.
-        data_root: Data set to train on; default: the embedded crops.
-        device: auto is the GPU if there is one.
-        cache: none decodes each image at each use.
-        cuda_graph: off launches each kernel, which older CUDA versions trace more truly.
-        steps: How many.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    display = Display()
-    on = runtime.resolve_device(device)
-    runtime.set_up(on)
-    session = make_session(preset, data_root, on, display)
+def trace(session: Session, folder: Path, step: TrainingStep, loader: TrainingLoader) -> None:
+    """Traces up to `NUM_STEPS` steps into `folder`: trace.json.gz and idle.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = min(NUM_STEPS, session.steps)
     with runtime.own_stream(session.device):
-        switches = {} if cuda_graph == "auto" else {"cuda_graph": cuda_graph}
-        step, loader = make_step(session, **switches), make_loader(session, cache=cache)
         batches = iter(loader.epoch(1, spectrum.uniform()))
         for _ in range(WARMUP):
             step(next(batches))
         activities = [ProfilerActivity.CPU]
         if session.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-            torch.cuda.synchronize()
+        synchronize()
         with profile(activities=activities) as profiler:
             for _ in range(steps):
                 with record_function(WAIT):
                     batch = next(batches)
                 with record_function(STEP):
                     step(batch)
-            if session.device.type == "cuda":
-                torch.cuda.synchronize()
+            synchronize()
         batches.close()  # type: ignore[attr-defined]
-    file = out / "trace.json.gz"
+    file = folder / "trace.json.gz"
     profiler.export_chrome_trace(str(file))
     events = read(file)
-    found = idle(events) | {
-        "steps": steps,
-        "preset": preset,
-        "cache": loader.cache,
-        "cuda_graph": step.how.cuda_graph,
-    }
-    run_folder.write_result(out / "idle.json", environment() | found)
-    draw(events, steps, out / "trace.png")
-    say(found, display)
-    display.say(f"wrote     {file}, idle.json, trace.png")
+    found = idle(events) | {"steps": steps, "cuda_graph": step.how.cuda_graph}
+    run_folder.write_result(folder / "idle.json", found)
+    say(found, session.display)
 
 
 def read(file: Path) -> list[Event]:
@@ -193,37 +155,3 @@ def say(found: dict[str, Any], display: Display) -> None:
             f"idle {gap['us']:.0f} µs at {gap['at_ms']:.1f} ms, after {gap['after'][:60]}, before "
             f"{gap['before'][:60]}; the host: {host}"
         )
-
-
-def draw(events: Sequence[Event], steps: int, file: Path) -> None:
-    """A few steps from the middle: the device's streams, and the host's two turns."""
-    work = work_of(events)
-    launches = [e for e in events if e.kind == "user_annotation" and e.name == STEP]
-    if not work or not launches:
-        return
-    period = (work[-1].end - work[0].start) / steps
-    first = max(0.0, (work[0].start + work[-1].end - SHOWN_STEPS * period) / 2)
-    last = first + SHOWN_STEPS * period
-    host = [e for e in events if e.kind == "user_annotation" and e.name in (WAIT, STEP)]
-    lanes = {f"host: {name}": [e for e in host if e.name == name] for name in (WAIT, STEP)}
-    for event in work:
-        where = "stream" if event.kind in ON_A_GPU else "thread"
-        lanes.setdefault(f"{where} {event.lane}", []).append(event)
-    lanes["device busy"] = work
-    with plot.drawing() as pyplot:
-        figure, axes = pyplot.subplots(figsize=(13, 1.2 + 0.4 * len(lanes)), layout="constrained")
-        for row, (name, bars) in enumerate(lanes.items()):
-            cut = [(max(bar.start, first), min(bar.end, last)) for bar in bars]
-            seen = [((a - first) / 1000, (b - a) / 1000) for a, b in cut if b > a]
-            colour = "#f58518" if name.startswith("host") else "#4c78a8"
-            axes.broken_barh(seen, (row - 0.35, 0.7), facecolors=colour)
-        axes.set_yticks(range(len(lanes)), list(lanes))
-        axes.invert_yaxis()
-        axes.set_xlim(0, (last - first) / 1000)
-        axes.set_xlabel(f"ms; {SHOWN_STEPS} of {steps} steps")
-        axes.spines[["top", "right"]].set_visible(False)
-        plot.save(figure, file)
-
-
-if __name__ == "__main__":
-    tyro.cli(trace, prog="python -m bench.trace")

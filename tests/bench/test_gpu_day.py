@@ -1,222 +1,297 @@
-"""The day on a GPU: jobs that survive each other; what is watched, traced and summed up."""
+"""The day on a GPU: a script whose jobs survive each other, first contact, and the summary."""
 
 import json
 import os
 import signal
+import subprocess
 import sys
-import threading
+import tarfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
-import torch
 
-from bench import gpu_day, watch
-from bench.contact import in_a_process
-from bench.gpu_day import FULL, JOBS, REHEARSAL, SLICE_MINUTES, Day, Job
-from bench.targets import TARGETS, judge, markdown, merged
-from bench.timm_script import training_rate
-from bench.trace import Event, idle
-from tests.front_door import call, refused
-from train.reporting.display import Display
+from bench import contact
+from bench.summary import summarize
+from bench.targets import TARGETS, judge
+from pipeline.graph import Stage
 
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def day(tmp_path) -> Day:
-    return Day(tmp_path / "out", tmp_path / "work", CPU, None)
-
-
-def test_a_slice_s_jobs_fit_into_it():
-    slices = {job.slice for job in JOBS.values()} - {None}
-    assert slices == {1, 2, 3, 4, 5}
-    for number in slices:
-        jobs = [job for job in JOBS.values() if job.slice == number]
-        makes_data = any("{data}" in job.command for job in jobs)
-        minutes = sum(job.minutes for job in jobs) + makes_data * JOBS["data"].minutes
-        assert minutes <= SLICE_MINUTES, number
+REPO = Path(__file__).parents[2]
+DAY = REPO / "bench" / "gpu_day.sh"
+# Stands for PYTHON: the summary is the real one, each other job does what the test says.
+INTERPRETER = """\
+#!{python}
+import os, sys, time
+module, *words = sys.argv[2:]
+if module == "bench.summary":
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+print("ran", module, *words, flush=True)
+{jobs}
+"""
 
 
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_every_job_is_a_command_without_words_left_to_fill_in(device):
-    assert set(FULL) == set(REHEARSAL)
-    day = Day(Path("out"), Path("work"), torch.device(device), Path("benchmark.py"))
-    for name, job in JOBS.items():
-        command = day.command(job, name)
-        assert command[:2] == [sys.executable, "-m"]
-        assert not any("{" in word for word in command), command
+def start(out: Path, minutes: int, jobs: str, **environ: str) -> subprocess.Popen[str]:
+    """The script, with an interpreter that does as `jobs` says."""
+    python = out.parent / "python"
+    out.parent.mkdir(exist_ok=True)
+    python.write_text(INTERPRETER.format(python=sys.executable, jobs=jobs))
+    python.chmod(0o755)
+    return subprocess.Popen(
+        ["bash", str(DAY), str(out), str(minutes)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHON": str(python), **environ},
+    )
 
 
-def test_a_job_that_fails_hangs_or_is_killed_does_not_keep_the_others_from_running(
-    day, monkeypatch, capsys
-):
-    write = "timeit -n 1 -r 1 open('{work}/made','w').write('x')"
-    jobs = {
-        "hangs": Job(1, 0.02, "timeit -n 1 -r 1 __import__('time').sleep(60)"),
-        "fails": Job(1, 1, "timeit -n 1 -r 1 raise(ValueError('the_reason'))"),
-        "killed": Job(1, 1, "timeit -n 1 -r 1 __import__('os').kill(__import__('os').getpid(),9)"),
-        "works": Job(1, 1, write, keep=("made",)),
-        "later": Job(2, 1, write),
-        "script": Job(1, 1, "timeit {timm}"),
+def states(out: Path) -> dict[str, str]:
+    lines = (out / "jobs.tsv").read_text().splitlines()
+    return {line.split("\t")[0]: line.split("\t")[1] for line in lines}
+
+
+def packed(out: Path) -> list[str]:
+    with tarfile.open(f"{out}.tgz") as tar:
+        return tar.getnames()
+
+
+def test_a_failing_job_keeps_no_other_from_running(tmp_path):
+    out = tmp_path / "new" / "day"
+    script = tmp_path / "benchmark.py"
+    script.touch()
+    jobs = (
+        "if 'step' in words: sys.exit('the reason')\nif 'train' in words: os.kill(os.getpid(), 9)"
+    )
+    day = start(out, 5, jobs, TIMM_SCRIPT=str(script))
+    said, _ = day.communicate(timeout=60)
+    assert day.returncode == 0
+    assert states(out) == {
+        "contact": "done",
+        "data": "done",
+        "end-to-end": "done",
+        "train": "failed with 137",
+        "step": "failed with 1",
+        "timm": "done",
+        "peers": "done",
+        "clock": "done",
+        "tests": "done",
     }
-    monkeypatch.setattr(gpu_day, "JOBS", jobs)
-    monkeypatch.setattr(gpu_day, "SLICE_MINUTES", 4.02)
-    monkeypatch.setattr(gpu_day, "SHORTEST", 1)
-    start = time.perf_counter()
-    assert not gpu_day.gpu_day(day, [1], again=False, display=Display())
-    assert time.perf_counter() - start < 30
-
-    record = json.loads((day.out / "day.json").read_text())
-    states = {name: job["state"] for name, job in record["jobs"].items()}
-    assert states == {
-        "fails": "failed",
-        "hangs": "stopped",
-        "killed": "failed",
-        "works": "done",
-        "script": "left out",
-    }
-    assert any("the_reason" in line for line in record["jobs"]["fails"]["last_words"])
-    assert record["jobs"]["killed"]["why"] == "status -9"
-    assert (day.out / "made").read_text() == "x"
-    summary = (day.out / "summary.md").read_text()
-    assert "| hangs | stopped |" in summary
-    assert "the_reason" in capsys.readouterr().out
-
-    (day.work / "made").unlink()
-    jobs["fails"] = Job(1, 1, "timeit -n 1 -r 1 pass")
-    jobs["hangs"], jobs["killed"] = jobs["fails"], jobs["fails"]
-    jobs["script"] = jobs["fails"]
-    assert gpu_day.gpu_day(day, [1], again=False, display=Display())
-    assert not (day.work / "made").exists()  # what had ended well was not run again
-    assert gpu_day.gpu_day(day, [1, 2], again=True, display=Display())
-    assert (day.work / "made").exists()
+    assert "rehearsal" in said
+    assert "    the reason" in (out / "summary.md").read_text()
+    assert said.endswith((out / "summary.md").read_text())
+    assert {"day/summary.md", "day/step.log", "day/jobs.tsv"} <= set(packed(out))
+    assert f"--timm-script {script}" in (out / "timm.log").read_text()
+    assert "test_cache.py" in (out / "tests.log").read_text()
 
 
-def test_a_day_that_is_ended_takes_its_job_with_it(day, monkeypatch):
-    write = "open('{work}/pid','w').write(str(__import__('os').getpid()))"
-    sleep = "__import__('time').sleep(60)"
-    monkeypatch.setattr(gpu_day, "JOBS", {"job": Job(1, 1, f"timeit -n 1 -r 1 {write} {sleep}")})
-    pid = day.work / "pid"
-
-    def end() -> None:
-        while not pid.is_file() or not pid.read_text():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=end).start()
-    before = signal.getsignal(signal.SIGTERM)
-    args = ("--out", day.out, "--work", day.work, "--slice", "1", "--device", "cpu")
-    assert call("bench", "gpu-day", *args) == 143
-    assert not Path(f"/proc/{pid.read_text()}").exists()
-    assert signal.getsignal(signal.SIGTERM) == before
+def test_without_batches_only_jobs_that_need_none_run(tmp_path):
+    out = tmp_path / "day"
+    contact = "print('failed    graph … read: ImportError: libdali.so')\n    sys.exit(3)"
+    day = start(out, 5, f"if module == 'bench.contact':\n    {contact}")
+    day.communicate(timeout=60)
+    assert day.returncode == 0
+    found = states(out)
+    for name in ("end-to-end", "train", "peers"):
+        assert found[name].startswith("left out: no batches without DALI: failed ")
+        assert found[name].endswith("graph … read: ImportError: libdali.so")
+    assert found["timm"] == "left out: TIMM_SCRIPT names no benchmark.py"
+    assert (found["step"], found["tests"]) == ("done", "done")
+    assert "test_cache.py" not in (out / "tests.log").read_text()
 
 
-def test_results_of_a_gpu_are_not_mixed_with_a_rehearsal_s(day, capsys, monkeypatch):
-    monkeypatch.setattr(gpu_day, "JOBS", {})
-    gpu_day.gpu_day(day, [1], again=False, display=Display())
-    file = day.out / "day.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "cuda"}))
-    line = refused(capsys, "bench", "gpu-day", "--out", day.out, "--device", "cpu")
-    assert "holds results of a day on cuda" in line
-    assert "name another folder" in line
+def test_without_a_step_the_day_stops_to_leave_time_for_a_fix(tmp_path):
+    out = tmp_path / "day"
+    day = start(out, 5, "if module == 'bench.contact': sys.exit(4)")
+    said, _ = day.communicate(timeout=60)
+    assert day.returncode == 1
+    assert "stopped here" in said
+    assert set(states(out)) == {"contact", "data"}
+    assert "day/summary.md" in packed(out)
+
+
+def test_a_day_that_is_killed_leaves_what_was_done_and_no_process(tmp_path):
+    out = tmp_path / "day"
+    jobs = "if 'train' in words:\n    print('pid', os.getpid(), flush=True)\n    time.sleep(300)"
+    day = start(out, 5, jobs)
+    log, deadline = out / "train.log", time.monotonic() + 60
+    while not (log.is_file() and "pid" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    day.send_signal(signal.SIGTERM)
+    said, _ = day.communicate(timeout=30)
+    assert day.returncode == 143
+    found = states(out)
+    assert (found["end-to-end"], found["train"]) == ("done", "ended with the day")
+    assert "| train | ended with the day |" in said
+    assert {"day/summary.md", "day/train.log", "day/end-to-end.log"} <= set(packed(out))
+    pid = log.read_text().split()[-1]
+    status = Path(f"/proc/{pid}/status")
+    assert not status.exists() or "zombie" in status.read_text()
 
 
 @pytest.mark.slow
-def test_a_check_that_ends_its_process_is_named(tmp_path):
-    (outcome,) = in_a_process("cpu", tmp_path / "nothing here", ["torch", "decoders"])
-    assert outcome["check"] == "torch"
-    assert outcome["state"] == "crashed"
-    assert "ended with" in outcome["said"]
-
-
-def test_memory_is_watched_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(watch, "PERIOD", 0.05)
-    with watch.watching(1) as samples:
-        time.sleep(0.3)
-    assert len(samples) >= 2
-    assert set(samples[0]) == {"seconds", *watch.HOST}
-
-
-def test_a_driver_s_tool_that_hangs_holds_nobody_up(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\ntrap '' TERM\n"
-        'case "$*" in *-lms*) while :; do sleep 1; done;; esac\necho "42, 1, 2, 3, 4"\n'
+def test_a_job_that_hangs_is_stopped_and_leaves_its_stack(tmp_path):
+    """One that does not heed SIGTERM; the script's shortest day is a minute."""
+    out = tmp_path / "day"
+    jobs = (
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "if module == 'bench.contact': time.sleep(300)"
     )
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(watch, "PERIOD", 0.05)
-    start = time.perf_counter()
-    with watch.watching(1):
-        pass
-    assert time.perf_counter() - start < 5
+    day = start(out, 1, jobs)
+    day.communicate(timeout=80)
+    assert day.returncode == 1
+    assert states(out)["contact"] == "stopped, not done in time"
+    assert "most recent call first" in (out / "summary.md").read_text()
 
 
-def test_the_driver_s_tool_is_read_as_it_speaks(tmp_path, monkeypatch):
-    """A tool that knows no JPEG engine, as older ones, and cannot tell the power."""
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        "#!/bin/sh\n"
-        'case "$1" in *jpeg*) echo "Field is not a valid field"; exit 2;; esac\n'
-        'echo "42, 1024, [N/A], 1980"\n'
-        'case "$*" in *-lms*) while sleep 0.1; do echo "44, 2048, [N/A], 1980"; done;; esac\n'
+def test_wrong_use_is_refused_before_anything_runs(tmp_path):
+    def refused(*args: str, **environ: str) -> str:
+        done = subprocess.run(
+            ["bash", str(DAY), *args], capture_output=True, text=True, env={**os.environ, **environ}
+        )
+        assert done.returncode == 2
+        return done.stderr
+
+    out = str(tmp_path / "day")
+    assert "usage: bash bench/gpu_day.sh OUT MINUTES" in refused(out)
+    assert "usage" in refused(out, "soon")
+    assert "gone.py: no such file" in refused(out, "5", TIMM_SCRIPT=str(tmp_path / "gone.py"))
+    assert not Path(out).exists()
+    assert "holds an earlier day" in refused(str(tmp_path), "5")
+
+
+CHECK_NAMES = list(contact.CHECKS)
+
+
+def test_contact_s_stages_are_the_graph_s():
+    assert get_args(Stage) == contact.STAGES
+    assert len(contact.CHECKS) == len(CHECK_NAMES)
+    for name, check in contact.CHECKS.items():
+        assert check.after is None or CHECK_NAMES.index(check.after) < CHECK_NAMES.index(name)
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "said"),
+    [("exit 5", "crashed", "the process ended with 5"), ("exec sleep 60", "hung", "never ended")],
+)
+def test_a_check_that_crashes_or_hangs_is_named(tmp_path, monkeypatch, script, state, said):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    torch = contact.CHECKS["torch"]._replace(seconds=0.2)
+    monkeypatch.setitem(contact.CHECKS, "torch", torch)
+    time_out = time.monotonic() + 20
+    (outcome,) = contact.in_a_process("cpu", tmp_path, ["torch", "training step"], {})
+    assert time.monotonic() < time_out
+    assert (outcome["check"], outcome["state"], outcome["said"]) == ("torch", state, said)
+
+
+def test_what_a_failed_check_is_needed_for_is_left_out(tmp_path):
+    first, second = contact.CUTS[:2]
+    found = {first: {"state": "failed"}}
+    left_out, video = contact.in_a_process("cpu", tmp_path, [second, "video library"], found)
+    assert (left_out["state"], left_out["said"]) == ("left out", f"needs {first}")
+    assert video["state"] == "works"
+
+
+REFUSES_DALI = """\
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("nvidia.dali"):
+            raise ImportError("libdali.so: no such thing")
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+@pytest.mark.slow
+def test_contact_without_dali_still_makes_a_step(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(REFUSES_DALI)
+    command = [sys.executable, "-m", "bench.contact", "--device=cpu", f"--out={tmp_path}/c.json"]
+    done = subprocess.run(command, cwd=REPO, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == contact.NO_BATCHES
+    checks = {c["check"]: c for c in json.loads((tmp_path / "c.json").read_text())["checks"]}
+    assert checks["training step"]["state"] == "works"
+    assert "libdali.so: no such thing" in checks["graph … read"]["said"]
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    """What a day leaves."""
+    out = tmp_path / "day"
+    (out / "trace").mkdir(parents=True)
+    (out / "train").mkdir()
+    (out / "device").write_text("cuda\n")
+    (out / "jobs.tsv").write_text("contact\tdone\t40\nstep\tfailed with 2\t7\ntests\tdone\t99\n")
+    (out / "step.log").write_text("one\ntwo words | and more\n")
+    check = {"check": "torch", "state": "works", "said": "torch 2.11 on H200", "seconds": 3.25}
+    (out / "contact.json").write_text(json.dumps({"checks": [check]}))
+    about = {
+        "date": "2026-01-02T03:04:05",
+        "cpu": "Xeon",
+        "num_cores": 16,
+        "python": "3.12.3",
+        "packages": {"torch": "2.11.0"},
+        "gpu": {"name": "H200", "driver_version": "580.1"},
+    }
+    ms = {"median": 14.0, "p95": 14.5, "p99": 15.25, "steps_per_round": 63}
+    ratios = judge({"data_wait_streaming": [0.02, 0.03, 0.02]}, on_gpu=True)
+    end = about | {"step_ms": {"streaming": ms}, "ratios": ratios}
+    (out / "end-to-end.json").write_text(json.dumps(end))
+    (out / "timm.json").write_text(
+        json.dumps(about | {"ratios": judge({"step_over_timm_benchmark": [1.25]}, on_gpu=True)})
     )
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert "jpeg_percent" not in watch.known_fields()
-    with watch.watching(1) as samples:
-        time.sleep(0.5)
-    assert samples[0]["gpu_percent"] == 42
-    assert samples[-1]["gpu_memory_mib"] == 2048
-    assert "power_w" not in samples[0]
-    seen = watch.summary(samples)
-    assert seen["sm_mhz"] == {"mean": 1980, "max": 1980}
-    assert 42 <= seen["gpu_percent"]["mean"] <= seen["gpu_percent"]["max"] == 44
+    epoch = {"event": "epoch", "epoch": 1, "images_per_second": 9000.4, "data_wait": 0.004}
+    (out / "train" / "metrics.jsonl").write_text(json.dumps(epoch | {"loss": 5.5}) + "\n")
+    gap = {"us": 30.0, "after": "conv", "before": "copy", "host": {"wait for data": 29.0}}
+    idle = {"device": "GPU", "busy": 0.995, "window_ms": 280.0, "steps": 20, "cuda_graph": "on"}
+    (out / "trace" / "idle.json").write_text(json.dumps(idle | {"gaps": [gap]}))
+    (out / "gpu.csv").write_text("utilization.gpu [%], power.draw [W]\n90, [N/A]\n100, [N/A]\n")
+    (out / "tests.log").write_text(
+        "[gw0] [ 10%] PASSED tests/a.py::test_x \n[gw1] [ 20%] FAILED tests/a.py::test_y \n"
+        "tests/a.py::test_z SKIPPED (why)\nFAILED tests/a.py::test_y - assert 0\n"
+    )
+    return out
 
 
-def test_idle_time_is_what_no_kernel_covers():
-    """Two streams overlap from 5 to 10; the gap from 12 to 20 lies in a wait for data."""
-    events = [
-        Event("kernel", "conv", "7", 0, 10),
-        Event("user_annotation", "wait for data", "1", 11, 19),
-        Event("kernel", "decode", "8", 5, 12),
-        Event("gpu_memcpy", "copy", "7", 20, 24),
-        Event("kernel", "add", "7", 25, 30),
-        Event("cpu_op", "aten::add", "1", 0, 30),
-    ]
-    found = idle(sorted(events, key=lambda event: event.start))
-    assert found["device"] == "GPU"
-    assert found["busy"] == pytest.approx(21 / 30)
-    assert found["idle_ms"] == pytest.approx(0.009)
-    longest = found["gaps"][0]
-    assert (longest["us"], longest["after"], longest["before"]) == (8, "decode", "copy")
-    assert longest["host"] == {"wait for data": 7}
-    assert idle([])["busy"] is None
+def test_the_summary_says_what_a_day_left(results):
+    text = summarize(results)
+    for line in (
+        "2026-01-02T03:04:05; H200, driver 580.1; 16 cores of Xeon; Python 3.12.3, torch 2.11.0",
+        "| step | failed with 2 | 7 |",
+        "    two words | and more",
+        "| torch | works | 3.2 | torch 2.11 on H200 |",
+        "| 1 | 9000 | 0.40 | 5.500 |",
+        "| streaming | 14.00 | 14.50 | 15.25 |",
+        "GPU: busy 99.50 % of 280.0 ms, 20 steps, CUDA graph on",
+        "| 30 | conv | copy | wait for data 29 |",
+        "| utilization.gpu [%] | 95 | 100 |",
+        "pytest, tests: 1 failed, 1 passed, 1 skipped",
+        "- FAILED tests/a.py::test_y - assert 0",
+        "| share of time waiting for data, streaming | ≤ 0.01 | **missed: 0.02 (0.02 … 0.03)** | "
+        "`cdp bench end-to-end` |",
+        "| step / timm's benchmark script, same model, size, batch | ≥ 1 | 1.25 | "
+        "`cdp bench timm` |",
+    ):
+        assert line in text.splitlines(), line
+    assert text.count("not measured") == len(TARGETS) - 2
+    assert "rehearsal" not in text
 
 
-def test_parts_measured_apart_are_judged_as_one():
-    measured = ({"data_wait_cached": [0.02, 0.02]}, {"step_over_eager_nchw": [2]})
-    whole = merged(judge(part, on_gpu=True) for part in measured)
-    assert set(whole) == set(TARGETS)
-    assert (whole["data_wait_cached"]["met"], whole["step_over_eager_nchw"]["met"]) == (False, True)
-    assert whole["cached_over_step"]["measured"] is None
-    table = markdown(whole)
-    assert "**missed: 0.0200 (0.0200 … 0.0200)**" in table
-    assert "| not measured |" in table
-
-
-def test_timm_s_script_is_understood():
-    assert training_rate('log\n--result\n{"train_samples_per_sec": 123.5}') == 123.5
-    assert training_rate('--result\n{"error": "out of memory"}') is None
-    assert training_rate("Traceback") is None
-
-
-def test_timm_s_script_that_fails_is_quoted(people, tmp_path, capsys):
-    script = tmp_path / "benchmark.py"
-    script.write_text("raise SystemExit('no such thing')")
-    args = ("--preset", "demo", "--data-root", people, "--device", "cpu", "--quick")
-    line = refused(capsys, "bench", "timm", *args, "--timm-script", tmp_path / "gone.py")
-    assert "no such file; it is benchmark.py of https://" in line
-    assert call("bench", "timm", *args) == 0
-    assert "left out" in capsys.readouterr().out
+def test_the_summary_needs_no_package_and_takes_what_is_there(results):
+    for file in ("contact.json", "timm.json", "gpu.csv"):
+        (results / file).unlink()
+    (results / "trace" / "idle.json").write_text("{")
+    (results / "device").write_text("cpu\n")
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "bench.summary", str(results)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (results / "summary.md").read_text()
+    assert "A rehearsal without a GPU" in done.stdout
+    assert "gaps: unreadable (JSONDecodeError" in done.stdout
+    assert "| streaming | 14.00 |" in done.stdout

@@ -35,7 +35,9 @@ def tiny(monkeypatch) -> None:
 def test_the_whole_suite_as_tables_json_and_picture(people, tiny, tmp_path, capsys):
     made, drawn = tmp_path / "new" / "b.json", tmp_path / "b.png"
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu", "--quick")
-    assert call("bench", "all", *args, "--json", made, "--plot", drawn) == 0
+    traced = tmp_path / "trace"
+    files = ("--json", made, "--plot", drawn, "--trace", traced)
+    assert call("bench", "all", *args, *files) == 0
 
     result = json.loads(made.read_text())
     assert set(result["ratios"]) == set(TARGETS)
@@ -66,15 +68,20 @@ def test_the_whole_suite_as_tables_json_and_picture(people, tiny, tmp_path, caps
     text = " ".join(" ".join(lines).split())
     assert "step limits" in text or "pipeline limits" in text
     assert "not measured, there is no GPU" in text
+    idle = json.loads((traced / "idle.json").read_text())
+    assert (idle["device"], idle["steps"]) == ("CPU, torch's operators", 2)
+    assert 0 < idle["busy"] <= 1
+    assert idle["gaps"]
+    assert (traced / "trace.json.gz").stat().st_size > 1000
     with Image.open(drawn) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 500
 
 
-def test_a_step_is_measured_without_other_batch_sizes(people, tiny, tmp_path):
+def test_two_parts_are_measured_and_a_step_without_other_batch_sizes(people, tiny, tmp_path):
     made = tmp_path / "b.json"
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu", "--quick")
-    assert call("bench", "step", *args, "--no-sweep", "--json", made) == 0
+    assert call("bench", "step", "decoder", *args, "--no-sweep", "--json", made) == 0
     assert [c["bench"] for c in json.loads(made.read_text())["comparisons"]] == ["step"]
 
 

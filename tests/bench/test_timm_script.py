@@ -5,7 +5,8 @@ import dataclasses
 import torch
 
 from bench.run import make_session
-from bench.timm_script import differences
+from bench.timm_script import differences, training_rate
+from tests.front_door import call, refused
 from train.reporting.display import Display
 
 
@@ -37,3 +38,17 @@ def test_each_side_s_own_work_is_named(people):
     assert differences(dataclasses.replace(session, config=plain, precision="off"))[
         "only_ours"
     ] == ["uint8 pixels, normalised in the step", "BNNeck"]
+
+
+def test_the_script_s_words_are_understood():
+    assert training_rate('log\n--result\n{"train_samples_per_sec": 123.5}') == 123.5
+    assert training_rate('--result\n{"error": "out of memory"}') is None
+    assert training_rate("Traceback") is None
+
+
+def test_a_script_that_is_not_there_is_named_and_none_is_needed(people, tmp_path, capsys):
+    args = ("--preset", "demo", "--data-root", people, "--device", "cpu", "--quick")
+    line = refused(capsys, "bench", "timm", *args, "--timm-script", tmp_path / "gone.py")
+    assert "no such file; it is benchmark.py of https://" in line
+    assert call("bench", "timm", *args) == 0
+    assert "left out" in capsys.readouterr().out

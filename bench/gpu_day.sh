@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# bash bench/gpu_day.sh OUT MINUTES: what is worth running on a GPU that is at hand for minutes.
+#
+# Runs jobs in order of value, each under its own time limit, and starts none once MINUTES are
+# spent. Leaves logs and JSON in OUT/, all of it packed in OUT.tgz after every job, and a summary in
+# OUT/summary.md. Data and compiled kernels go to OUT.work/. Without a GPU it is a rehearsal: the
+# same jobs, small. Exit status: 0 at the end, 1 if first contact failed, 2 for wrong use, 143 if
+# killed. Environment:
+#   PYTHON       interpreter; default: .venv/bin/python, or python3 if there is none
+#   TIMM_SCRIPT  benchmark.py of timm's repository, to compare the step with
+#   COMPILED     OUT.compiled.tgz of an earlier run: saves compiling again
+set -u
+
+if [[ $# -ne 2 || ! $2 =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: bash bench/gpu_day.sh OUT MINUTES" >&2
+  exit 2
+fi
+out=$(realpath -m "$1") end=$((60 * $2))
+if [[ -e $out || -e $out.tgz ]]; then
+  echo "$1: holds an earlier day; name another folder" >&2
+  exit 2
+fi
+for file in ${TIMM_SCRIPT:+"$TIMM_SCRIPT"} ${COMPILED:+"$COMPILED"}; do
+  [[ -f $file ]] || { echo "$file: no such file" >&2; exit 2; }
+done
+timm=${TIMM_SCRIPT:+$(realpath "$TIMM_SCRIPT")}
+data=$out.work/people compiled=$out.work/compiled
+mkdir -p "$out" "$compiled" || exit 2
+[[ -z ${COMPILED:-} ]] || tar -C "$out.work" -xzf "$COMPILED"
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
+cdp=("$python" -m cdp)
+export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 # SIGABRT prints every thread's stack
+export TORCHINDUCTOR_CACHE_DIR=$compiled TRITON_CACHE_DIR=$compiled/triton
+GRACE=16 MAX_BYTES=$((16 << 20)) # s between a job's time limit and its certain end; of a file
+
+# As many training identities as bench/contact.py has, so that its compiled step serves all jobs.
+people=(--num-train 88 --num-val 2 --num-test 10)
+if timeout 20 nvidia-smi >"$out/nvidia-smi.txt" 2>&1; then
+  device=cuda
+  people+=(--images-per-camera 17)
+  options=(--preset sysu)
+  training=(sysu --model.weights none --epochs 2)
+else
+  device=cpu
+  people+=(--images-per-camera 3)
+  options=(--preset demo --quick)
+  training=(demo --epochs 1)
+fi
+options+=(--device "$device" --data-root "$data")
+training+=(--device "$device" --data.root "$data" --data.cache none)
+echo "$device" >"$out/device"
+
+# --- running one job ------------------------------------------------------------------------------
+declare -A pids=() starts=() limits=()
+
+begin() { # NAME SECONDS COMMAND…: starts a job, if there is time; stopped by TERM, ABRT, then KILL
+  local name=$1 limit=$2 left=$((end - SECONDS - GRACE))
+  shift 2
+  ((limit <= left)) || limit=$left
+  if ((limit < 10)); then
+    left_out "$name" "no time left"
+    return 1
+  fi
+  echo "$(date +%T)  $name, at most $limit s"
+  timeout -s TERM -k "$GRACE" "$limit" timeout --foreground -s ABRT $((limit + 8)) \
+    "$@" >"$out/$name.log" 2>&1 </dev/null &
+  pids[$name]=$! starts[$name]=$SECONDS limits[$name]=$limit
+}
+
+finish() { # NAME: waits for the job's end, records it, packs what there is; its exit status
+  local name=$1 status state
+  wait "${pids[$name]}"
+  status=$?
+  state="failed with $status"
+  ((status != 0)) || state=done
+  ((status == 0 || SECONDS - starts[$name] < limits[$name])) || state="stopped, not done in time"
+  ended "$name" "$state"
+  keep
+  return $status
+}
+
+job() { begin "$@" && finish "$1"; }
+
+left_out() { # NAME WHY
+  printf '%s\tleft out: %s\t0\n' "$1" "$2" >>"$out/jobs.tsv"
+  echo "$(date +%T)  $1 left out: $2"
+}
+
+ended() { # NAME STATE
+  kill -KILL -- "-${pids[$1]}" 2>/dev/null # whatever it has left running
+  printf '%s\t%s\t%s\n' "$1" "$2" $((SECONDS - starts[$1])) >>"$out/jobs.tsv"
+  echo "$(date +%T)  $1 $2"
+  unset "pids[$1]"
+}
+
+keep() { # summary.md and OUT.tgz, without what is large and need not come back
+  local leave=(--exclude=checkpoints)
+  "$python" -m bench.summary "$out" >/dev/null
+  pack "$out.tgz" "${leave[@]}"
+  [[ $(stat -c %s "$out.tgz") -lt $MAX_BYTES ]] || pack "$out.tgz" "${leave[@]}" --exclude='*.json.gz'
+}
+
+pack() { # FILE OPTIONS…
+  local file=$1
+  shift
+  tar -C "$(dirname "$out")" "$@" -czf "$file.new" "$(basename "$out")" 2>/dev/null
+  mv "$file.new" "$file"
+}
+
+at_the_end() { # also if killed
+  local status=$? name
+  trap '' INT TERM
+  for name in "${!pids[@]}"; do
+    kill -TERM -- "-${pids[$name]}" 2>/dev/null
+    ended "$name" "ended with the day"
+  done
+  [[ -z ${watch:-} ]] || kill "$watch" 2>/dev/null
+  keep
+  if tar -C "$out.work" -czf "$out.compiled.tgz" compiled 2>/dev/null &&
+    [[ $(stat -c %s "$out.compiled.tgz") -ge $MAX_BYTES ]]; then
+    rm "$out.compiled.tgz"
+  fi
+  cat "$out/summary.md"
+  exit "$status"
+}
+trap at_the_end EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# --- the day --------------------------------------------------------------------------------------
+begin data 90 "${cdp[@]}" data make "$data" "${people[@]}"
+CUDA_MODULE_LOADING=EAGER DALI_NVIMGCODEC_LOG_LEVEL=3 \
+  begin contact 270 "$python" -m bench.contact --device "$device" --out "$out/contact.json"
+finish contact
+contact=$?
+finish data
+
+no_batches=""
+case $contact in
+0) ;;
+3) no_batches="no batches without DALI: $(grep -m 1 -E '^(failed|crashed|hung) ' "$out/contact.log" | cut -c 1-200)" ;;
+*)
+  echo "no torch, or no training step: stopped here, so that time is left for a fix"
+  exit 1
+  ;;
+esac
+with_dali() { if [[ $no_batches ]]; then left_out "$1" "$no_batches"; else job "$@"; fi; }
+
+if [[ $device = cuda ]]; then
+  nvidia-smi --query-gpu=timestamp,utilization.gpu,memory.used,power.draw,clocks.sm \
+    --format=csv,nounits -i 0 -l 5 >"$out/gpu.csv" 2>&1 &
+  watch=$!
+fi
+
+with_dali end-to-end 200 "${cdp[@]}" bench end-to-end "${options[@]}" \
+  --json "$out/end-to-end.json" --trace "$out/trace"
+with_dali train 110 "${cdp[@]}" train "${training[@]}" --run-dir "$out/train"
+job step 150 "${cdp[@]}" bench step --no-sweep "${options[@]}" --json "$out/step.json"
+if [[ $timm ]]; then
+  job timm 140 "${cdp[@]}" bench timm "${options[@]}" --timm-script "$timm" --json "$out/timm.json"
+else
+  left_out timm "TIMM_SCRIPT names no benchmark.py"
+fi
+with_dali peers 90 "${cdp[@]}" bench peers decoder "${options[@]}" --json "$out/peers.json"
+
+pytest=("$python" -m pytest -m gpu -v -o faulthandler_timeout=60 --durations=10)
+job clock 40 "${pytest[@]}" -n 0 tests/train/reporting/test_clock.py
+tests=(tests/train/test_step.py tests/train/evaluation/test_metrics.py)
+if [[ -z $no_batches ]]; then
+  tests+=(tests/test_gpu.py tests/pipeline/test_graph.py tests/pipeline/test_cache.py)
+  tests+=(tests/train/test_packed.py)
+fi
+job tests 600 "${pytest[@]}" -n 4 "${tests[@]}"
