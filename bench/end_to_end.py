@@ -60,7 +60,6 @@ def bench_end_to_end(session: Session) -> None:
         "end_to_end_streaming_over_resident": samples.ratios("streaming", CEILING),
         "end_to_end_cached_over_resident": samples.ratios(nearest, CEILING),
         "streaming_over_step": samples.ratios("loader alone, streaming", CEILING),
-        "cached_over_step": samples.ratios(f"loader alone, {nearest}", CEILING),
         "data_wait_streaming": [r.wait for r in streaming],
         "data_wait_cached": [r.wait for r in cached],
         "step_p99_over_p50": [r.step_ms["p99"] / r.step_ms["median"] for r in streaming],

@@ -152,7 +152,7 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         ),
         (["data", "check", "/nowhere"], "/nowhere: no such folder"),
         (["data", "check", "PEOPLE", "--kind", "regdb"], "faults (missing list"),
-        (["bench", "nonsense"], "no part 'nonsense'; there are stages, loader, peers, step"),
+        (["bench", "nonsense"], "no part 'nonsense'; there are stages, decoder, loader, peers"),
         (["bench", "step", "--preset", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
         (["bench", "loader", "--json", "/proc/x/b.json"], "/proc/x/b.json: cannot make its folder"),
         (["train", "--resume", "/nowhere"], "/nowhere: no run folder"),
