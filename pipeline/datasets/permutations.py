@@ -43,7 +43,8 @@ def read_permutations(root: Path) -> Permutations:
                 raise ValueError(f"of {len(cameras)} cameras")
             return [[_orders_in(cell) for cell in camera] for camera in cameras]
     except (InputError, MemoryError) as error:
-        reason = error.__cause__ or error
+        cause = error.__cause__ or error
+        reason = (isinstance(cause, OSError) and cause.strerror) or cause
         raise InputError(
             f"{path}: not SYSU-MM01's permutations ({reason}); copy it again"
         ) from error

@@ -172,7 +172,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "permutations that are a folder": (
         "sysu",
         lambda t: replace_by_folder(t / PERMUTATIONS),
-        f"{PERMUTATIONS}: not SYSU-MM01's permutations (",
+        f"{PERMUTATIONS}: not SYSU-MM01's permutations (Is a directory)",
     ),
     "a line twice": (
         "regdb",
