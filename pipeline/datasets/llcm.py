@@ -74,7 +74,10 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
 def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol | None:
     """The test images and ten trials of each mode."""
     if not any((root / name).exists() for name in (TEST_IDS, "test_vis", "test_nir")):
-        text = "neither this list nor test_vis, test_nir are there: only to be trained (--no-test)"
+        text = (
+            "missing, and so are test_vis and test_nir: enough to train on, but not to test; "
+            "restore all three"
+        )
         found.fault("no test", root / TEST_IDS, text)
         return None
     index = read_test(root, found)

@@ -56,7 +56,9 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     trial = options.trial
     files = [root / list_of("test", name, trial) for name in MODALITIES]
     if not any(file.exists() for file in files) and _has_lists(root, "train", trial):
-        text = "neither this nor the thermal list is there: only to be trained (--no-test)"
+        text = (
+            "missing, and so is the thermal list: enough to train on, but not to test; restore both"
+        )
         found.fault("no test", files[0], text)
         return None
     index = read_part(root, "test", trial, found)
@@ -114,7 +116,10 @@ def _tell_once(root: Path, unlisted: list[int], some_listed: bool, found: Findin
     untested = [fault for fault in found.faults if fault.kind == "no test"]
     if len(untested) > 1:
         found.faults = [fault for fault in found.faults if fault.kind != "no test"]
-        text = f"has no test lists of {len(untested)} trials: only to be trained (--no-test)"
+        text = (
+            f"has no test lists of {len(untested)} trials: enough to train on, but not to test; "
+            "restore them"
+        )
         found.fault("no test", root / "idx", text)
 
 

@@ -98,7 +98,10 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     """
     drawn = options.stand_in_galleries and not (root / PERMUTATIONS).exists()
     if not (root / id_list("test")).exists() and not (root / PERMUTATIONS).exists():
-        text = "neither this list nor rand_perm_cam.mat is there: only to be trained (--no-test)"
+        text = (
+            "missing, and so is rand_perm_cam.mat: enough to train on, but not to test; "
+            "restore both"
+        )
         found.fault("no test", root / id_list("test"), text)
         return None
     ids = read_ids(root, id_list("test"), found)

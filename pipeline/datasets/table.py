@@ -33,7 +33,6 @@ from pipeline.datasets.lists import (
 )
 from pipeline.datasets.records import Index, Modality, Mode, Protocol, Trial
 from pipeline.datasets.rules import RULES
-from pipeline.datasets.sysu import CAMERAS
 from pipeline.errors import InputError
 from pipeline.options import DataOptions
 
@@ -115,9 +114,8 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
     )
     if not len(rows):
         if not found.faults:
-            found.fault(
-                "no test", table.file, "no row has split test: only to be trained (--no-test)"
-            )
+            text = "no row has split test: enough to train on, but not to test; add such rows"
+            found.fault("no test", table.file, text)
         return None
     find_missing_files(found, test, [table.file.name] * 2)
     training = np.unique(table.index.pids[table.rows_of(["train", "val"])])
@@ -126,10 +124,11 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
         for row in np.flatnonzero(codes == NOT_GIVEN) if (codes != NOT_GIVEN).any() else ():
             text = f"a test row without a {name}, which other test rows have; give it one"
             found.fault(f"no {name}", table.line(rows[row]), text)
-    if rules[0] < NOT_GIVEN and VALUES["rule"][rules[0]] == "sysu":
-        for row in np.flatnonzero(~np.isin(test.camids, [*CAMERAS])):
-            text = f"camid is {test.camids[row]}; the cameras of rule sysu are 1 to 6"
-            found.fault("other camera", table.line(rows[row]), text)
+    rule = "market" if rules[0] == NOT_GIVEN else VALUES["rule"][rules[0]]
+    cameras = sorted(set().union(*RULES[rule].cameras.values()))
+    for row in np.flatnonzero(~np.isin(test.camids, cameras)) if cameras else ():
+        known = f"the cameras of rule {rule} are {cameras[0]} to {cameras[-1]}"
+        found.fault("other camera", table.line(rows[row]), f"camid is {test.camids[row]}; {known}")
     for row in np.flatnonzero(rules != rules[0]) if (rules != NOT_GIVEN).all() else ():
         text = f"has another rule than the test row of line {table.lines[rows[0]]}; give all one"
         found.fault("two rules", table.line(rows[row]), text)
@@ -144,7 +143,6 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
             Mode("infrared to visible", (Trial(infrared, rgb),)),
             Mode("visible to infrared", (Trial(rgb, infrared),)),
         )
-    rule = "market" if rules[0] == NOT_GIVEN else VALUES["rule"][rules[0]]
     protocol = Protocol(table.file.stem, test, modes, RULES[rule])
     for mode in modes:
         if not protocol.num_matches(mode.trials[0]).any():

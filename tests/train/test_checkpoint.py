@@ -113,7 +113,7 @@ def test_a_header_without_its_place_in_the_run_is_damage(run):
         written = json.dumps(about | wrong)
         path.write_bytes(safetensors.torch.save(tensors, metadata={"about": written}))
         with pytest.raises(InputError, match="cannot be loaded"):
-            checkpoint.load(path, OPTIONS)
+            checkpoint.load(path, OPTIONS, (32, 16))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "bit", "header"])

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import cdp
 from model.network import Network
@@ -158,7 +158,8 @@ def test_a_file_that_computes_something_else_is_not_left(run, tmp_path, name):
         other.backbone.layer4[0].conv1.weight *= 1.01
     file = tmp_path / "model"
     file.write_text("what was there")
-    about = {"format": "cdp-reid export 1", "model": MODEL}
+    inputs = {"images": {"shape": ["n", 3, 32, 16]}}
+    about = {"format": "cdp-reid export 1", "model": MODEL, "inputs": inputs}
     batches = [(pixels(n),) for n in (1, 3)]
     with pytest.raises(ParityError, match=r"model: not written: .* more than 1e-04"):
         publish(name, Retrieval(other), batches[1], about, trained, batches, file)
@@ -233,3 +234,9 @@ def test_a_file_of_another_program_is_not_loaded(run, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"text")
     with pytest.raises(InputError, match=r"x\.safetensors: is no whole \.safetensors file"):
         load(tmp_path / "x.safetensors")
+    inputs = {"images": {"shape": ["n", 3, 32, 16]}}
+    for described in ({"model": MODEL}, {"inputs": inputs, "model": {"neck": True}}):
+        metadata = {"about": json.dumps({"format": "cdp-reid export 1", **described})}
+        save_file({}, tmp_path / "x.safetensors", metadata=metadata)
+        with pytest.raises(InputError, match="metadata do not describe a network"):
+            load(tmp_path / "x.safetensors")

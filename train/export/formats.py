@@ -62,8 +62,13 @@ def load(file: Path | str) -> tuple[Network, About]:
         raise InputError(f"{file}: is no whole .safetensors file ({error})") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise InputError(f"{file}: is no {FORMAT!r}; write it with cdp export")
-    height, width = about["inputs"]["images"]["shape"][2:]
-    model = ModelOptions(**about["model"])
+    try:
+        height, width = about["inputs"]["images"]["shape"][2:]
+        model = ModelOptions(**about["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file}: its metadata do not describe a network ({error!r}); export the run again"
+        ) from error
     network = Network(model, num_classes=1, image_size=(height, width), load_weights=False)
     network.classifier = nn.Identity()  # type: ignore[assignment]
     network.load_state_dict(tensors)
