@@ -130,7 +130,8 @@ class Real:
         every, device = self._session.config.log_every, self._session.device
         self._waits: list[tuple[Mark, Mark]] = []
         self._ends: list[Mark] = [mark(device)]
-        losses = torch.zeros(len(self._loader), 3, device=device)
+        names = self._step.names
+        losses = torch.zeros(len(self._loader), len(names), device=device)
         looks = Looks(losses)
         batches = iter(self._loader.epoch(1, spectrum.uniform()))
         for i in range(1, len(self._loader) + 1):
@@ -139,7 +140,7 @@ class Real:
             self._waits.append((begin, mark(device)))
             losses[i - 1] = self._step(batch)
             if i % every == 0:
-                check_finite(looks.look(i), 1, self._session.precision)
+                check_finite(looks.look(i), names, 1, self._session.precision)
             self._ends.append(mark(device))
             yield
 

@@ -9,6 +9,7 @@ from pipeline import spectrum
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import draw
 from pipeline.options import DataOptions
+from pipeline.plan import ALL, columns
 from pipeline.sampler import plan_epoch
 
 
@@ -30,7 +31,8 @@ def plan(index: Index, options: DataOptions, steps: int) -> list[list[Item]]:
     for step, rows in enumerate(rows_of):
         draws = draw(0, 1, step, len(rows), options.flip, options.jitter)
         batch = []
-        for i, row in enumerate(rows):
+        for i in columns(options, ALL):
+            row = rows[i]
             weights = spectra[int((draws.spectrum[i] >= cumulative).sum())]
             if index.modality[row] == Modality.IR:
                 weights = np.asarray(spectrum.LUMA) * draws.brightness[i]

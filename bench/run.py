@@ -15,7 +15,7 @@ from pipeline.datasets.kinds import kind_of, read_training
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 from train import run_folder, runtime
-from train.config import Config
+from train.config import Config, with_data, with_method
 from train.data import locate
 from train.environment import environment
 from train.presets import PRESETS
@@ -157,9 +157,8 @@ def _rounds_and_steps(quick: bool) -> tuple[int, int]:
 
 def _measurable(config: Config, root: Path) -> Config:
     """The preset on this data set, without a download of weights: speed does not depend on them."""
-    data = dataclasses.replace(config.data, root=root, kind=kind_of(root, "auto"))
-    model = dataclasses.replace(config.model, weights="none")
-    return dataclasses.replace(config, data=data, model=model)
+    model = dataclasses.replace(config.method.model, weights="none")
+    return with_data(with_method(config, model=model), root=root, kind=kind_of(root, "auto"))
 
 
 def _describe(index: Index) -> dict[str, Any]:

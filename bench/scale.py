@@ -27,7 +27,7 @@ from pipeline.sampler import plan_epoch
 from pipeline.source import TrainingSource
 from pipeline.spectrum import uniform
 from train import run_folder
-from train.dhsm import Confidence
+from train.dhsm import DhsmOptions, Mining
 
 OPTIONS = DataOptions(p=16, k=4, on_bad_image="skip")
 BAD = 1000
@@ -115,7 +115,7 @@ def measure(index: Index, num_classes: int) -> list[dict[str, Any]]:
     rows.append({"part": "batch of 64, draws", "seconds": draws})
     del source
     logits = torch.zeros(OPTIONS.p * OPTIONS.k, num_classes)
-    confidence = Confidence(4, torch.device("cpu"))
+    confidence = Mining(DhsmOptions(), 4, torch.device("cpu"))
     pids = torch.arange(len(logits)) % num_classes
     spectrum = (torch.arange(len(logits)) % 4).to(torch.int8)
     confidence.add(confidence.of_step(logits[:, :2], pids % 2, spectrum))  # starts threads

@@ -7,13 +7,13 @@ import torch
 
 from bench.measure import Side
 from bench.session import Session
-from model.network import Network
 from pipeline.batch import PairedBatch
 from pipeline.options import image_size, num_views
 from train import runtime
-from train.dhsm import Confidence
+from train.dhsm import Mining
+from train.optimizer import build
 from train.runtime import StepOptions
-from train.step import TrainingStep, adam
+from train.step import TrainingStep
 
 BASE = "eager, NCHW"
 # Each adds to the one before.
@@ -59,18 +59,14 @@ def _without_a_gpu(session: Session) -> dict[str, str]:
 def make_step(session: Session, **switches: Any) -> TrainingStep:
     """The preset's training step on random weights; switches as named, else as resolved."""
     config, device = session.config, session.device
-    how = dataclasses.replace(
-        runtime.resolve_step(config.step, device, session.precision, config.model.structure),
-        **switches,
-    )
+    method = config.method
     torch.manual_seed(config.seed)
-    network = Network(config.model, session.num_classes, image_size(config.data))
-    network = network.to(device).train()
-    optimizer = adam(
-        network.parameters(), config.optimizer.lr, config.optimizer.weight_decay, how, device
-    )
-    confidence = Confidence(len(config.data.spectra), device)
-    return TrainingStep(network, optimizer, confidence, config.loss, session.precision, device, how)
+    network = method.network(session.num_classes, image_size(config.data)).to(device).train()
+    resolved = runtime.resolve_step(config.step, device, session.precision, network.fixed_shapes)
+    how = dataclasses.replace(resolved, **switches)
+    optimizer = build(method.groups(network), method.optimizer, how, device)
+    mining = Mining(method.dhsm, len(config.data.spectra), device)
+    return TrainingStep(network, method, optimizer, mining, session.precision, device, how)
 
 
 def resident_batch(session: Session, p: int) -> PairedBatch:
@@ -82,7 +78,7 @@ def resident_batch(session: Session, p: int) -> PairedBatch:
     batch = PairedBatch(
         images=torch.randint(256, size, dtype=torch.uint8),
         pids=pids,
-        modality=torch.arange(n).remainder(2).to(torch.uint8),
+        modality=torch.arange(n).ge(n // 2).to(torch.uint8),
         spectrum=torch.arange(n).remainder(4).to(torch.int8),
         rows=torch.arange(n).numpy(),
     )

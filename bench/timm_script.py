@@ -18,6 +18,7 @@ from bench.step import step_side
 from pipeline.errors import InputError
 from pipeline.options import num_views
 from train import runtime
+from train.config import with_method
 
 OURS, EAGER, COMPILED = "ours", "timm's script, eager", "timm's script, compiled"
 ROUNDS = 2  # a process each, of half a minute
@@ -37,8 +38,8 @@ def bench_timm(session: Session) -> None:
         return
     if not script.is_file():
         raise InputError(f"--timm-script {script}: no such file; {HOW_TO_GET_IT}")
-    model = dataclasses.replace(session.config.model, last_stride=2)
-    config = dataclasses.replace(session.config, model=model)
+    model = dataclasses.replace(session.config.method.model, last_stride=2)
+    config = with_method(session.config, model=model)
     same = dataclasses.replace(session, config=config, rounds=min(ROUNDS, session.rounds))
     sides: dict[str, Side] = {
         EAGER: lambda: run_script(same, script, []),
@@ -64,15 +65,14 @@ def differences(session: Session) -> dict[str, list[str]]:
     algorithms, the same precision. The script makes one batch of normalised floats at its start.
     """
     config, on_gpu = session.config, session.device.type == "cuda"
-    how = runtime.resolve_step(
-        config.step, session.device, session.precision, config.model.structure
-    )
+    model = config.method.model
+    how = runtime.resolve_step(config.step, session.device, session.precision)
     ours = {
         "uint8 pixels, normalised in the step": True,
-        f"structure {config.model.structure}": config.model.structure != "one-stream",
-        "batch-hard triplet loss, distances in float32": config.loss.triplet,
-        "BNNeck": config.model.bnneck,
-        f"dropout {config.model.dropout:g}": config.model.dropout > 0,
+        f"structure {model.structure}": model.structure != "one-stream",
+        "batch-hard triplet loss, distances in float32": config.method.loss.triplet,
+        "BNNeck": model.bnneck,
+        f"dropout {model.dropout:g}": model.dropout > 0,
         "DHSM's sums of confidence": num_views(config.data) == 2,
         "scaled gradients": session.precision == "fp16",
         "fused Adam": how.fused_optimizer == "on",
@@ -97,7 +97,7 @@ def command(session: Session, script: Path, extra: list[str]) -> list[str]:
         sys.executable,
         str(script),
         "--bench=train",
-        f"--model={session.config.model.backbone}",
+        f"--model={session.config.method.model.backbone}",
         "--input-size",
         *("3", str(data.height_px), str(data.width_px)),
         f"--batch-size={session.images}",

@@ -13,24 +13,24 @@ from model.options import ModelOptions, OptionError
 ImageSize = tuple[int, int]  # height, width
 
 
-def build(options: ModelOptions, image_size: ImageSize, load_weights: bool) -> tuple[Any, int]:
+def build(options: ModelOptions, image_size: ImageSize) -> tuple[Any, int]:
     """The timm model, images to pooled features, and the length of a feature.
 
     Weights from a file are not loaded yet. Raises `OptionError` for a backbone that is unknown or
     cannot take images of this size, and for weights of timm's that cannot be had.
     """
-    backbone = _backbone(options, image_size, load_weights)
+    backbone = _backbone(options, image_size)
     return backbone, _width(backbone, options, image_size)
 
 
-def _backbone(options: ModelOptions, image_size: ImageSize, load_weights: bool) -> Any:
+def _backbone(options: ModelOptions, image_size: ImageSize) -> Any:
     name = options.backbone
     _check_name(name)
     # timm spreads pretrained weights of three input channels over more or fewer.
     arguments: dict[str, Any] = {"in_chans": structures.CHANNELS[options.structure]}
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         arguments |= _size_argument(options, arguments, image_size)
-    if load_weights and options.weights == "imagenet":
+    if options.weights == "imagenet":
         backbone = _pretrained(name, arguments)
     else:
         backbone = _created(options, image_size, arguments)

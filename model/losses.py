@@ -5,8 +5,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from model.options import LossOptions
-
 
 def classification_loss(
     logits: Float[Tensor, "b m"], targets: Int64[Tensor, " b"], divide_by_classes: bool = False
@@ -40,25 +38,6 @@ def pairwise_distance(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     # Differences instead of |a|² + |b|² - 2ab: the latter cancels badly for close pairs, which are
     # the ones that mining picks.
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def total_loss(
-    logits: Float[Tensor, "b m"],
-    targets: Int64[Tensor, " b"],
-    features: Float[Tensor, "n d"],
-    pids: Int64[Tensor, " n"],
-    options: LossOptions,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """L = L_cls + λ·L_tri, Eq. 4; returns (L, L_cls, L_tri), a loss that is switched off as 0.
-
-    `logits` are those of all 2PK images, `features` those of the PK originals before dropout.
-    """
-    zero = features.new_zeros((), dtype=torch.promote_types(features.dtype, torch.float32))
-    cls = zero
-    if options.classification:
-        cls = classification_loss(logits, targets, options.divide_by_classes)
-    tri = triplet_loss(features, pids, options.margin) if options.triplet else zero
-    return cls + options.triplet_weight * tri, cls, tri
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -15,30 +15,57 @@ from torch import Tensor, nn
 from model import structures, weights
 from model.backbone import ImageSize, build
 from model.options import ModelOptions, OptionError
+from model.outputs import Outputs
 
 
-class Network(nn.Module):
-    """A timm backbone with the paper's head; images in, (features, logits) out."""
+class ReidNetwork(nn.Module):
+    """What every method's network is: pixels in, `Outputs` out.
+
+    A subclass sets `width`, and overrides what else differs. Its parameters may belong to losses.
+    """
+
+    width: int  # of the features
+    needs_modality = False  # must `forward` be told which images are infrared?
+    needs_balanced = False  # trains only on batches of which half are infrared?
+    fixed_shapes = True  # do all shapes inside depend on the batch's size alone?
+    account = ""  # which weights were loaded, in words
+
+    def forward(
+        self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
+    ) -> Outputs:
+        """Pixels 0…255, only resized, to features and logits; normalisation is part of it.
+
+        `infrared` tells the modality of each image, a counterpart's being that of its original. In
+        training a balanced batch holds all RGB originals and their counterparts first.
+        """
+        raise NotImplementedError
+
+    def embed(
+        self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b e"]:
+        """The features that retrieval compares, float32."""
+        return self(images, infrared).embedding.float()
+
+
+class Network(ReidNetwork):
+    """A timm backbone with the paper's head, in one of the structures of Fig. 5 and 7."""
 
     mean: Tensor
     inverse_std: Tensor
 
     def __init__(
-        self,
-        options: ModelOptions,
-        num_classes: int,
-        image_size: ImageSize = (256, 128),
-        load_weights: bool = True,
+        self, options: ModelOptions, num_classes: int, image_size: ImageSize = (256, 128)
     ) -> None:
-        """Builds the network; `load_weights=False` leaves out the pretrained weights.
+        """Builds the network, with the weights that the options name.
 
         Raises `OptionError` for a backbone that is unknown or cannot take images of this height and
         width, in pixels, and for weights that cannot be had or do not fit.
         """
         super().__init__()
-        file = _weights_file(options) if load_weights else None
-        self.structure = options.structure
-        self.backbone, self.width = build(options, image_size, load_weights)
+        file = _weights_file(options)
+        self.needs_modality = options.structure != "one-stream"
+        self.needs_balanced = options.structure == "two-stems"
+        self.backbone, self.width = build(options, image_size)
         self.enter = structures.entry(options.structure, self.backbone)
         self.neck = nn.BatchNorm1d(self.width) if options.bnneck else nn.Identity()
         self.dropout = nn.Dropout(options.dropout)
@@ -49,22 +76,20 @@ class Network(nn.Module):
             ("inverse_std", [1 / (255 * s) for s in IMAGENET_DEFAULT_STD]),
         ):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
-        self.account = weights.load(self, options.backbone, file) if file else ""  # in words
+        self.account = weights.load(self, options.backbone, file) if file else ""
 
     def forward(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b m"]]:
-        """Pixels 0…255 to (pooled features, class logits); the triplet loss takes the features.
-
-        `infrared` tells the modality of each image; the one-stream network does without it.
-        """
-        pooled = self._pool(images, infrared)
-        return pooled, self.classifier(self.dropout(self.neck(pooled)))
+    ) -> Outputs:
+        """Pixels 0…255 to pooled features, which the triplet loss takes, and class logits."""
+        features = self._pool(images, infrared)
+        embedding = self.neck(features)
+        return Outputs(features, embedding, self.classifier(self.dropout(embedding)))
 
     def embed(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b d"]:
-        """The features that retrieval compares, float32."""
+    ) -> Float[Tensor, "b e"]:
+        """The features that retrieval compares, float32; without the classifier's work."""
         return self.neck(self._pool(images, infrared)).float()
 
     def _pool(self, images: Tensor, infrared: Tensor | None) -> Tensor:

@@ -95,8 +95,6 @@ class TwoStems(nn.Module):
         if not self.training:  # fixed shapes, which can be exported
             of_both = self.infrared(pixels), self.rgb(pixels)
             return torch.where(infrared[:, None, None, None], *of_both)
-        # Batch norm must see the images of its own modality only.
-        rows = [(~infrared).nonzero().squeeze(1), infrared.nonzero().squeeze(1)]
-        stems = (self.rgb, self.infrared)
-        parts = [stem(pixels[i]) for stem, i in zip(stems, rows, strict=True) if len(i)]
-        return torch.cat(parts)[torch.cat(rows).argsort()]
+        # Batch norm must see the images of its own modality only: a balanced batch's two halves.
+        rgb, ir = pixels.chunk(2)
+        return torch.cat([self.rgb(rgb), self.infrared(ir)])

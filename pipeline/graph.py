@@ -21,6 +21,8 @@ from pipeline.counterpart import feeding
 from pipeline.draws import Draw, Host, Originals
 from pipeline.options import CacheName, DataOptions, num_views
 
+# Changes an image node; the second argument is `ask`, which `_asking` makes.
+Augment = Callable[[Any, Callable[..., Any]], Any]
 Stage = Literal["read", "decode", "resize", "flip", "counterpart", "stack"]
 
 # Preallocation hints for the GPU decoder: buffers only grow, and growing one stalls the device.
@@ -50,6 +52,7 @@ def training_graph(
     leave_out: Stage | None = None,
     packed: bool = False,
     pixel_stream: Any = None,
+    augment: Augment | None = None,
 ) -> Pipeline:
     """Builds the pipeline whose outputs are one `PairedBatch`.
 
@@ -58,7 +61,8 @@ def training_graph(
     modality uint8 [n], spectrum int8 [n], on the GPU `device_id` or, when that is None, on the
     CPU; and P̂ float32 [n, spectra], if there are spectra, on the CPU. `pixel_stream` is the CUDA
     stream on which the cache on the GPU makes its pixels; they are read, and their memory is
-    reused, in its order.
+    reused, in its order. `augment(image, draw)` changes the flipped image, and may return two: the
+    original, and what its counterpart is made of.
 
     To measure, it can be cut off after the stage `last`, whose result is then the first output, or
     `leave_out` flip, counterpart or stack.
@@ -89,10 +93,13 @@ def training_graph(
         node["resize"] = image
         if leave_out != "flip":
             image = _flip(image, fed["flip"])
-        node["flip"] = image
-        node["counterpart"] = image
+        node["flip"] = other = image
+        if augment:
+            made = augment(image, _asking(source, options))
+            image, other = made if isinstance(made, tuple) else (made, made)
+        node["counterpart"] = other
         if num_views(options) == 2 and leave_out != "counterpart":
-            node["counterpart"] = _counterpart(image, fed, device_id)
+            node["counterpart"] = _counterpart(other, fed, device_id)
         node["stack"] = node["counterpart"]
         if leave_out != "stack":
             node["stack"] = _stack(image, node["counterpart"], options)
@@ -153,6 +160,25 @@ def _ask(
         ndim=[array.ndim - 1 for array in example.values()],
     )
     return dict(zip(example, inputs, strict=True))
+
+
+def _asking(source: PairSource, options: DataOptions) -> Callable[..., Any]:
+    """What an augmentation asks for its randomness, by a name of its own."""
+
+    def draw(
+        name: str, count: int, host: Callable[[ndarray, Originals], Any] = lambda u, _: u
+    ) -> Any:
+        """`count` uniform numbers in [0, 1) per original, or what `host(u, originals)` makes of
+        them: an array whose first axis is the batch, or a dict of such; as graph nodes."""
+
+        def named(u: ndarray, originals: Originals) -> dict[str, ndarray]:
+            made = host(u, originals)
+            return made if isinstance(made, dict) else {name: made}
+
+        nodes = _ask(source, options, name, count, named)
+        return nodes[name] if list(nodes) == [name] else nodes
+
+    return draw
 
 
 def _about(u: ndarray, originals: Originals) -> dict[str, ndarray]:

@@ -1,7 +1,8 @@
 """Runs a graph, epoch after epoch, and yields its batches as torch tensors without a copy."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,9 @@ class TrainingLoader:
         device: torch.device,
         seed: int,
         share: Share = ALL,
+        augment: Callable[[Any, Callable[..., Any]], Any] | None = None,
     ) -> None:
-        """`share`: the part of each batch that this process makes."""
+        """`share`: the part of each batch that this process makes; `augment`: see `graph`."""
         from pipeline.graph import training_graph  # DALI, which whoever makes no batches can lack
 
         self.device = device
@@ -50,6 +52,7 @@ class TrainingLoader:
             *(self.source, own, *how, self.cache),
             packed=self.source.read.gives_bytes,
             pixel_stream=pixels.stream if pixels else None,
+            augment=augment,
         )
 
     @property

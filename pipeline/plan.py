@@ -13,6 +13,18 @@ from pipeline.sampler import Share, check, num_steps, plan_epoch
 ALL = Share()
 
 
+def columns(options: DataOptions, share: Share) -> Int64[ndarray, " n"]:
+    """The positions of a share among a batch's P·K originals.
+
+    Of a balanced batch, which is planned identity after identity, the RGB originals come first, so
+    that a network can treat the modalities as two slices.
+    """
+    own = np.arange(options.p * options.k)[share.columns(options.p, options.k)]
+    if options.sampling != "balanced":
+        return own
+    return own.reshape(-1, 2, options.k // 2).swapaxes(0, 1).ravel()
+
+
 class Plan:
     """The rows of each step of the running epoch, of which this process makes a share.
 
@@ -20,7 +32,7 @@ class Plan:
     """
 
     def __init__(self, index: Index, options: DataOptions, seed: int, share: Share = ALL) -> None:
-        self.columns = share.columns(options.p, options.k)
+        self.columns = columns(options, share)
         self._groups = group(index, options.sampling)
         check(index, options.p, options.k, options.sampling, self._groups)
         self._options, self._seed = options, seed
@@ -49,8 +61,8 @@ class Plan:
         return self._rows[step:, self.columns].ravel()
 
     def rows_of_all(self, step: int) -> Int64[ndarray, " n"]:
-        """The rows of a step, from 0, of all processes."""
-        return self._rows[step]
+        """The rows of a step, from 0, as one process alone would have them."""
+        return self._rows[step, columns(self._options, ALL)]
 
     def replace(self, error: BadImageError) -> bool:
         """Puts another image in a bad one's place; False if the options say to stop instead.

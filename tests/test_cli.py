@@ -156,7 +156,7 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         (["bench", "step", "--preset", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
         (["bench", "loader", "--json", "/proc/x/b.json"], "/proc/x/b.json: cannot make its folder"),
         (["train", "--resume", "/nowhere"], "/nowhere: no run folder"),
-        (["train", "--replay-batch"], "train --replay-batch RUN_DIR: takes the folder"),
+        (["train", "--replay-batch", "PEOPLE"], "no run folder (config.json is missing)"),
         (["train", "table", "--data.root", "/nowhere.csv"], "/nowhere.csv: no such"),
         (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
     ],

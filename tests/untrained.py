@@ -2,18 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from model.network import Network
 from model.options import ModelOptions
 from pipeline.options import DataOptions
 from train import checkpoint, config, run_folder
 from train.checkpoint import Progress, State
 from train.config import Config
-from train.dhsm import Confidence
+from train.dhsm import Mining
+from train.methods.base import Method
+from train.optimizer import build
 from train.runtime import StepOptions
-from train.step import adam
 
 CPU = torch.device("cpu")
 
@@ -21,10 +20,10 @@ CPU = torch.device("cpu")
 def make_run(run_dir: Path, root: Path, trained_on: str, **changes) -> Config:
     """A run of `root` with random weights, compared by cosine."""
     data = DataOptions(root=root, height_px=32, width_px=16, eval_batch=32)
-    model = ModelOptions(backbone="test_resnet", weights="none", bnneck=True)
-    cfg = Config(**{"data": data, "model": model, "distance": "cosine"} | changes)
+    model = changes.pop("model", None) or ModelOptions("test_resnet", "none", bnneck=True)
+    cfg = Config(**{"data": data, "method": Method(model=model), "distance": "cosine"} | changes)
     torch.manual_seed(0)
-    network = Network(cfg.model, num_classes=5, image_size=(32, 16))
+    network = cfg.method.network(5, (32, 16))
     with torch.no_grad():
         for module in network.modules():  # timm's begin with branches that weigh nothing
             if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
@@ -33,9 +32,11 @@ def make_run(run_dir: Path, root: Path, trained_on: str, **changes) -> Config:
         for _ in range(3):  # in training mode: running means and variances of their own
             pixels = torch.randint(256, (8, 3, 32, 16), dtype=torch.uint8)
             network(pixels, torch.arange(8) % 2 == 1)
-    optimizer = adam(network.parameters(), 1e-3, 0.0, StepOptions("off", "off", "on", "off"), CPU)
+    plain = StepOptions("off", "off", "on", "off")
+    optimizer = build(cfg.method.groups(network), cfg.method.optimizer, plain, CPU)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state = State(network, optimizer, scaler, Confidence(4, CPU), torch.zeros(1, 3))
+    mining = Mining(cfg.method.dhsm, len(cfg.data.spectra), CPU)
+    state = State(network, 5, optimizer, scaler, mining, torch.zeros(1, 3))
     run_folder.create(run_dir, config.to_json(cfg), overwrite=False)
-    checkpoint.save(run_dir, state, Progress(1, 1, np.full(4, 0.25), np.zeros(4)), trained_on)
+    checkpoint.save(run_dir, state, Progress(1, 1), trained_on)
     return cfg

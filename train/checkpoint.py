@@ -1,7 +1,7 @@
-"""A run's state on disk, `checkpoints/step-0000924.safetensors`: all that going on exactly needs.
+"""A run's state on disk, `checkpoints/step-0000924.safetensors`: what an exact resume needs.
 
-Draws are functions of (seed, epoch, step), so beside the tensors only P̂, R and the place in the run
-have to be kept. Files are written atomically, carry a checksum, and are loaded as data.
+Draws are functions of (seed, epoch, step), so beside the tensors only the place in the run has to
+be kept. Files are written atomically, carry a checksum, and are loaded as data.
 """
 
 import dataclasses
@@ -12,22 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
-from jaxtyping import Float32, Float64
-from numpy import ndarray
+from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.backbone import ImageSize
-from model.network import Network
-from model.options import ModelOptions
+from model.network import ReidNetwork
 from pipeline.errors import InputError, in_one_line
 from train import run_folder
-from train.dhsm import Confidence
+from train.dhsm import Mining
+from train.methods.base import Method, without_weights
 
-FORMAT = "cdp-reid checkpoint 3"
+FORMAT = "cdp-reid checkpoint 4"  # 4: batches with all RGB originals first
 KEPT = 2  # the newest; should one be damaged, the other is used
 NETWORK = "network."
 AFTER = " after "  # between the names of what fine-tuned weights saw, the latest first
@@ -39,8 +37,6 @@ class Progress:
 
     epoch: int  # the one that is running, from 1
     step: int  # steps of it that are done; all of them: its end is still to be dealt with
-    probability: Float64[ndarray, " spectra"]  # P̂ that the epoch draws from
-    r: Float64[ndarray, " spectra"]  # R after the epoch before
     seconds: float = 0.0  # that the epoch has taken so far
     waited: float = 0.0  # of these, for data
     metrics_bytes: int = 0  # length of metrics.jsonl when the epoch began
@@ -48,26 +44,24 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it; float64 survives to the bit."""
-        arrays = {"probability": self.probability.tolist(), "r": self.r.tolist()}
-        return dataclasses.asdict(self) | arrays | {"bad": sorted(self.bad.items())}
+        return dataclasses.asdict(self) | {"bad": sorted(self.bad.items())}
 
     @staticmethod
     def from_json(written: dict[str, Any]) -> "Progress":
         """The inverse of `to_json`."""
-        arrays = {name: np.array(written[name], np.float64) for name in ("probability", "r")}
-        bad = dict(written["bad"])
-        return Progress(**written | arrays | {"bad": bad})
+        return Progress(**written | {"bad": dict(written["bad"])})
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The tensors that a step changes."""
+    """The tensors that a step, or an epoch's end, changes."""
 
-    network: Network
+    network: nn.Module
+    num_classes: int
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    confidence: Confidence
-    losses: Float32[Tensor, "steps 3"]  # of the epoch's steps so far
+    mining: Mining
+    losses: Float32[Tensor, "steps names"]  # of the epoch's steps so far
 
     def tensors(self) -> dict[str, Tensor]:
         """All of them by name, and where torch's random numbers (dropout) stand."""
@@ -75,14 +69,17 @@ class State:
             f"optimizer.{i}.{name}": value
             for i, of_weight in self.optimizer.state_dict()["state"].items()
             for name, value in of_weight.items()
+            if value is not None
         }
         scale = {f"scaler.{name}": value for name, value in self.scaler.state_dict().items()}
         return {
             **{NETWORK + name: value for name, value in self.network.state_dict().items()},
             **moments,
             **{name: torch.tensor(value, dtype=torch.float64) for name, value in scale.items()},
-            "confidence.sums": self.confidence.sums,
-            "confidence.counts": self.confidence.counts,
+            "mining.sums": self.mining.sums,
+            "mining.counts": self.mining.counts,
+            "mining.probability": torch.tensor(self.mining.probability),
+            "mining.r": torch.tensor(self.mining.r),
             "losses": self.losses,
             "random.cpu": torch.get_rng_state(),
             **({"random.gpu": torch.cuda.get_rng_state()} if self.losses.is_cuda else {}),
@@ -104,8 +101,10 @@ class State:
         if scale:
             whole = {name: int(scale[name]) for name in ("growth_interval", "_growth_tracker")}
             self.scaler.load_state_dict(scale | whole)
-        self.confidence.sums.copy_(tensors["confidence.sums"])
-        self.confidence.counts.copy_(tensors["confidence.counts"])
+        self.mining.sums.copy_(tensors["mining.sums"])
+        self.mining.counts.copy_(tensors["mining.counts"])
+        self.mining.probability = tensors["mining.probability"].numpy()
+        self.mining.r = tensors["mining.r"].numpy()
         self.losses.copy_(tensors["losses"])
         torch.set_rng_state(tensors["random.cpu"])
         if "random.gpu" in tensors and self.losses.is_cuda:
@@ -124,6 +123,7 @@ def save(run_dir: Path, state: State, progress: Progress, trained_on: str) -> Pa
     about = {
         "format": FORMAT,
         "trained_on": trained_on,
+        "num_classes": state.num_classes,
         "progress": progress.to_json(),
         "sha256": _checksum(tensors),
     }
@@ -168,10 +168,14 @@ def latest(run_dir: Path) -> Path:
     return paths[-1]
 
 
-def load(path: Path, options: ModelOptions, image_size: ImageSize) -> Network:
-    """The network with the file's weights; `InputError` if they are damaged or do not fit."""
-    tensors = _named(_read(path)[0], NETWORK)
-    network = Network(options, len(tensors["classifier.bias"]), image_size, load_weights=False)
+def load(path: Path, method: Method, image_size: ImageSize) -> ReidNetwork:
+    """The method's network with the file's weights.
+
+    Raises `InputError` if they are damaged or do not fit.
+    """
+    tensors, about = _read(path)
+    tensors = _named(tensors, NETWORK)
+    network = without_weights(method).network(about["num_classes"], image_size)
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -187,6 +191,11 @@ def trained_on(path: Path) -> str:
 def epoch_of(path: Path) -> int:
     """The epoch that was running, or had just ended, when the checkpoint was saved."""
     return int(_about(path)["progress"]["epoch"])
+
+
+def num_classes(path: Path) -> int:
+    """The number of training identities."""
+    return int(_about(path)["num_classes"])
 
 
 def history(path: Path) -> list[str]:
@@ -267,7 +276,8 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+        if tensors[name].numel():  # an empty one may have no bytes to view
+            digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -5,7 +5,6 @@ Everything that a run depends on is here; `config.json` in the run folder holds 
 
 import dataclasses
 import json
-import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -15,45 +14,15 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from model.options import LossOptions, ModelOptions
 from pipeline.errors import InputError, in_one_line
 from pipeline.options import CacheName, DataOptions, KindName
-from train.dhsm import DhsmOptions
 from train.evaluation.metrics import Distance
+from train.methods import finding
+from train.methods.base import Method
 from train.runtime import StepOptions
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerOptions:
-    """Adam (Kingma & Ba) and its steps down."""
-
-    lr: float = 1e-3
-    """Initial learning rate."""
-
-    weight_decay: float = 0.0
-    """L2 penalty."""
-
-    milestones: tuple[float, ...] = (0.4, 0.7)
-    """Shares of the epochs after which the learning rate is multiplied by `gamma`."""
-
-    gamma: float = 0.1
-    """Factor at each milestone."""
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "gamma"):
-            if not 0 < getattr(self, name) < math.inf:  # nor NaN
-                raise InputError(
-                    f"--optimizer.{name} {getattr(self, name)}: must be greater than 0"
-                )
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"--optimizer.weight-decay {self.weight_decay}: must be 0 or more")
-        if any(not 0 < m <= 1 for m in self.milestones):
-            raise InputError(
-                f"--optimizer.milestones {self.milestones}: each must be a share of the epochs, 0…1"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +38,7 @@ class Config:
     """One training run."""
 
     data: DataOptions = field(default_factory=DataOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
-    loss: LossOptions = field(default_factory=LossOptions)
-    dhsm: DhsmOptions = field(default_factory=DhsmOptions)
-    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    method: Annotated[Method, tyro.conf.arg(name="")] = field(default_factory=Method)
     step: StepOptions = field(default_factory=StepOptions)
 
     epochs: int = 200
@@ -161,51 +127,84 @@ def on_other_hardware(config: Config, device: Device) -> Config:
     )
 
 
-def changed(config: Config, changes: dict[str, Any]) -> Config:
-    """The configuration with options, named as on the command line, set to other values."""
-    for name, value in changes.items():
-        group, _, option = name.rpartition(".")
-        if group:
-            part = dataclasses.replace(getattr(config, group), **{option: value})
-            config = dataclasses.replace(config, **{group: part})
-        else:
-            config = dataclasses.replace(config, **{option: value})
-    return config
+def with_data(config: Config, **changes: Any) -> Config:
+    """The configuration with other options of the data."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
-def flat(config: Config) -> dict[str, Any]:
+def with_method(config: Config, **changes: Any) -> Config:
+    """The configuration with other options of its method."""
+    return dataclasses.replace(config, method=dataclasses.replace(config.method, **changes))
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every option by its name on the command line."""
     options: dict[str, Any] = {}
     for field_ in dataclasses.fields(config):
         value = getattr(config, field_.name)
-        if dataclasses.is_dataclass(value):
-            part = {
-                f"{field_.name}.{f.name}": getattr(value, f.name) for f in dataclasses.fields(value)
-            }
+        name = prefix + field_.name.replace("_", "-")
+        if isinstance(value, Method):
+            options |= flat(value)
+        elif dataclasses.is_dataclass(value):
+            options |= flat(value, f"{name}.")
         else:
-            part = {field_.name: value}
-        options |= {name.replace("_", "-"): option for name, option in part.items()}
+            options[name] = value
     return options
 
 
 def to_json(config: Config) -> str:
-    """The configuration as indented JSON, paths as strings."""
-    return json.dumps(dataclasses.asdict(config), indent=2, default=str) + "\n"
+    """The configuration as indented JSON, paths as strings; of the method also where it is from."""
+    written = dataclasses.asdict(config) | {"method": of_method(config.method)}
+    return json.dumps(written, indent=2, default=str) + "\n"
+
+
+def of_method(method: Method) -> dict[str, Any]:
+    """A method as JSON has it: its options, and under "from" where its class is defined."""
+    origin = dataclasses.asdict(finding.origin(method))
+    written = {"from": origin} | dataclasses.asdict(method)
+    return typing.cast(dict[str, Any], json.loads(json.dumps(written, default=str)))
+
+
+def to_method(written: dict[str, Any], source: str) -> Method:
+    """The method that `of_method` described; a user's own must have been named (`finding.own`).
+
+    Raises `InputError` naming `source` and what is wrong.
+    """
+    try:
+        origin = finding.Origin(**written["from"])
+    except Exception as error:
+        raise _of_another_version(source, error) from error
+    kind = finding.class_of(origin, source)
+    try:
+        options = {name: value for name, value in written.items() if name != "from"}
+        return typing.cast(Method, _build(kind, options, "method"))
+    except Exception as error:
+        raise _of_another_version(source, error) from error
 
 
 def from_json(text: str, source: str) -> Config:
     """The inverse of `to_json`; raises `InputError` naming `source` and the field that is wrong."""
     try:
-        return typing.cast(Config, _build(Config, json.loads(text), ""))
-    except Exception as error:  # JSON that is none, nested too deeply, of other types or values
-        raise InputError(
-            f"{source}: not a configuration of this version ({in_one_line(error)})"
-        ) from error
+        written = json.loads(text)
+        of_its_method = written["method"]
+    except Exception as error:  # no JSON, nested too deeply, of other types
+        raise _of_another_version(source, error) from error
+    method = to_method(of_its_method, source)
+    try:
+        return typing.cast(Config, _build(Config, written | {"method": method}, ""))
+    except Exception as error:
+        raise _of_another_version(source, error) from error
+
+
+def _of_another_version(source: str, error: Exception) -> InputError:
+    return InputError(f"{source}: not a configuration of this version ({in_one_line(error)})")
 
 
 def _build(kind: Any, value: Any, name: str) -> Any:
     """`value`, as JSON gave it, as the annotated type `kind`; `ValueError` if it is none."""
     of = typing.get_args(kind)
+    if isinstance(value, Method):
+        return value
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         kinds = typing.get_type_hints(kind)
         unknown = set(value) - set(kinds)

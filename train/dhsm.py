@@ -1,6 +1,6 @@
 """Dynamic Hard Spectrum Mining (section III-D): harder spectra are drawn more often.
 
-During an epoch `Confidence` sums, on the device and without a host sync, the probability that the
+During an epoch `Mining` sums, on the device and without a host sync, the probability that the
 network gave the true identity of each counterpart. At its end Eq. 5-7 turn the sums into the next
 epoch's P̂, in float64 on the host.
 """
@@ -33,18 +33,22 @@ class DhsmOptions:
             raise InputError(f"--dhsm.alpha {self.alpha}: must be in 0…1")
 
 
-class Confidence:
-    """Eq. 5's sums over an epoch: for each spectrum, Σ p_i and how many counterparts had it."""
+class Mining:
+    """DHSM's state: P̂ that the running epoch draws from, R, and the epoch's sums so far."""
 
     def __init__(
         self,
+        options: DhsmOptions,
         num_spectra: int,
         device: torch.device,
         total: Callable[[Tensor], Tensor] = lambda values: values,
     ) -> None:
-        """`total` sums over the processes that share a batch."""
+        """P̂ is uniform at first, R zero; `total` sums over the processes that share a batch."""
+        self._options = options
         self._total = total
         self._codes = torch.arange(num_spectra, device=device)
+        self.probability = np.full(num_spectra, 1 / max(1, num_spectra))
+        self.r = np.zeros(num_spectra)
         self.sums = torch.zeros(num_spectra, dtype=torch.float64, device=device)
         self.counts = torch.zeros(num_spectra, dtype=torch.float64, device=device)
 
@@ -55,9 +59,10 @@ class Confidence:
         pids: Int64[Tensor, " n"],
         spectrum: Int8[Tensor, " n"],
     ) -> Float64[Tensor, "2 spectra"]:
-        """(sums, counts) of a step's counterparts, from the logits of its training forward pass.
+        """(Σ p_i, count) of each spectrum among a step's counterparts; Eq. 5's sums.
 
-        Infrared originals' counterparts carry spectrum -1 and are left out.
+        `logits` are those of the training forward pass. Infrared originals' counterparts carry
+        spectrum -1 and are left out.
         """
         probability = logits.float().softmax(dim=1).gather(1, pids[:, None]).double()
         # A matrix product instead of a scatter: its order of summation is fixed.
@@ -70,12 +75,18 @@ class Confidence:
         self.sums += sums
         self.counts += counts
 
-    def take(self) -> tuple[Float64[ndarray, " spectra"], Float64[ndarray, " spectra"]]:
-        """The epoch's (sums, counts) on the host; starts again at zero."""
-        taken = self.sums.cpu().numpy().copy(), self.counts.cpu().numpy().copy()
+    def end_epoch(self) -> Float64[ndarray, " spectra"]:
+        """Takes R of the epoch that ends (Eq. 5) into `r`, starts the sums again, returns next P̂.
+
+        P̂, also in `probability`, stays what it is if DHSM is off or there are not two spectra.
+        """
+        sums, counts = self.sums.cpu().numpy().copy(), self.counts.cpu().numpy().copy()
         self.sums.zero_()
         self.counts.zero_()
-        return taken
+        self.r = confidence(sums, counts, self.r)
+        if self._options.enabled and len(self.r) > 1:
+            self.probability = next_probability(self.probability, self.r, self._options.alpha)
+        return self.probability
 
 
 def confidence(

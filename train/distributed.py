@@ -23,6 +23,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from model.outputs import Outputs
 from pipeline.errors import InputError
 from pipeline.sampler import Share
 
@@ -64,15 +65,11 @@ class World:
         """The mean over ranks, on each of them; without a gradient."""
         return self.total(values) / self.size
 
-    def gather_batch(
-        self, features: Float[Tensor, "n d"], pids: Int64[Tensor, " n"]
-    ) -> tuple[Float[Tensor, "all d"], Int64[Tensor, " all"]]:
-        """The global batch's features and pids; only this rank's own features carry a gradient."""
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The ranks' tensors [n, …] as that of the global batch, with exact gradients."""
         if self.size == 1:
-            return features, pids
-        others = self._gather(features.detach())
-        others[self.rank] = features
-        return torch.cat(others), torch.cat(self._gather(pids))
+            return tensor
+        return torch.cat(tuple(Gathered.apply(tensor.contiguous(), self)))
 
     def gather_rows(self, rows: Float[Tensor, "n d"], num: int) -> Float[Tensor, "all d"]:
         """The ranks' parts (`own_rows`) of `num` rows, together again."""
@@ -118,6 +115,24 @@ class World:
         return parts
 
 
+class Gathered(torch.autograd.Function):
+    """Every rank's tensor, in order; a rank's gradient is the sum of what all ranks' losses give.
+
+    The ranks' mean gradient (DistributedDataParallel's) is then that of the mean of their losses.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, world: World) -> tuple[Tensor, ...]:
+        ctx.world = world
+        return tuple(world._gather(tensor))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        of_all = torch.stack(gradients)
+        dist.all_reduce(of_all)
+        return of_all[ctx.world.rank], None
+
+
 ALONE = World()
 
 
@@ -153,8 +168,8 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: it could wait for the others for ever
 
 
-def wrapped(network: nn.Module, world: World, sync_batch_norm: bool, all_used: bool) -> nn.Module:
-    """The network with gradients averaged over ranks; `all_used`: every weight has one each step.
+def wrapped(network: nn.Module, world: World, sync_batch_norm: bool, balanced: bool) -> nn.Module:
+    """The network with gradients averaged over ranks; `balanced`: RGB images come first in a batch.
 
     Dropout draws for the global batch, so that its mask is that of one process.
     """
@@ -164,30 +179,41 @@ def wrapped(network: nn.Module, world: World, sync_batch_norm: bool, all_used: b
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Dropout):
-                setattr(parent, name, SharedDropout(child.p, world))
+                setattr(parent, name, SharedDropout(child.p, world, balanced))
             elif sync_batch_norm and isinstance(child, nn.modules.batchnorm._BatchNorm):
                 setattr(parent, name, _synced(child, world))
+    network.register_forward_hook(_no_bare_weights)
     return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=not all_used,
+        find_unused_parameters=True,  # a method need not use all that its network makes
     )
+
+
+def _no_bare_weights(network: nn.Module, args: Any, out: Outputs) -> Outputs:
+    """The outputs, where a weight that a loss is to have (a class centre) is a view of itself.
+
+    DistributedDataParallel takes a weight that comes out as it is for unused, then finds it used.
+    """
+    extras = {name: value.view_as(value) for name, value in out.extras.items()}
+    return out._replace(extras=extras)
 
 
 class SharedDropout(nn.Dropout):
     """Dropout whose mask is this rank's rows of the mask of the global batch."""
 
-    def __init__(self, p: float, world: World) -> None:
+    def __init__(self, p: float, world: World, balanced: bool) -> None:
         super().__init__(p)
         self.world = world
+        self.parts = 2 if balanced else 1  # of a batch, each shared by the ranks
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        n = len(x)
-        everybody = x.new_ones(n * self.world.size, *x.shape[1:])
-        mask = F.dropout(everybody, self.p)[n * self.world.rank : n * (self.world.rank + 1)]
-        return x * mask
+        n, size = len(x), self.world.size
+        mask = F.dropout(x.new_ones(n * size, *x.shape[1:]), self.p)
+        mask = mask.view(self.parts, size, n // self.parts, *x.shape[1:])[:, self.world.rank]
+        return x * mask.flatten(0, 1)
 
 
 def _synced(norm: Any, world: World) -> nn.Module:

@@ -1,40 +1,36 @@
-"""`train()`: the whole program, top to bottom."""
+"""`train()`: the whole program, top to bottom: prepare, then train, record and test each epoch."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from model.network import Network
-from pipeline import spectrum
+from model.network import ReidNetwork
 from pipeline.datasets.kinds import kind_of, read_training
+from pipeline.datasets.records import Index, Protocol
+from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from pipeline.options import image_size, num_images
-from train import (
-    checkpoint,
-    config,
-    dhsm,
-    interruption,
-    replay,
-    run_folder,
-    runtime,
-    schedule,
-    start,
-)
+from train import checkpoint, config, interruption, replay, run_folder, runtime, schedule, start
 from train.checkpoint import Progress
+from train.config import with_method
 from train.data import locate, name_of_training, read_test
+from train.dhsm import Mining
 from train.distributed import World, find_world, joined
 from train.evaluation.evaluate import evaluate, extract_features
+from train.interruption import Interruption
 from train.looks import Looks
+from train.methods import finding
+from train.optimizer import build, set_learning_rate
 from train.reporting import board
 from train.reporting.clock import Clock
 from train.reporting.display import Display
-from train.step import TrainingStep, adam, set_learning_rate
+from train.step import TrainingStep
 
 NO_TEST = {"test": None, "remark": "trained without a test (--no-test)"}
 
@@ -45,6 +41,36 @@ class NotFiniteError(ArithmeticError):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+
+
+@dataclass
+class Run:
+    """A training run on one rank of `world`, prepared."""
+
+    cfg: config.Config  # resolved
+    run_dir: Path
+    display: Display
+    world: World
+    device: torch.device
+    images: Index
+    protocol: Protocol | None  # None: no test
+    loader: TrainingLoader
+    test_loader: EvaluationLoader | None
+    network: ReidNetwork
+    step: TrainingStep
+    mining: Mining  # DHSM: P̂, R, and the epoch's sums
+    state: checkpoint.State
+    at: Progress
+    trained_on: str  # the name of all that the weights will have seen
+    interrupted: Interruption = field(default_factory=Interruption)
+    show_on_board: board.Write = lambda record: None
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tests_now(self) -> bool:
+        """Is the running epoch followed by a test?"""
+        epoch = self.at.epoch
+        return schedule.is_end(self.cfg, epoch) or is_due(self.cfg.eval_every, epoch)
 
 
 def train(
@@ -74,175 +100,208 @@ def train(
     device = runtime.resolve_device(cfg.device, world)
     runtime.set_up(device)
     with joined(world, device), runtime.own_stream(device):
-        return _train(cfg, run_dir, display, overwrite, begin, resume, epochs, world, device)
+        run = prepare(cfg, run_dir, display if world.leads else Display(quiet=True), device, resume)
+        begin()
+        if world.leads and not resume:
+            source = finding.own_source(run.cfg.method)
+            run_folder.create(run_dir, config.to_json(run.cfg), overwrite, source)
+        with running(run, resume, epochs):
+            while run.at.epoch <= run.cfg.epochs:
+                train_epoch(run)
+                save_if_due(run)
+                p_hat = run.mining.probability
+                run.mining.end_epoch()  # DHSM: from what the epoch has shown to the next P̂
+                record(run, p_hat)
+                if run.tests_now and run.protocol:
+                    test(run, run.protocol)
+                written = run_folder.metrics_bytes(run_dir)
+                run.at = Progress(run.at.epoch + 1, 0, metrics_bytes=written, bad=run.at.bad)
+        return finish(run) if world.leads else {}
 
 
-def _train(
-    cfg: config.Config,
-    run_dir: Path,
-    display: Display,
-    overwrite: bool,
-    begin: Callable[[], None],
-    resume: bool,
-    epochs: int | None,
-    world: World,
-    device: torch.device,
-) -> dict[str, Any]:
-    """All of it, on one rank of `world`."""
-    display = display if world.leads else Display(quiet=True)
+def prepare(
+    cfg: config.Config, run_dir: Path, display: Display, device: torch.device, resume: bool
+) -> Run:
+    """Everything that a run needs, before its folder is touched; raises as `train` does."""
+    world = find_world()
     precision = runtime.resolve_precision(cfg.precision, device)
-    how = runtime.resolve_step(cfg.step, device, precision, cfg.model.structure, world.size)
+    runtime.resolve_step(cfg.step, device, precision, num_ranks=world.size)  # what cannot be, first
     torch.manual_seed(cfg.seed)  # the same on every rank
 
     # Data: which images, how they are tested, and the pipeline that feeds them.
     root = world.leader_first(lambda: locate(cfg.data.root, display))
     images = read_training(cfg.data, root, display.note)
     protocol = read_test(cfg, root, resume, display.note)
-    trained_on = protocol.name if protocol else name_of_training(cfg.data, root)
     options = runtime.share_threads(cfg.data, world)
-    loader = TrainingLoader(images, options, device, cfg.seed, world.share)
+    loader = TrainingLoader(images, options, device, cfg.seed, world.share, cfg.method.augment)
+    test_loader = None
     if protocol:
         own_test = protocol.index.take(world.own_rows(len(protocol.index)))
         test_loader = EvaluationLoader(own_test, options, device)
 
-    # Model: one stream for every spectrum, or a structure that the paper compares with.
-    origin = start.find(cfg.model, run_dir, resume, trained_on)
-    network = Network(origin.model, loader.num_classes, image_size(options), origin.load_weights)
-    network.to(device)
-    optimizer = adam(
-        network.parameters(), cfg.optimizer.lr, cfg.optimizer.weight_decay, how, device
-    )
-    spectra = cfg.data.spectra
-    confidence = dhsm.Confidence(len(spectra), device, world.total)
+    # The method: its network, its optimizer, its losses; and DHSM beside them.
+    seen = protocol.name if protocol else name_of_training(cfg.data, root)
+    origin = start.find(cfg.method.model, run_dir, resume, seen)
+    method = with_method(cfg, model=origin.model).method
+    network = method.network(loader.num_classes, image_size(options)).to(device)
+    if network.needs_balanced and cfg.data.sampling != "balanced":
+        raise InputError(
+            f"--data.sampling {cfg.data.sampling}: this method's network needs half RGB and half "
+            "infrared batches; leave it at balanced"
+        )
+    how = runtime.resolve_step(cfg.step, device, precision, network.fixed_shapes, world.size)
+    optimizer = build(method.groups(network), method.optimizer, how, device)
+    mining = Mining(method.dhsm, len(cfg.data.spectra), device, world.total)
     step = TrainingStep(
-        *(network, optimizer, confidence, cfg.loss, precision, device, how),
-        *(world, cfg.sync_batch_norm),
+        *(network, method, optimizer, mining, precision, device, how),
+        *(world, cfg.sync_batch_norm, cfg.data.sampling == "balanced"),
     )
-
-    # P̂: uniform through the first epoch. R: no confidence in a spectrum that was never drawn.
-    steps = len(loader)
-    losses = torch.zeros(steps, 3, device=device)
-    state = checkpoint.State(network, optimizer, step.scaler, confidence, losses)
-    p_hat = spectrum.uniform(spectra)
-    at = Progress(1, 0, p_hat, np.zeros(len(spectra)), bad=loader.plan.bad)
-    result: dict[str, Any] = {}
+    losses = torch.zeros(len(loader), len(step.names), device=device)
 
     kind = kind_of(root, cfg.data.kind)
-    resolved = config.resolve(cfg, root, kind, loader.cache, device, precision, how)
-    begin()
-    if world.leads and not resume:
-        run_folder.create(run_dir, config.to_json(resolved), overwrite)
-    display.begin(run_dir, runtime.describe(device), resolved, images, protocol)
-    if network.account:
-        display.say(f"weights   {network.account}")
+    return Run(
+        cfg=config.resolve(cfg, root, kind, loader.cache, device, precision, how),
+        run_dir=run_dir,
+        display=display,
+        world=world,
+        device=device,
+        images=images,
+        protocol=protocol,
+        loader=loader,
+        test_loader=test_loader,
+        network=network,
+        step=step,
+        mining=mining,
+        state=checkpoint.State(network, loader.num_classes, optimizer, step.scaler, mining, losses),
+        at=Progress(1, 0, bad=loader.plan.bad),
+        trained_on=origin.trained_on,
+    )
 
+
+@contextmanager
+def running(run: Run, resume: bool, epochs: int | None) -> Iterator[None]:
+    """What surrounds the epochs: display, lock, signals; takes the run up where it was."""
+    run_dir, display, leads = run.run_dir, run.display, run.world.leads
+    display.begin(run_dir, runtime.describe(run.device), run.cfg, run.images, run.protocol)
+    if run.network.account:
+        display.say(f"weights   {run.network.account}")
+    steps = len(run.loader)
     with (
         ExitStack() as held,
-        interruption.caught() as interrupted,
-        display.training(cfg.epochs if epochs is None else epochs, steps),
-        board.opened(run_dir, cfg.tensorboard and world.leads) as show_on_board,
+        interruption.caught() as run.interrupted,
+        display.training(run.cfg.epochs if epochs is None else epochs, steps),
+        board.opened(run_dir, run.cfg.tensorboard and leads) as run.show_on_board,
     ):
-        if world.leads:
+        if leads:
             held.enter_context(run_folder.lock(run_dir))
         if resume:
-            at = checkpoint.restore(run_dir, state, display.say) or at
-            loader.plan.bad = at.bad
-            trained = at.epoch if at.step else at.epoch - 1  # a rate is an epoch's, whole
-            if epochs not in (None, cfg.epochs):
-                cfg = schedule.extended(cfg, trained, epochs)
-                display.say(f"epochs    {schedule.announced(cfg, trained)}")
-                if world.leads:
-                    run_folder.set_epochs(run_dir, cfg)
+            run.at = checkpoint.restore(run_dir, run.state, display.say) or run.at
+            run.loader.plan.bad = run.at.bad
+            trained = run.at.epoch - (run.at.step == 0)  # a rate is a whole epoch's
+            if epochs not in (None, run.cfg.epochs):
+                run.cfg = schedule.extended(run.cfg, trained, epochs)
+                display.say(f"epochs    {schedule.announced(run.cfg, trained)}")
+                if leads:
+                    run_folder.set_epochs(run_dir, run.cfg)
                     held.enter_context(run_folder.lock(run_dir))  # it is another file now
-            if world.leads:
-                run_folder.take_back(run_dir, at.metrics_bytes)
+            if leads:
+                run_folder.take_back(run_dir, run.at.metrics_bytes)
+            at = run.at
             display.say(f"resumed   at epoch {at.epoch}, after {at.step} of its {steps} steps")
-        while at.epoch <= cfg.epochs:
-            epoch, last = at.epoch, at.epoch == cfg.epochs
-            end = schedule.is_end(cfg, epoch)
-            evaluate_now = end or is_due(cfg.eval_every, epoch)
-            network.train()
-            set_learning_rate(optimizer, schedule.rate(cfg, epoch))
-            clock, looks = Clock(device, at.seconds, at.waited), Looks(losses)
-            batches = loader.epoch(epoch, at.probability, first_step=at.step)
-            try:
-                for i, batch in enumerate(clock.time_waits(batches), start=at.step + 1):
-                    losses[i - 1] = step(batch)
-                    at.step = i
-                    look = i % cfg.log_every == 0 or i == steps
-                    if look:
-                        seen = looks.look(i)  # of earlier steps only, where the GPU is behind
-                        check_finite(seen, epoch, precision)
-                        rate = clock.rate(len(seen) * num_images(cfg.data))
-                        display.step(epoch, seen, rate, clock.wait_share())
-                    if look or world.size == 1:
-                        interrupted.agree(world.collect)
-                    if interrupted.signal:
-                        break
-                check_finite(looks.wait(at.step), epoch, precision)
-            except NotFiniteError as error:
-                if world.leads:
-                    replay.keep(run_dir, at, error.step, loader)
-                raise
-            at.waited, at.seconds = clock.waited, clock.seconds()
-            for bad in world.collect(at.bad):
-                at.bad.update(bad)
-            save_now = interrupted.signal or evaluate_now or is_due(cfg.checkpoint_every, epoch)
-            if world.leads and save_now:
-                checkpoint.save(run_dir, state, at, trained_on=origin.trained_on)
-            interrupted.check()
+        yield
 
-            at.r = dhsm.confidence(*confidence.take(), at.r)
-            mean_loss, mean_cls, mean_tri = losses.double().mean(dim=0).tolist()
-            record = {
-                "event": "epoch",
-                "epoch": epoch,
-                "step": epoch * steps,
-                "loss": mean_loss,
-                "loss_cls": mean_cls,
-                "loss_tri": mean_tri,
-                "lr": schedule.rate(cfg, epoch),
-                "images_per_second": num_images(cfg.data) * steps / at.seconds,
-                "data_wait": at.waited / at.seconds,
-                "seconds": at.seconds,
-                "num_bad_images": len(at.bad),
-                "confidence": dict(zip(spectra, at.r.tolist(), strict=True)),
-                "probability": dict(zip(spectra, at.probability.tolist(), strict=True)),
-            }
-            if world.leads:
-                run_folder.append_metrics(run_dir, record)
-                show_on_board(record)
-                run_folder.write_bad_images(run_dir, images, at.bad)
-            display.epoch(record)
 
-            if evaluate_now and protocol:
-                world.share_buffers(network)
-                with display.progress("evaluating") as progress:
-                    own_features = extract_features(network, test_loader, progress)
-                features = world.gather_rows(own_features, len(protocol.index))
-                if world.leads:
-                    result = evaluate(features, protocol, cfg.distance)
-                    result |= schedule.said(cfg, epoch)
-                    figures = {"event": "eval", "epoch": epoch, **result}
-                    run_folder.append_metrics(run_dir, figures)
-                    show_on_board(figures)
-                if not last:
-                    interrupted.agree(world.collect)
-                    interrupted.check()
-            if cfg.dhsm.enabled and len(spectra) > 1:
-                at.probability = dhsm.next_probability(at.probability, at.r, cfg.dhsm.alpha)
-            written = run_folder.metrics_bytes(run_dir)
-            at = Progress(epoch + 1, 0, at.probability, at.r, metrics_bytes=written, bad=at.bad)
+def train_epoch(run: Run) -> None:
+    """Trains the epoch to its end, or until a signal comes."""
+    cfg, at, losses, steps = run.cfg, run.at, run.state.losses, len(run.loader)
+    run.network.train()
+    set_learning_rate(run.state.optimizer, schedule.rate(cfg, at.epoch))
+    clock, looks = Clock(run.device, at.seconds, at.waited), Looks(losses)
+    batches = run.loader.epoch(at.epoch, run.mining.probability, first_step=at.step)
+    try:
+        for i, batch in enumerate(clock.time_waits(batches), start=at.step + 1):
+            losses[i - 1] = run.step(batch)
+            at.step = i
+            look = i % cfg.log_every == 0 or i == steps
+            if look:
+                seen = looks.look(i)  # of earlier steps only, where the GPU is behind
+                check_finite(seen, run.step.names, at.epoch, cfg.precision)
+                rate = clock.rate(len(seen) * num_images(cfg.data))
+                run.display.step(at.epoch, seen, run.step.names, rate, clock.wait_share())
+            if look or run.world.size == 1:
+                run.interrupted.agree(run.world.collect)
+            if run.interrupted.signal:
+                break
+        check_finite(looks.wait(at.step), run.step.names, at.epoch, cfg.precision)
+    except NotFiniteError as error:
+        if run.world.leads:
+            replay.keep(run.run_dir, at, error.step, run.loader, run.mining.probability)
+        raise
+    at.waited, at.seconds = clock.waited, clock.seconds()
+    for bad in run.world.collect(at.bad):
+        at.bad.update(bad)
 
-    if not world.leads:
-        return {}
-    if not protocol:
-        result = NO_TEST | schedule.said(cfg, cfg.epochs)
-    run_folder.write_result(run_dir / run_folder.RESULT, result)
-    display.result(result)
-    if at.bad:
-        names = run_dir / run_folder.BAD_IMAGES
-        display.say(f"note      {len(at.bad)} bad images were skipped, see {names}")
+
+def save_if_due(run: Run) -> None:
+    """Saves the run before what follows an epoch; raises `Interrupted` after a signal."""
+    due = run.tests_now or is_due(run.cfg.checkpoint_every, run.at.epoch)
+    if run.world.leads and (due or run.interrupted.signal):
+        checkpoint.save(run.run_dir, run.state, run.at, run.trained_on)
+    run.interrupted.check()
+
+
+def record(run: Run, p_hat: Any) -> None:
+    """Writes and shows what came of the epoch, which drew its spectra from `p_hat`."""
+    cfg, at, steps = run.cfg, run.at, len(run.loader)
+    means = run.state.losses.double().mean(dim=0).tolist()
+    made = {
+        "event": "epoch",
+        "epoch": at.epoch,
+        "step": at.epoch * steps,
+        **dict(zip(run.step.names, means, strict=True)),
+        "lr": schedule.rate(cfg, at.epoch),
+        "images_per_second": num_images(cfg.data) * steps / at.seconds,
+        "data_wait": at.waited / at.seconds,
+        "seconds": at.seconds,
+        "num_bad_images": len(at.bad),
+        "confidence": dict(zip(cfg.data.spectra, run.mining.r.tolist(), strict=True)),
+        "probability": dict(zip(cfg.data.spectra, p_hat.tolist(), strict=True)),
+    }
+    if run.world.leads:
+        run_folder.append_metrics(run.run_dir, made)
+        run.show_on_board(made)
+        run_folder.write_bad_images(run.run_dir, run.images, at.bad)
+    run.display.epoch(made)
+
+
+def test(run: Run, protocol: Protocol) -> None:
+    """Tests the network as it stands; raises `Interrupted` after a signal, if epochs are left."""
+    assert run.test_loader, "it goes with the protocol"
+    run.world.share_buffers(run.network)
+    with run.display.progress("evaluating") as progress:
+        own_features = extract_features(run.network, run.test_loader, progress)
+    features = run.world.gather_rows(own_features, len(protocol.index))
+    if run.world.leads:
+        run.result = evaluate(features, protocol, run.cfg.distance)
+        run.result |= schedule.said(run.cfg, run.at.epoch)
+        figures = {"event": "eval", "epoch": run.at.epoch, **run.result}
+        run_folder.append_metrics(run.run_dir, figures)
+        run.show_on_board(figures)
+    if run.at.epoch < run.cfg.epochs:
+        run.interrupted.agree(run.world.collect)
+        run.interrupted.check()
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Writes and shows the result, and returns it."""
+    result = run.result
+    if not run.protocol:
+        result = NO_TEST | schedule.said(run.cfg, run.cfg.epochs)
+    run_folder.write_result(run.run_dir / run_folder.RESULT, result)
+    run.display.result(result)
+    if run.at.bad:
+        names = run.run_dir / run_folder.BAD_IMAGES
+        run.display.note(f"{len(run.at.bad)} bad images were skipped, see {names}")
     return result
 
 
@@ -251,15 +310,17 @@ def is_due(every: int, epoch: int) -> bool:
     return every > 0 and epoch % every == 0
 
 
-def check_finite(losses: Float32[Tensor, "steps 3"], epoch: int, precision: str) -> None:
+def check_finite(
+    losses: Float32[Tensor, "steps names"], names: tuple[str, ...], epoch: int, precision: str
+) -> None:
     """Raises `NotFiniteError` naming the epoch's first step whose loss is NaN or infinite."""
     bad = (~losses.isfinite()).any(dim=1).nonzero()
     if len(bad):
         step = int(bad[0])
-        total, cls, tri = losses[step].tolist()
+        values = ", ".join(f"{n} {x}" for n, x in zip(names, losses[step].tolist(), strict=True))
         mend = "a lower --optimizer.lr" + ("" if precision == "off" else " or --precision off")
         raise NotFiniteError(
-            f"loss is {total} at epoch {epoch}, step {step + 1} (L_cls {cls}, L_tri {tri}); "
+            f"loss is {losses[step, 0].item()} at epoch {epoch}, step {step + 1} ({values}); "
             f"training stopped, earlier checkpoints are kept; try {mend}",
             step + 1,
         )

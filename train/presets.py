@@ -1,14 +1,23 @@
 """Named configurations: command, hardware, time and expected result beside each.
 
-The paper's methods (methods.py) are presets on SYSU-MM01, and, as `regdb-…`, on RegDB.
+A preset is a data set's setting with CDP+DHSM. Other methods go with any data set: `find_preset`.
 """
 
+import dataclasses
+import inspect
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 from model.options import ModelOptions
-from pipeline.options import DataOptions
-from train.config import Config, OptimizerOptions, changed
-from train.methods import ALIASES, FIGURES, METHODS, SEARCHES
+from pipeline.datasets.kinds import KINDS, kind_of, original_kind
+from pipeline.errors import InputError
+from pipeline.options import DataOptions, KindName
+from train.config import Config, with_data
+from train.methods import finding
+from train.methods.base import Method
+from train.optimizer import OptimizerOptions
+from train.paper.rows import ALIASES, FIGURES, ROWS, SEARCHES, Setting, as_it_is
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +37,10 @@ Expected: rank-1 some 4 times chance. It trains from scratch, which is why, unli
 network has a BNNeck, compares by cosine and keeps its learning rate longer.""",
         Config(
             data=DataOptions(height_px=64, width_px=32, p=8, k=4),
-            model=ModelOptions(backbone="resnet10t", weights="none", bnneck=True),
-            optimizer=OptimizerOptions(milestones=(0.7, 0.9)),
+            method=Method(
+                model=ModelOptions(backbone="resnet10t", weights="none", bnneck=True),
+                optimizer=OptimizerOptions(milestones=(0.7, 0.9)),
+            ),
             epochs=12,
             distance="cosine",
         ),
@@ -64,33 +75,54 @@ Tested by Market-1501's rule: images of one pid and camera do not count.""",
     ),
 }
 
-BASES = tuple(PRESETS)
 
-COMMANDS = {
-    "sysu": "cdp train {name} --data.root SYSU-MM01",
-    "regdb": "cdp train {name} --data.root RegDB --trial all",
-}
+def preset_names() -> list[str]:
+    """All that `cdp train` knows by name: presets, the paper's rows, and methods."""
+    return [*PRESETS, *ROWS, *ALIASES, *finding.names()]
 
 
-def _of_paper(name: str, method: str, base: str) -> Preset:
-    """A method of the paper on the data set of a base preset."""
-    paper = METHODS[method].paper
+def find_preset(name: str, root: Path | None = None, kind: str | None = None) -> Preset:
+    """The preset of this name, or a method, by name or by its file, in the setting of a data set.
+
+    A method goes with any data set: that in `root`, whose preset gives epochs and the rest; without
+    one it is SYSU-MM01's. Raises `InputError` if there is no such name, or no data set in `root`.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    known: KindName = kind if kind in KINDS else "auto"
+    data_set = original_kind(root, kind_of(root, known)) if root else "sysu"
+    base = with_data(PRESETS[data_set].config, kind="auto")
+    if name.endswith(".py"):
+        return _of_module(finding.own(Path(name)), base)
+    if name in ROWS or name in ALIASES:
+        return _of_paper(name, data_set, base)
+    if name in finding.names():
+        return _of_module(finding.named(name), base)
+    raise InputError(
+        f"train: no preset {name!r}; there are {', '.join(preset_names())}, and any method of your "
+        "own, by the name of its file, which ends in .py"
+    )
+
+
+def _of_module(module: ModuleType, base: Config) -> Preset:
+    """A method file: its METHOD, and its setting if it has one."""
+    setting: Setting = getattr(module, "setting", as_it_is)
+    config = setting(dataclasses.replace(base, method=module.METHOD))
+    return Preset(inspect.cleandoc(module.__doc__ or ""), config)
+
+
+def _of_paper(name: str, data_set: str, base: Config) -> Preset:
+    """A row of the paper, and what the paper says of it."""
+    row = ROWS[ALIASES.get(name, name)]
     results = [
         f"The paper's result on {words}: "
-        + ", ".join(f"{f} {x}" for f, x in zip(FIGURES, paper[search], strict=True))
+        + ", ".join(f"{f} {x}" for f, x in zip(FIGURES, row.paper[search], strict=True))
         for search, (kind, _, words) in SEARCHES.items()
-        if kind == base and search in paper
+        if kind == data_set and search in row.paper
     ]
     about = (
-        METHODS[method].about,
-        f"Command: {COMMANDS[base].format(name=name)}. Hardware: one GPU; time: not measured.",
-        *[f"{result}." for result in results or ["The paper gives no figures of it"]],
+        row.about,
+        f"Command: cdp train {name} --data.root DIR. Hardware: one GPU; time: not measured.",
+        *[f"{result}." for result in results or ["The paper gives no figures for it"]],
     )
-    return Preset("\n\n".join(about), changed(PRESETS[base].config, METHODS[method].changes))
-
-
-PRESETS |= {name: _of_paper(name, name, "sysu") for name in METHODS}
-PRESETS |= {name: _of_paper(name, method, "sysu") for name, method in ALIASES.items()}
-PRESETS |= {
-    f"regdb-{name}": _of_paper(f"regdb-{name}", name, "regdb") for name in ("baseline-4", "cdp")
-}
+    return Preset("\n\n".join(about), row.setting(base))

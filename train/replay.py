@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
+from numpy import ndarray
 
 from pipeline import preview
 from pipeline.datasets.kinds import read_training
@@ -21,13 +23,15 @@ PLACE = "not_finite.json"
 PICTURE = "not_finite.png"
 
 
-def keep(run_dir: Path, at: Progress, step: int, loader: TrainingLoader) -> None:
+def keep(
+    run_dir: Path, at: Progress, step: int, loader: TrainingLoader, p_hat: Float64[ndarray, " s"]
+) -> None:
     """Writes where the batch of `step`, from 1, of the running epoch came from."""
     index, rows = loader.plan.index, loader.plan.rows_of_all(step - 1)
     place = {
         "epoch": at.epoch,
         "step": step,
-        "probability": at.probability.tolist(),
+        "probability": p_hat.tolist(),
         "bad": sorted(at.bad.items()),
         "files": [str(index.path(row)) for row in rows],
     }
@@ -72,10 +76,13 @@ def show(run_dir: Path, display: Display) -> Path:
     without = "jitter" if cfg.data.spectra else "-"
     for path, code in zip(files, batch.spectrum.tolist(), strict=True):
         display.say(f"{names.get(code, without):>6}  {path}")
-    pairs = batch.images.numpy()
     p, k, views = cfg.data.p, cfg.data.k, num_views(cfg.data)
+    pids = batch.pids.numpy()
+    # A row an identity, its RGB images first.
+    order = np.arange(p * k) if cfg.data.sampling == "shuffle" else np.argsort(pids, kind="stable")
+    pairs = batch.images.numpy()[order]
     columns = [pairs[i::k, j] for i in range(k) for j in range(views)]
-    pids = loader.plan.pids[batch.pids.numpy()[::k]]
+    pids = loader.plan.pids[pids[order][::k]]
     file = run_dir / PICTURE
     preview.sheet(columns, ["original", "counterpart"][:views] * k, pids).save(file)
     display.say(f"epoch {place['epoch']}, step {place['step']}: {views * p * k} images: {file}")

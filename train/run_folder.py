@@ -21,8 +21,9 @@ METRICS = "metrics.jsonl"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 BAD_IMAGES = "bad_images.tsv"
+METHOD = "method.py"  # a copy, which is never run
 
-HALF_WRITTEN = re.compile(r"\.(step-\d+\.safetensors|[a-z_]+\.(jsonl?|tsv))\.\d+")  # see `write`
+HALF_WRITTEN = re.compile(r"\.(step-\d+\.safetensors|[a-z_]+\.(jsonl?|tsv|py))\.\d+")  # see `write`
 
 
 def is_run(run_dir: Path) -> bool:
@@ -52,9 +53,12 @@ def _never_begun(run_dir: Path) -> bool:
     return True
 
 
-def create(run_dir: Path, config_json: str, overwrite: bool) -> None:
+def create(
+    run_dir: Path, config_json: str, overwrite: bool, method_source: bytes | None = None
+) -> None:
     """Makes the folder with its configuration; with `overwrite` an old run there is removed.
 
+    `method_source`, of a method file of the user's own, is kept for the record; nothing runs it.
     Raises as `check_free` does.
     """
     check_free(run_dir, overwrite)
@@ -64,6 +68,8 @@ def create(run_dir: Path, config_json: str, overwrite: bool) -> None:
     elif run_dir.exists():
         shutil.rmtree(run_dir)
     (run_dir / CHECKPOINTS).mkdir(parents=True)
+    if method_source is not None:
+        write(run_dir / METHOD, method_source)
     write(run_dir / CONFIG, config_json.encode())
 
 

@@ -14,7 +14,6 @@ from typing import Literal
 
 import torch
 
-from model.options import StructureName
 from pipeline.errors import InputError
 from pipeline.options import DataOptions, num_threads
 from train.distributed import ALONE, World
@@ -105,17 +104,19 @@ def resolve_step(
     options: StepOptions,
     device: torch.device,
     precision: str,
-    structure: StructureName = "one-stream",
+    fixed_shapes: bool = True,
     num_ranks: int = 1,
 ) -> StepOptions:
-    """Each `auto` as `on` or `off`; `InputError` for what machine or network cannot do."""
+    """Each `auto` as `on` or `off`; `InputError` for what machine or network cannot do.
+
+    `fixed_shapes`: do all shapes inside the network depend on the batch's size alone?
+    """
     gpu = device.type == "cuda"
-    fixed_shapes = structure != "two-stems"
     for name in ("compile", "cuda_graph"):
         if getattr(options, name) == "on" and not fixed_shapes:
             raise InputError(
-                f"--step.{name.replace('_', '-')} on: the sizes inside --model.structure "
-                f"{structure} depend on the batch; leave it at auto"
+                f"--step.{name.replace('_', '-')} on: shapes inside this method's network depend "
+                "on more than the batch's size; leave it at auto"
             )
     if options.cuda_graph == "on" and not gpu:
         raise InputError("--step.cuda-graph on: there is no GPU here; leave it at auto")

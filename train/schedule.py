@@ -9,7 +9,6 @@ import dataclasses
 
 from pipeline.errors import InputError
 from train.config import Config, Stretch
-from train.step import learning_rate
 
 
 def epochs_of(cfg: Config, epoch: int) -> int:
@@ -19,7 +18,7 @@ def epochs_of(cfg: Config, epoch: int) -> int:
 
 def rate(cfg: Config, epoch: int) -> float:
     """The learning rate of `epoch`, from 1."""
-    return learning_rate(cfg.optimizer, epoch, epochs_of(cfg, epoch))
+    return cfg.method.lr_at(epoch, epochs_of(cfg, epoch))
 
 
 def is_end(cfg: Config, epoch: int) -> bool:

@@ -13,8 +13,8 @@ from train import checkpoint, run_folder
 class Start:
     """What a new network begins with."""
 
-    model: ModelOptions  # weights: a file where the run's options name a run folder
-    load_weights: bool  # false: a checkpoint of the run itself takes their place
+    model: ModelOptions  # weights: a file where the run's options name a run folder; none if a
+    # checkpoint of the run itself takes their place
     trained_on: str  # the name of all that the run's weights will have seen
 
 
@@ -28,9 +28,9 @@ def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> St
     if saved:
         histories = [checkpoint.history(path) for path in reversed(saved)]  # none of damaged ones
         seen = next(filter(None, histories), [tested_on])
-        return Start(model, False, checkpoint.AFTER.join(seen))
+        return Start(dataclasses.replace(model, weights="none"), checkpoint.AFTER.join(seen))
     if not is_file(model):
-        return Start(model, True, tested_on)
+        return Start(model, tested_on)
     weights = _file(Path(model.weights))
     seen = checkpoint.history(weights)
     if other := checkpoint.leak(seen, tested_on):
@@ -40,7 +40,7 @@ def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> St
         )
     checkpoint.check_whole(weights)
     history = checkpoint.AFTER.join(dict.fromkeys([tested_on, *seen]))
-    return Start(dataclasses.replace(model, weights=str(weights)), True, history)
+    return Start(dataclasses.replace(model, weights=str(weights)), history)
 
 
 def is_file(model: ModelOptions) -> bool:

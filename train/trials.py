@@ -43,8 +43,8 @@ def train_trials(
         read_training(of_trial.data, root)
         protocol = read_test(of_trial, root)
         tested_on = protocol.name if protocol else name_of_training(of_trial.data, root)
-        if start.is_file(cfg.model):  # weights that saw one trial do for no other
-            start.find(cfg.model, run_dir, False, tested_on)
+        if start.is_file(cfg.method.model):  # weights that saw one trial do for no other
+            start.find(cfg.method.model, run_dir, False, tested_on)
 
     def begin() -> None:
         run_folder.create(run_dir, config.to_json(cfg), overwrite)

@@ -8,6 +8,7 @@ from bench.session import Session
 from model.options import ModelOptions
 from pipeline.options import DataOptions
 from train.config import Config
+from train.methods.base import Method
 from train.presets import PRESETS, Preset
 from train.reporting.display import Display
 
@@ -16,7 +17,7 @@ from train.reporting.display import Display
 def session(people, monkeypatch) -> Session:
     tiny = Config(
         data=DataOptions(height_px=32, width_px=16, p=2, k=2, threads=2),
-        model=ModelOptions(backbone="test_resnet", weights="none"),
+        method=Method(model=ModelOptions(backbone="test_resnet", weights="none")),
     )
     monkeypatch.setitem(PRESETS, "tiny", Preset("", tiny))
     monkeypatch.setattr(run, "QUICK_ROUNDS", 1)

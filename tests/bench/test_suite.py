@@ -14,11 +14,12 @@ from model.options import ModelOptions
 from pipeline.options import DataOptions
 from tests.front_door import call, refused
 from train.config import Config
+from train.methods.base import Method
 from train.presets import PRESETS, Preset
 
 TINY = Config(
     data=DataOptions(height_px=32, width_px=16, p=2, k=2, threads=2),
-    model=ModelOptions(backbone="test_resnet", weights="none"),
+    method=Method(model=ModelOptions(backbone="test_resnet", weights="none")),
 )
 ONLY_ON_A_GPU = {"host_syncs_per_step", "step_over_timm_benchmark"}
 

@@ -7,6 +7,7 @@ import torch
 from bench.run import make_session
 from bench.timm_script import differences, training_rate
 from tests.front_door import call, refused
+from train.config import with_data
 from train.reporting.display import Display
 
 
@@ -29,12 +30,12 @@ def test_each_side_s_own_work_is_named(people):
     assert "TF32" in differences(dataclasses.replace(on_gpu, precision="off"))["only_theirs"]
 
     config = session.config
-    plain = dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, spectra=()),
-        model=dataclasses.replace(config.model, dropout=0.0, bnneck=True),
-        loss=dataclasses.replace(config.loss, triplet=False),
+    method = dataclasses.replace(
+        config.method,
+        model=dataclasses.replace(config.method.model, dropout=0.0, bnneck=True),
+        loss=dataclasses.replace(config.method.loss, triplet=False),
     )
+    plain = with_data(dataclasses.replace(config, method=method), spectra=())
     assert differences(dataclasses.replace(session, config=plain, precision="off"))[
         "only_ours"
     ] == ["uint8 pixels, normalised in the step", "BNNeck"]

@@ -21,7 +21,7 @@ def test_it_is_normalise_backbone_pool_dropout_linear():
     normalised = (images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]
     maps = network.backbone.forward_features(normalised)
     expected = maps.mean(dim=(2, 3))
-    features, logits = network(images)
+    features, _, logits, _ = network(images)
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         logits,
@@ -36,17 +36,17 @@ def test_dropout_is_between_feature_and_classifier_in_training_only():
     network = Network(SMALL, num_classes=7).train()
     with torch.no_grad():
         torch.manual_seed(0)
-        _, first = network(pixels())
-        _, second = network(pixels())
+        first, second = (network(pixels()).logits for _ in range(2))
         assert not torch.equal(first, second)
         network.eval()
-        assert torch.equal(network(pixels())[1], network(pixels())[1])
+        assert torch.equal(network(pixels()).logits, network(pixels()).logits)
 
 
 def test_bnneck_is_before_the_classifier_and_the_triplet_loss_sees_the_feature_before_it():
     network = Network(ModelOptions(backbone="resnet10t", weights="none", bnneck=True), 7).eval()
     torch.nn.init.constant_(network.neck.running_mean, 0.5)
-    features, logits = network(pixels())
+    features, embedding, logits, _ = network(pixels())
+    torch.testing.assert_close(embedding, network.neck(features))
     necked = network.neck(features)
     assert not torch.allclose(features, necked)
     torch.testing.assert_close(logits, network.classifier(necked))

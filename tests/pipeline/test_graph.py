@@ -14,6 +14,7 @@ from pipeline.draws import draw
 from pipeline.errors import BadImageError
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from pipeline.options import DataOptions
+from pipeline.plan import ALL, columns
 from pipeline.source import EvaluationSource, TrainingSource
 
 CPU = torch.device("cpu")
@@ -91,7 +92,7 @@ def test_infrared_counterparts_are_luma_times_brightness_rounded_and_clipped(ind
     for step, batch in enumerate(one_epoch(index, spectrum.uniform(), opts)):
         infrared = batch.modality == 1
         assert (batch.spectrum[infrared] == spectrum.INFRARED).all()
-        brightness = draw(3, 1, step, 16, 0.0, 0.5).brightness[infrared.numpy()]
+        brightness = draw(3, 1, step, 16, 0.0, 0.5).brightness[columns(opts, ALL)][infrared]
         for (original, counterpart), factor in zip(
             batch.images[infrared].numpy(), brightness, strict=True
         ):
@@ -130,7 +131,7 @@ def test_a_pair_shares_its_flip_and_it_is_the_drawn_one(index):
         )
     ):
         assert (a.rows == b.rows).all()
-        flip = torch.from_numpy(draw(3, 1, step, 16, 0.5, 0.1).flip).bool()
+        flip = torch.from_numpy(draw(3, 1, step, 16, 0.5, 0.1).flip[columns(flipped, ALL)]).bool()
         expected = torch.where(flip[:, None, None, None, None], b.images.flip(3), b.images)
         assert (a.images == expected).all()
         mirrored += int(flip.sum())

@@ -17,23 +17,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.network import Network
-from model.options import LossOptions, ModelOptions
 from pipeline.datasets.kinds import read_training
 from pipeline.loader import TrainingLoader
 from pipeline.options import DataOptions
 from train.config import Config
-from train.dhsm import Confidence
+from train.dhsm import Mining
 from train.distributed import find_world, joined
 from train.loop import train
+from train.methods import finding
 from train.reporting.display import Display
 from train.runtime import StepOptions
 from train.step import TrainingStep
 from train.trials import resume
 
 CPU = torch.device("cpu")
+REPOSITORY = Path(__file__).parents[2]
 DATA = DataOptions(height_px=32, width_px=16, p=8, k=4, threads=1, cache="none")
-MODEL = ModelOptions("test_resnet", "none", bnneck=True)
+METHOD = finding.own(REPOSITORY / "tests" / "own_method.py").METHOD  # CDP with a third loss
 HOW = StepOptions("off", "off", "on", "off")
 STEPS = 3
 
@@ -44,26 +44,28 @@ def steps(root: Path) -> dict[str, torch.Tensor]:
     options = dataclasses.replace(DATA, root=root)
     torch.manual_seed(0)
     loader = TrainingLoader(read_training(options, root), options, CPU, 0, world.share)
-    network = Network(MODEL, loader.num_classes).double()  # what rounding does would hide a fault
+    network = METHOD.network(
+        loader.num_classes, (32, 16)
+    ).double()  # what rounding does would hide a fault
     for module in network.modules():  # timm's residual branches begin with weight 0
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-    confidence = Confidence(4, CPU, world.total)
+    mining = Mining(METHOD.dhsm, 4, CPU, world.total)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-    step = TrainingStep(network, optimizer, confidence, LossOptions(), "off", CPU, HOW, world)
+    step = TrainingStep(network, METHOD, optimizer, mining, "off", CPU, HOW, world)
     network.train()
     losses, gathered = [], []
     for _, batch in zip(range(STEPS), loader.epoch(1, np.full(4, 0.25)), strict=False):
         losses.append(step(batch))
         means = batch.images.double().mean(dim=(1, 2, 3))
-        means, pids = world.gather_batch(means, batch.pids)
-        gathered.append(torch.cat([means, pids[:, None]], dim=1))
-    sums, counts = confidence.take()
+        means, pids = world.gather(means), world.gather(batch.pids)
+        rows = torch.cat([means.flatten(1), pids[:, None]], dim=1)
+        gathered.append(rows[rows[:, 0].argsort()])  # ranks' parts come in another order
     state = {f"weight {name}": value for name, value in network.state_dict().items()}
     return state | {
         "losses": torch.stack(losses),
         "gathered": torch.stack(gathered),
-        "confidence": torch.from_numpy(np.stack([sums, counts])),
+        "confidence": torch.stack([mining.sums, mining.counts]),
     }
 
 
@@ -71,7 +73,7 @@ def main(root: Path, out: Path) -> None:
     torch.set_num_threads(1)
     cfg = Config(
         data=dataclasses.replace(DATA, root=root),
-        model=MODEL,
+        method=METHOD,
         epochs=2,
         checkpoint_every=1,
         precision="off",

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -13,11 +12,14 @@ from pipeline.errors import InputError
 from tests.train.test_step import make_batch, make_step
 from train import checkpoint, run_folder
 from train.checkpoint import Progress, State
-from train.dhsm import Confidence
+from train.dhsm import DhsmOptions, Mining
+from train.methods.base import Method
+from train.optimizer import Group, OptimizerOptions, build
 from train.runtime import StepOptions
-from train.step import TrainingStep, adam
+from train.step import TrainingStep
 
 OPTIONS = ModelOptions(backbone="test_resnet", weights="none")
+METHOD = Method(model=OPTIONS)
 CPU = torch.device("cpu")
 
 
@@ -31,18 +33,20 @@ def make_state(num_classes: int = 5, seed: int = 0) -> State:
     """A network after one step, and all that goes with it."""
     torch.manual_seed(seed)
     network = Network(OPTIONS, num_classes)
-    optimizer = adam(network.parameters(), 1e-3, 0.0, StepOptions("off", "off", "on", "off"), CPU)
-    features, logits = network(torch.randint(256, (4, 3, 32, 16), dtype=torch.uint8))
+    plain = StepOptions("off", "off", "on", "off")
+    optimizer = build([Group(network.parameters())], OptimizerOptions(), plain, CPU)
+    features, _, logits, _ = network(torch.randint(256, (4, 3, 32, 16), dtype=torch.uint8))
     (features.square().mean() + logits.square().mean()).backward()
     optimizer.step()
-    confidence = Confidence(4, CPU)
-    confidence.sums += torch.rand(4, dtype=torch.float64)
+    mining = Mining(DhsmOptions(), 4, CPU)
+    mining.sums += torch.rand(4, dtype=torch.float64)
+    mining.probability, mining.r = torch.rand(2, 4, dtype=torch.float64).numpy() / 3
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return State(network, optimizer, scaler, confidence, torch.rand(7, 3))
+    return State(network, num_classes, optimizer, scaler, mining, torch.rand(7, 3))
 
 
 def at(epoch: int = 1, step: int = 7) -> Progress:
-    return Progress(epoch, step, np.array([0.1, 0.2, 0.3, 0.4]), np.array([1 / 3, 0, 0.5, 1]))
+    return Progress(epoch, step)
 
 
 def assert_same(some: dict, others: dict) -> None:
@@ -66,8 +70,8 @@ def test_what_was_saved_is_restored_to_the_bit(run):
     progress = checkpoint.restore(run, other, pytest.fail)
     assert_same(other.tensors(), before)
     assert (progress.epoch, progress.step) == (3, 2)
-    assert progress.probability.tolist() == [0.1, 0.2, 0.3, 0.4]
-    assert progress.r.tolist() == [1 / 3, 0, 0.5, 1]
+    assert other.mining.probability.tolist() == state.mining.probability.tolist()
+    assert other.mining.r.tolist() == state.mining.r.tolist()
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("off", "on"), ("off", "off"), ("fp16", "off")])
@@ -75,8 +79,8 @@ def test_a_step_after_a_restart_is_the_step_without_it(run, precision, fused):
     """Adam's moments lie as their weights do, and fp16's scale grows after whole steps."""
 
     def begin() -> tuple[TrainingStep, State]:
-        network, confidence, step = make_step(precision, fused_optimizer=fused)
-        state = State(network, step.optimizer, step.scaler, confidence, torch.zeros(5, 3))
+        network, mining, step = make_step(precision, fused_optimizer=fused)
+        state = State(network, 4, step.optimizer, step.scaler, mining, torch.zeros(5, 3))
         return step, state
 
     (step, state), (other, restored) = begin(), begin()
@@ -92,7 +96,7 @@ def test_a_step_after_a_restart_is_the_step_without_it(run, precision, fused):
 
 def test_weights_alone_are_loaded_for_a_test(run):
     state = make_state()
-    loaded = checkpoint.load(checkpoint.save(run, state, at(), "sysu"), OPTIONS, (32, 16))
+    loaded = checkpoint.load(checkpoint.save(run, state, at(), "sysu"), METHOD, (32, 16))
     assert_same(loaded.state_dict(), state.network.state_dict())
 
 
@@ -113,7 +117,7 @@ def test_a_header_without_its_place_in_the_run_is_damage(run):
         written = json.dumps(about | wrong)
         path.write_bytes(safetensors.torch.save(tensors, metadata={"about": written}))
         with pytest.raises(InputError, match="cannot be loaded"):
-            checkpoint.load(path, OPTIONS, (32, 16))
+            checkpoint.load(path, METHOD, (32, 16))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "bit", "header"])
@@ -158,7 +162,7 @@ def test_a_file_of_another_program_is_refused(run, metadata):
     path = run / "foreign.safetensors"
     path.write_bytes(safetensors.torch.save({"w": torch.zeros(3)}, metadata=metadata))
     with pytest.raises(InputError, match=r"foreign\.safetensors: is of no known format"):
-        checkpoint.load(path, OPTIONS, (32, 16))
+        checkpoint.load(path, METHOD, (32, 16))
 
 
 @pytest.mark.parametrize(

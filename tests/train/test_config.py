@@ -8,7 +8,9 @@ import torch
 
 from pipeline.errors import InputError
 from train import config, runtime
-from train.config import Config, OptimizerOptions, from_json, to_json
+from train.config import Config, from_json, to_json
+from train.methods import finding
+from train.optimizer import OptimizerOptions
 from train.presets import PRESETS
 
 
@@ -29,11 +31,14 @@ def test_config_survives_its_json(name):
         ({"nonsense": 1}, r"here: not a configuration of this version .*'nonsense'"),
         ({"data": {"nonsense": 1}}, r"unknown field 'nonsense'"),
         ({"epochs": 0}, r"--epochs 0: must be at least 1"),
+        ({"method": {"from": {"name": "gone"}}}, r"here: no method 'gone' in this version"),
+        ({"method": {"from": {"name": "own", "sha256": "1f"}}}, r"name it: --method own\.py"),
     ],
 )
-def test_a_config_of_another_version_is_refused(change, message):
+def test_a_config_of_another_version_is_refused(change, message, monkeypatch):
+    monkeypatch.setattr(finding, "own_module", [])
     with pytest.raises(InputError, match=message):
-        from_json(json.dumps(change), "here")
+        from_json(json.dumps(json.loads(to_json(Config())) | change), "here")
 
 
 def test_a_config_that_is_no_json_is_refused():
@@ -44,15 +49,13 @@ def test_a_config_that_is_no_json_is_refused():
 def test_the_sysu_preset_is_the_paper_s():
     cfg = PRESETS["sysu"].config
     assert (cfg.data.p, cfg.data.k, cfg.data.height_px, cfg.data.width_px) == (16, 4, 256, 128)
-    assert (cfg.epochs, cfg.optimizer.lr, cfg.optimizer.weight_decay) == (200, 1e-3, 0)
-    assert (cfg.optimizer.milestones, cfg.optimizer.gamma) == ((0.4, 0.7), 0.1)
-    assert (cfg.data.jitter, cfg.dhsm.alpha, cfg.loss.margin, cfg.model.dropout) == (
-        0.1,
-        0.1,
-        0.3,
-        0.5,
-    )
-    assert (cfg.model.backbone, cfg.model.weights) == ("resnet50.tv_in1k", "imagenet")
+    method = cfg.method
+    assert (cfg.epochs, method.optimizer.lr, method.optimizer.weight_decay) == (200, 1e-3, 0)
+    assert method.optimizer.name == "adam"
+    assert (method.optimizer.milestones, method.optimizer.gamma) == ((0.4, 0.7), 0.1)
+    assert (cfg.data.jitter, method.dhsm.alpha) == (0.1, 0.1)
+    assert (method.loss.margin, method.model.dropout) == (0.3, 0.5)
+    assert (method.model.backbone, method.model.weights) == ("resnet50.tv_in1k", "imagenet")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Eq. 5-7 by hand, every degenerate case, and what `Confidence` sums."""
+"""Eq. 5-7 by hand, every degenerate case, and what `Mining` sums."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.errors import InputError
-from train.dhsm import Confidence, DhsmOptions, confidence, hardness, next_probability
+from train.dhsm import DhsmOptions, Mining, confidence, hardness, next_probability
 
 unit = st.floats(0, 1)
 four = arrays(np.float64, 4, elements=unit)
@@ -20,26 +20,35 @@ def test_eq_5_by_hand():
     )
     pids = torch.tensor([0, 0, 2, 1])
     codes = torch.tensor([1, 1, 3, -1], dtype=torch.int8)  # the last is an infrared counterpart
-    sums = Confidence(4, torch.device("cpu"))
+    sums = Mining(DhsmOptions(), 4, torch.device("cpu"))
     sums.add(sums.of_step(logits, pids, codes))
     sums.add(sums.of_step(logits[:1], pids[:1], torch.tensor([0], dtype=torch.int8)))
-    total, count = sums.take()
+    total, count = sums.sums.numpy(), sums.counts.numpy()
     np.testing.assert_allclose(total, [0.8, 1.0, 0.0, 0.6], rtol=1e-6)
     np.testing.assert_array_equal(count, [1, 2, 0, 1])
     r = confidence(total, count, previous=np.array([0.9, 0.9, 0.37, 0.9]))
     np.testing.assert_allclose(r, [0.8, 0.5, 0.37, 0.6], rtol=1e-6)
 
 
-def test_take_starts_the_next_epoch_at_zero():
-    sums = Confidence(4, torch.device("cpu"))
-    first_spectrum = torch.zeros(3, dtype=torch.int8)
-    sums.add(sums.of_step(torch.zeros(3, 2), torch.zeros(3).long(), first_spectrum))
-    first = sums.take()
-    second = sums.take()
-    np.testing.assert_allclose(first[0], [1.5, 0, 0, 0])
-    assert not second[0].any()
-    assert not second[1].any()
-    assert first[1][0] == 3
+def test_an_epoch_s_end_gives_the_next_p_hat_and_starts_the_sums_again():
+    mining = Mining(DhsmOptions(alpha=0.1), 4, torch.device("cpu"))
+    assert mining.probability.tolist() == [0.25] * 4
+    mining.add(torch.tensor([[1.8, 0.8, 0.7, 0.0], [2, 1, 1, 0]], dtype=torch.float64))
+    next_p_hat = mining.end_epoch()
+    np.testing.assert_allclose(mining.r, [0.9, 0.8, 0.7, 0.0])  # X was not drawn: R as it was
+    np.testing.assert_allclose(next_p_hat, [0.08125, 0.1375, 0.19375, 0.5875])
+    assert next_p_hat is mining.probability
+    assert not mining.sums.any()
+    assert not mining.counts.any()
+
+
+@pytest.mark.parametrize(("enabled", "num_spectra"), [(False, 4), (True, 1), (True, 0)])
+def test_p_hat_stays_without_dhsm_or_without_a_choice(enabled, num_spectra):
+    mining = Mining(DhsmOptions(enabled=enabled), num_spectra, torch.device("cpu"))
+    before = mining.probability.copy()
+    mining.add(torch.ones(2, num_spectra, dtype=torch.float64))
+    assert (mining.end_epoch() == before).all()
+    assert (mining.r == 1).all()
 
 
 def test_eq_6_by_hand():
@@ -86,10 +95,10 @@ def test_a_harder_spectrum_never_gets_less(r):
 
 def test_confidence_is_taken_in_float32_from_half_precision_logits():
     logits = torch.tensor([[11.0, 1.0]], dtype=torch.bfloat16)
-    sums = Confidence(1, torch.device("cpu"))
+    sums = Mining(DhsmOptions(), 1, torch.device("cpu"))
     for _ in range(1000):
         sums.add(sums.of_step(logits, torch.tensor([0]), torch.tensor([0], dtype=torch.int8)))
-    total, count = sums.take()
+    total, count = sums.sums, sums.counts
     assert total[0] / count[0] == pytest.approx(1 / (1 + np.exp(-10)), rel=1e-6)
 
 

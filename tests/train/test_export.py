@@ -21,9 +21,10 @@ from pipeline.errors import InputError
 from tests.front_door import call, refused
 from tests.untrained import make_run
 from train import checkpoint, run_folder
+from train.config import of_method
 from train.export.formats import load
 from train.export.parity import ParityError, compare
-from train.export.retrieval import Retrieval
+from train.export.retrieval import FORMAT, Retrieval
 from train.export.run import publish
 
 MODEL = {"backbone": "test_resnet", "weights": "none", "bnneck": True}
@@ -39,8 +40,8 @@ def run(people, tmp_path_factory) -> Path:
 
 
 def network_of(run: Path) -> Network:
-    model = run_folder.read_config(run).model
-    return checkpoint.load(checkpoint.latest(run), model, (32, 16)).eval()
+    method = run_folder.read_config(run).method
+    return checkpoint.load(checkpoint.latest(run), method, (32, 16)).eval()
 
 
 def pixels(n: int) -> torch.Tensor:
@@ -65,7 +66,7 @@ def check_about(about: dict, name: str) -> None:
     assert (about["file"], about["run"], about["distance"]) == (name, "run", "cosine")
     assert (about["checkpoint"], about["trained_on"]) == ("step-0000001.safetensors", "sysu")
     assert "resize to 32 x 16" in about["preprocess"]
-    assert about["model"]["backbone"] == "test_resnet"
+    assert about["method"]["model"]["backbone"] == "test_resnet"
 
 
 def test_onnx_computes_the_same_in_another_runtime(run, tmp_path, capfd, unchecked):
@@ -129,7 +130,7 @@ def test_safetensors_is_enough_for_plain_timm(run, tmp_path):
         about = json.loads(opened.metadata()["about"])
     tensors = load_file(file)
     assert {name.split(".")[0] for name in tensors} == {"backbone", "neck"}
-    backbone = timm.create_model(about["model"]["backbone"], num_classes=0).eval()
+    backbone = timm.create_model(about["method"]["model"]["backbone"], num_classes=0).eval()
     neck = torch.nn.BatchNorm1d(backbone.num_features).eval()
     for part, prefix in ((backbone, "backbone."), (neck, "neck.")):
         part.load_state_dict(
@@ -159,7 +160,8 @@ def test_a_file_that_computes_something_else_is_not_left(run, tmp_path, name):
     file = tmp_path / "model"
     file.write_text("what was there")
     inputs = {"images": {"shape": ["n", 3, 32, 16]}}
-    about = {"format": "cdp-reid export 1", "model": MODEL, "inputs": inputs}
+    method = of_method(run_folder.read_config(run).method)
+    about = {"format": FORMAT, "method": method, "num_classes": 5, "inputs": inputs}
     batches = [(pixels(n),) for n in (1, 3)]
     with pytest.raises(ParityError, match=r"model: not written: .* more than 1e-04"):
         publish(name, Retrieval(other), batches[1], about, trained, batches, file)
@@ -229,14 +231,14 @@ def test_without_its_data_a_run_is_checked_on_noise(run, tmp_path, capsys):
 
 
 def test_a_file_of_another_program_is_not_loaded(run, tmp_path):
-    with pytest.raises(InputError, match="is no 'cdp-reid export 1'; write it with cdp export"):
+    with pytest.raises(InputError, match="is no 'cdp-reid export 2'; write it with cdp export"):
         load(checkpoint.latest(run))
     (tmp_path / "x.safetensors").write_bytes(b"text")
     with pytest.raises(InputError, match=r"x\.safetensors: is no whole \.safetensors file"):
         load(tmp_path / "x.safetensors")
     inputs = {"images": {"shape": ["n", 3, 32, 16]}}
-    for described in ({"model": MODEL}, {"inputs": inputs, "model": {"neck": True}}):
-        metadata = {"about": json.dumps({"format": "cdp-reid export 1", **described})}
+    for described in ({"method": {}}, {"inputs": inputs, "method": {}}):
+        metadata = {"about": json.dumps({"format": FORMAT, **described})}
         save_file({}, tmp_path / "x.safetensors", metadata=metadata)
         with pytest.raises(InputError, match="metadata do not describe a network"):
             load(tmp_path / "x.safetensors")

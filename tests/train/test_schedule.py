@@ -5,9 +5,12 @@ import pytest
 from pipeline.errors import InputError
 from tests.front_door import call
 from train import schedule
-from train.config import Config, OptimizerOptions, Stretch, from_json, to_json
+from train.config import Config, Stretch, from_json, to_json
+from train.methods.base import Method
+from train.optimizer import OptimizerOptions
 
-RUN = Config(epochs=10, optimizer=OptimizerOptions(lr=1.0, milestones=(0.4, 0.7), gamma=0.5))
+STEPS = OptimizerOptions(lr=1.0, milestones=(0.4, 0.7), gamma=0.5)
+RUN = Config(epochs=10, method=Method(optimizer=STEPS))
 
 
 def rates(cfg: Config) -> list[float]:

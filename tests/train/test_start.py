@@ -50,7 +50,7 @@ def test_the_network_begins_with_what_the_run_ended_with(run, tmp_path, kind):
         args = ("--format", "safetensors", "--out", weights[kind])
         assert call("export", run, *args) == 0
     origin = start.find(model(weights[kind]), tmp_path / "new", False, "sysu")
-    assert origin.load_weights
+    assert Path(origin.model.weights).is_file()
     assert origin.trained_on == "sysu after regdb trial 1"
     network = Network(origin.model, 17, (32, 16)).eval()
     old = load_file(checkpoint.latest(run))
@@ -68,12 +68,12 @@ def test_weights_that_saw_the_test_are_refused(run, tmp_path):
 
 def test_a_resumed_run_needs_its_first_weights_no_more(run):
     origin = start.find(model(Path("/gone.pth")), run, True, "sysu")
-    assert not origin.load_weights
+    assert origin.model.weights == "none"
     assert origin.trained_on == "regdb trial 1"
 
 
 def test_a_resumed_run_without_a_checkpoint_begins_again(run, tmp_path):
-    assert start.find(model(run), tmp_path, True, "sysu").load_weights
+    assert start.find(model(run), tmp_path, True, "sysu").model.weights != "none"
 
 
 def test_damage_is_noticed(run, tmp_path):

@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from model.losses import triplet_loss
-from model.network import Network
-from model.options import LossOptions, ModelOptions, StructureName
+from model.options import ModelOptions, StructureName
 from pipeline.batch import PairedBatch
 from pipeline.errors import InputError
 from train import checkpoint, run_folder
 from train.checkpoint import Progress, State
-from train.dhsm import Confidence
+from train.dhsm import DhsmOptions, Mining
+from train.methods.base import Method
+from train.optimizer import OptimizerOptions, build
 from train.runtime import StepOptions, own_stream, resolve_precision, resolve_step
-from train.step import TrainingStep, adam
+from train.step import TrainingStep
 
 CPU = torch.device("cpu")
 
@@ -28,9 +29,9 @@ def make_batch(seed: int = 0, device: torch.device = CPU) -> PairedBatch:
     images = torch.randint(256, (8, 2, 64, 32, 3), dtype=torch.uint8, generator=rng)
     return PairedBatch(
         images=images.to(device),
-        pids=torch.arange(4).repeat_interleave(2).to(device),
-        modality=torch.tensor([0, 1] * 4, dtype=torch.uint8).to(device),
-        spectrum=torch.tensor([0, -1, 1, -1, 2, -1, 3, -1], dtype=torch.int8).to(device),
+        pids=torch.arange(4).repeat(2).to(device),
+        modality=torch.tensor([0] * 4 + [1] * 4, dtype=torch.uint8).to(device),
+        spectrum=torch.tensor([0, 1, 2, 3, -1, -1, -1, -1], dtype=torch.int8).to(device),
         rows=torch.arange(8).numpy(),
     )
 
@@ -38,19 +39,21 @@ def make_batch(seed: int = 0, device: torch.device = CPU) -> PairedBatch:
 def make_step(precision: str = "off", device: torch.device = CPU, lr: float = 1e-3, **switches):
     torch.manual_seed(0)
     how = resolve_step(StepOptions(**switches), device, precision)
-    network = Network(ModelOptions("test_resnet", "none", dropout=0.0), num_classes=4)
-    network = network.to(device).train()
-    optimizer = adam(network.parameters(), lr, 0.0, how, device)
-    confidence = Confidence(4, device)
-    step = TrainingStep(network, optimizer, confidence, LossOptions(), precision, device, how)
-    return network, confidence, step
+    method = Method(
+        model=ModelOptions("test_resnet", "none", dropout=0.0), optimizer=OptimizerOptions(lr=lr)
+    )
+    network = method.network(4, (64, 32)).to(device).train()
+    optimizer = build(method.groups(network), method.optimizer, how, device)
+    mining = Mining(method.dhsm, 4, device)
+    step = TrainingStep(network, method, optimizer, mining, precision, device, how)
+    return network, mining, step
 
 
 def test_losses_and_confidence_are_those_of_the_forward_pass_before_the_update():
-    network, confidence, step = make_step()
+    network, mining, step = make_step()
     batch = make_batch()
     twin, _, _ = make_step()
-    features, logits = twin(batch.flat())
+    features, _, logits, _ = twin(batch.flat())
     cls = F.cross_entropy(logits, batch.pids.repeat_interleave(2))
     tri = triplet_loss(features[0::2], batch.pids, 0.3)
     before = network.classifier.weight.clone()
@@ -59,11 +62,10 @@ def test_losses_and_confidence_are_those_of_the_forward_pass_before_the_update()
 
     torch.testing.assert_close(losses, torch.stack([cls + tri, cls, tri]).detach())
     assert not torch.equal(before, network.classifier.weight)
-    sums, counts = confidence.take()
     probability = logits.softmax(1)
-    expected = [probability[2 * n + 1, batch.pids[n]].item() for n in (0, 2, 4, 6)]
-    assert sums.tolist() == pytest.approx(expected, rel=1e-5)
-    assert counts.tolist() == [1, 1, 1, 1]
+    expected = [probability[2 * n + 1, batch.pids[n]].item() for n in range(4)]
+    assert mining.sums.tolist() == pytest.approx(expected, rel=1e-5)
+    assert mining.counts.tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("precision", ["off", "fp16"])
@@ -82,11 +84,11 @@ def test_fp16_stays_close_to_full_precision():
 
 
 def losses_of_five_steps(precision: str = "off", device: torch.device = CPU, **switches):
-    network, confidence, step = make_step(precision, device, **switches)
+    network, mining, step = make_step(precision, device, **switches)
     network.dropout.p = 0.5
     torch.manual_seed(1)
     losses = [step(make_batch(seed, device)) for seed in range(5)]
-    return torch.stack(losses).cpu(), np.concatenate(confidence.take())
+    return torch.stack(losses).cpu(), torch.cat([mining.sums, mining.counts]).cpu().numpy()
 
 
 def assert_same_course(some, others, near: float) -> None:
@@ -106,22 +108,6 @@ OFF = dict.fromkeys(("compile", "cuda_graph", "channels_last", "fused_optimizer"
 def test_a_switch_changes_nothing_beyond_rounding(switch, unchecked):
     switched = losses_of_five_steps(**OFF | {switch: "on"})
     assert_same_course(switched, losses_of_five_steps(**OFF), near=1e-5)
-
-
-def test_a_recorded_step_s_learning_rate_follows_the_schedule():
-    """It lies in a tensor on the device, which the schedule changes in place."""
-    how = StepOptions("off", "on", "on", "off")
-    weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = adam([weight], 1e-3, 0.0, how, CPU)
-    rate = optimizer.param_groups[0]["lr"]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2], 0.1)
-    rates = []
-    for _ in range(3):
-        rates.append(float(schedule.get_last_lr()[0]))
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx([1e-3, 1e-4, 1e-5])
-    assert optimizer.param_groups[0]["lr"] is rate
 
 
 def test_bf16_on_a_cpu_is_refused_and_never_chosen():
@@ -173,11 +159,11 @@ def test_a_recorded_step_sees_a_new_learning_rate(unchecked, gpu):
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
 def test_every_precision_learns_on_the_gpu(precision, unchecked, gpu):
     with own_stream(gpu):
-        _, confidence, step = make_step(precision, gpu)
+        _, mining, step = make_step(precision, gpu)
         batch = make_batch(device=gpu)
         losses = [step(batch)[0].item() for _ in range(25)]
     assert losses[-1] < 0.3 * losses[0]
-    assert confidence.counts.is_cuda
+    assert mining.counts.is_cuda
 
 
 @pytest.mark.gpu
@@ -205,12 +191,13 @@ def test_a_step_never_waits_for_the_gpu(unchecked, gpu, switches):
 def test_every_structure_steps_on_the_gpu(unchecked, gpu, structure, views):
     """Recorded, where its sizes allow; uncompiled, for time's sake."""
     torch.manual_seed(0)
-    how = resolve_step(StepOptions(compile="off"), gpu, "bf16", structure)
-    options = ModelOptions("test_resnet", "none", structure=structure)
+    how = resolve_step(StepOptions(compile="off"), gpu, "bf16")
+    method = Method(model=ModelOptions("test_resnet", "none", structure=structure))
     with own_stream(gpu):
-        network = Network(options, num_classes=4).to(gpu).train()
-        optimizer = adam(network.parameters(), 1e-3, 0.0, how, gpu)
-        step = TrainingStep(network, optimizer, Confidence(4, gpu), LossOptions(), "bf16", gpu, how)
+        network = method.network(4, (64, 32)).to(gpu).train()
+        optimizer = build(method.groups(network), method.optimizer, how, gpu)
+        mining = Mining(DhsmOptions(), 4, gpu)
+        step = TrainingStep(network, method, optimizer, mining, "bf16", gpu, how)
         batch = make_batch(device=gpu)
         batch = dataclasses.replace(batch, images=batch.images[:, :views].contiguous())
         losses = [step(batch)[0].item() for _ in range(25)]
@@ -223,17 +210,16 @@ def test_on_the_gpu_a_step_after_a_restart_is_the_step_without_it(precision, gpu
     (tmp_path / run_folder.CHECKPOINTS).mkdir()
 
     def begin():
-        network, confidence, step = make_step(precision, gpu, compile="off")
-        state = State(
-            network, step.optimizer, step.scaler, confidence, torch.zeros(5, 3, device=gpu)
-        )
+        network, mining, step = make_step(precision, gpu, compile="off")
+        losses = torch.zeros(5, 3, device=gpu)
+        state = State(network, 4, step.optimizer, step.scaler, mining, losses)
         return step, state
 
     with own_stream(gpu):
         (step, state), (other, restored) = begin(), begin()
         for seed in range(5):
             step(make_batch(seed, gpu))
-        at = Progress(1, 5, np.full(4, 0.25), np.zeros(4))
+        at = Progress(1, 5)
         checkpoint.save(tmp_path, state, at, "sysu")
         expected = torch.stack([step(make_batch(seed, gpu)) for seed in (6, 7)])
         checkpoint.restore(tmp_path, restored, pytest.fail)

@@ -38,7 +38,7 @@ def to_its_end(again: str, run: Callable[[], object], run_dir: Path | None = Non
         with _signals_raise():
             run()
     except NotFiniteError as error:
-        replay = re.split(" --(?:epochs|device) ", again.replace("--resume", "--replay-batch"))[0]
+        replay = re.sub(" --(epochs|device) [^ ]+", "", again).replace("--resume", "--replay-batch")
         fail(f"{error}; `{replay}` shows that batch", 1)
     except LostRankError as error:
         fail(f"{error}; {go_on()}", 1)

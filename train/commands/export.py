@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from train.commands.ending import fail
+from train.commands.own import take
 
 
 def export(args: list[str]) -> None:
@@ -18,6 +19,7 @@ def export(args: list[str]) -> None:
         format: FormatName,
         out: Path | None = None,
         overwrite: bool = False,
+        method: Path | None = None,
     ) -> None:
         """Writes a run's retrieval network as one file: pixels in, features out.
 
@@ -34,7 +36,9 @@ def export(args: list[str]) -> None:
             format: onnx needs `uv sync --group export`.
             out: File to write; default RUN_DIR/export/model.{safetensors,onnx,pt}.
             overwrite: Replace that file.
+            method: The method file of your own that the run was trained with.
         """
+        take(method, run_dir)
         try:
             export_run(run_dir, format, Display(), out, overwrite)
         except (ParityError, OSError) as error:
@@ -62,6 +66,7 @@ def embed(args: list[str]) -> None:
         data_root: Path | None = None,
         modality: Literal["rgb", "ir"] | None = None,
         overwrite: bool = False,
+        method: Path | None = None,
     ) -> None:
         """A run's features of images, as .npz files for `cdp score` and NumPy.
 
@@ -79,7 +84,9 @@ def embed(args: list[str]) -> None:
             data_root: Where the data set is now, if not where it was.
             modality: Of the images that neither a CSV nor the data set tells about.
             overwrite: Replace the file or folder.
+            method: The method file of your own that the run was trained with.
         """
+        take(method, run_dir)
         code = MODALITIES[modality] if modality else None
         try:
             if images:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from train.commands.ending import to_its_end
+from train.commands.own import take
 
 
 def report(args: list[str]) -> None:
@@ -22,6 +23,7 @@ def report(args: list[str]) -> None:
         data_root: Path | None = None,
         device: Device = "auto",
         seed: int = 0,
+        method: Path | None = None,
     ) -> None:
         """Writes how a run went as one HTML page that opens offline, and its charts as PNG files.
 
@@ -31,7 +33,9 @@ def report(args: list[str]) -> None:
             data_root: Where the data set is now, if not where it was.
             device: auto is the GPU if there is one.
             seed: Draws the people and queries that are shown.
+            method: The method file of your own that the run was trained with.
         """
+        take(method, run_dir)
         if not (find_spec("matplotlib") and find_spec("sklearn")):
             raise InputError(
                 "cdp report: needs matplotlib and scikit-learn; uv sync --group report"
@@ -53,7 +57,7 @@ def experiment(args: list[str]) -> None:
     from pipeline.datasets.kinds import original_kind
     from pipeline.errors import InputError
     from train.config import Config
-    from train.experiments import EXPERIMENTS, run_experiment
+    from train.paper.experiments import EXPERIMENTS, run_experiment
     from train.presets import PRESETS
     from train.reporting.display import Display
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from train.commands.own import take
+
 
 def evaluate(args: list[str]) -> None:
     import tyro
@@ -18,6 +20,7 @@ def evaluate(args: list[str]) -> None:
         data_root: Path | None = None,
         trial: Trial | None = None,
         device: Device = "auto",
+        method: Path | None = None,
     ) -> None:
         """Tests a run in every mode of its data set's protocol, as table and result.json.
 
@@ -26,7 +29,9 @@ def evaluate(args: list[str]) -> None:
             data_root: Where the data set is now, if not where it was; may be another data set.
             trial: RegDB's trial to test on; refused if the weights saw its identities.
             device: auto is the GPU if there is one.
+            method: The method file of your own that the run was trained with.
         """
+        take(method, run_dir)
         many = run_folder.read_config(run_dir).data.trial == "all"
         run = evaluate_trials if many else evaluate_run
         run(run_dir, Display(), data_root, trial, device)

@@ -66,9 +66,9 @@ def embed_images(
     if modality is not None:
         index.modality[index.modality == UNKNOWN_MODALITY] = modality
     missing = np.flatnonzero(index.modality == UNKNOWN_MODALITY)
-    if len(missing) and run.cfg.model.structure != "one-stream":
+    if len(missing) and run.network.needs_modality:
         raise InputError(
-            f"{index.path(missing[0])}: RGB or infrared? {run.cfg.model.structure} must know "
+            f"{index.path(missing[0])}: RGB or infrared? this run's network must know "
             f"({len(missing)} such images); pass --modality, or name them in a CSV"
         )
     run_folder.make_parent(file)

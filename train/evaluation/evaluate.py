@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from model.network import Network
+from model.network import ReidNetwork
 from pipeline.datasets.records import Modality, Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
@@ -17,7 +17,7 @@ from train.evaluation.metrics import Distance, Images, Ranking, rank, summary
 
 @torch.inference_mode()
 def extract_features(
-    network: Network,
+    network: ReidNetwork,
     loader: EvaluationLoader,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Float[Tensor, "n d"]:

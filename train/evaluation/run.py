@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from model.network import Network
+from model.network import ReidNetwork
 from pipeline.datasets.kinds import read_protocol
 from pipeline.datasets.records import Index, Protocol
 from pipeline.errors import InputError
@@ -30,7 +30,7 @@ class TrainedRun:
     cfg: Config
     data: DataOptions  # of the run, or of the place its data set was moved to
     weights: Path
-    network: Network
+    network: ReidNetwork
     device: torch.device
 
 
@@ -82,7 +82,7 @@ def open_run(
     device = runtime.resolve_device(device_name)
     runtime.set_up(device)
     weights = checkpoint.latest(run_dir)
-    network = checkpoint.load(weights, cfg.model, image_size(data)).to(device).eval()
+    network = checkpoint.load(weights, cfg.method, image_size(data)).to(device).eval()
     display.say(f"device    {runtime.describe(device)}")
     display.say(f"weights   {weights}")
     return TrainedRun(cfg, data, weights, network, device)

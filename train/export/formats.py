@@ -15,12 +15,14 @@ from typing import Any, Literal
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.network import Network
-from model.options import ModelOptions
+from model.network import ReidNetwork
 from pipeline.errors import InputError
-from train.export.retrieval import FORMAT, Inputs, Retrieval
+from train.config import to_method
+from train.export.retrieval import FORMAT, Inputs, Retrieval, without_classifier
+from train.methods import finding
+from train.methods.base import without_weights
 
 FormatName = Literal["safetensors", "onnx", "torchscript"]
 Run = Callable[[Inputs], Tensor]
@@ -45,15 +47,17 @@ def check_packages(name: FormatName) -> None:
         raise InputError(f"--format {name}: needs {', '.join(missing)}; uv sync --group export")
 
 
-def load(file: Path | str) -> tuple[Network, About]:
+def load(file: Path | str, method: Path | None = None) -> tuple[ReidNetwork, About]:
     """The network of a .safetensors file, in eval mode, and what the file says of itself.
 
-    Its `embed` takes uint8 pixels [n, 3, H, W] and returns float32 features [n, d]; the logits of
-    `forward` are features, for there is no classifier. Raises `InputError` if the file was not
+    Its `embed` takes uint8 pixels [n, 3, H, W] and returns float32 features [n, d]. A run of a
+    method file of your own needs that file as `method`. Raises `InputError` if the file was not
     exported by `cdp export`.
 
         >>> network, about = load("model.safetensors")
     """
+    if method:
+        finding.own(method)
     try:
         with safe_open(file, framework="pt") as opened:
             about = json.loads((opened.metadata() or {}).get(ABOUT, "{}"))
@@ -64,13 +68,13 @@ def load(file: Path | str) -> tuple[Network, About]:
         raise InputError(f"{file}: is no {FORMAT!r}; write it with cdp export")
     try:
         height, width = about["inputs"]["images"]["shape"][2:]
-        model = ModelOptions(**about["model"])
+        of_method, num_classes = about["method"], about["num_classes"] + 0
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{file}: its metadata do not describe a network ({error!r}); export the run again"
         ) from error
-    network = Network(model, num_classes=1, image_size=(height, width), load_weights=False)
-    network.classifier = nn.Identity()  # type: ignore[assignment]
+    made_by = without_weights(to_method(of_method, str(file)))
+    network = without_classifier(made_by.network(num_classes, (height, width)))
     network.load_state_dict(tensors)
     return network.eval(), about
 

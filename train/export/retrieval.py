@@ -1,7 +1,6 @@
 """What is exported: the part of a network that retrieval uses, and all that its user must know."""
 
 import copy
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from model.network import Network
+from model.network import Network, ReidNetwork
 from train import checkpoint
-from train.config import Config
+from train.config import Config, of_method
 
-FORMAT = "cdp-reid export 1"
+FORMAT = "cdp-reid export 2"
 Inputs = tuple[Tensor, ...]  # one tensor for each of Retrieval.names, n images each
 
 PREPROCESS = (
@@ -26,14 +25,11 @@ PREPROCESS = (
 class Retrieval(nn.Module):
     """`Network.embed` in eval mode, without the classifier: Inputs to features [n, d]."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: ReidNetwork) -> None:
         """Copies the network; it stays as it is."""
         super().__init__()
-        needs_modality = network.structure != "one-stream"
-        self.names = ("images", "infrared") if needs_modality else ("images",)
-        self.network = copy.deepcopy(network).cpu()
-        for unused in ("dropout", "classifier"):
-            setattr(self.network, unused, nn.Identity())
+        self.names = ("images", "infrared") if network.needs_modality else ("images",)
+        self.network = without_classifier(copy.deepcopy(network).cpu())
         self.eval()
 
     def forward(
@@ -46,6 +42,14 @@ class Retrieval(nn.Module):
         """What `forward` takes for these images."""
         given = {"images": images.contiguous(), "infrared": infrared}
         return tuple(given[name] for name in self.names)
+
+
+def without_classifier(network: ReidNetwork) -> ReidNetwork:
+    """The network less what its `embed` does not use, where that is known."""
+    if type(network) is Network:
+        for unused in ("dropout", "classifier"):
+            setattr(network, unused, nn.Identity())
+    return network
 
 
 def random_images(num_images: int, cfg: Config) -> UInt8[Tensor, "n 3 h w"]:
@@ -78,13 +82,28 @@ def describe(
         "checkpoint": weights.name,
         "trained_on": checkpoint.trained_on(weights),
         "inputs": {name: inputs[name] for name in retrieval.names},
-        "outputs": {"features": {"dtype": "float32", "shape": ["n", network.width]}},
+        "outputs": {"features": {"dtype": "float32", "shape": ["n", width_of(retrieval, cfg)]}},
         "preprocess": PREPROCESS.format(height=height, width=width),
-        "normalisation_inside": {
-            "formula": "(pixel - mean) * inverse_std",
-            "mean": network.mean.flatten().tolist(),
-            "inverse_std": network.inverse_std.flatten().tolist(),
-        },
+        "normalisation_inside": _normalisation(network),
         "distance": cfg.distance,
-        "model": dataclasses.asdict(cfg.model),
+        "method": of_method(cfg.method),
+        "num_classes": checkpoint.num_classes(weights),
     }
+
+
+def _normalisation(network: ReidNetwork) -> dict[str, Any] | None:
+    """None: a method's own network does it in its own way."""
+    if not isinstance(network, Network):
+        return None
+    return {
+        "formula": "(pixel - mean) * inverse_std",
+        "mean": network.mean.flatten().tolist(),
+        "inverse_std": network.inverse_std.flatten().tolist(),
+    }
+
+
+@torch.inference_mode()
+def width_of(retrieval: Retrieval, cfg: Config) -> int:
+    """The length of a feature."""
+    images = random_images(2, cfg)
+    return retrieval(*retrieval.inputs(images, torch.tensor([False, True]))).shape[1]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from model.network import Network
+from model.network import ReidNetwork
 from pipeline.datasets.kinds import read_protocol
 from pipeline.datasets.records import Modality
 from pipeline.errors import InputError
@@ -48,7 +48,7 @@ def export_run(
     check_packages(format_name)
     run_folder.check_new(file, overwrite)
     weights = checkpoint.latest(run_dir)
-    network = checkpoint.load(weights, cfg.model, image_size(cfg.data))
+    network = checkpoint.load(weights, cfg.method, image_size(cfg.data))
     retrieval = Retrieval(network)
     about = describe(retrieval, cfg, run_dir, weights, format_name)
     images, infrared, which = _images(cfg, sum(BATCHES), display)
@@ -79,7 +79,7 @@ def publish(
     retrieval: Retrieval,
     example: Inputs,
     about: About,
-    trained: Network,
+    trained: ReidNetwork,
     batches: Sequence[Inputs],
     file: Path,
 ) -> Parity:

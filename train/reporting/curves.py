@@ -1,6 +1,7 @@
 """What `metrics.jsonl` tells, as sections of a report: the course of a training."""
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 
 from train.reporting.charts import DASHES, Line, lines
@@ -15,23 +16,28 @@ OTHERS = tuple(name for name in SERIES if name not in SPECTRUM_COLOURS.values())
 
 MARGIN = 0.05  # above and below the curves of the spectra, which hardly differ at first
 
-LOSSES = (
-    ("loss", "total", "blue", "-"),
-    ("loss_cls", "L_cls", "orange", "--"),
-    ("loss_tri", "L_tri", "teal", "-."),
-)
+# The paper's losses, and how the parts of other methods are drawn, in turn.
+LABELS = {"loss": "total", "loss_cls": "L_cls", "loss_tri": "L_tri"}
+STYLES = (("blue", "-"), ("orange", "--"), ("teal", "-."), ("purple", ":"), ("gray", "--"))
 
 
 def losses(epochs: Sequence[Record]) -> Section:
     """Total loss and its parts, and the learning rate where it changes."""
-    charts = [_chart("loss", "Loss", [_line(epochs, *row) for row in LOSSES], "loss")]
+    names = [name for name in epochs[-1] if name == "loss" or name.startswith("loss_")]
+    curves = [
+        _line(epochs, name, LABELS.get(name, name.removeprefix("loss_")), *style)
+        for name, style in zip(names, cycle(STYLES), strict=False)
+    ]
+    charts = [_chart("loss", "Loss", curves, "loss")]
     if len({record["lr"] for record in epochs}) > 1:
         rate = _line(epochs, "lr", "learning rate", "gray")
         charts.append(_chart("lr", "Learning rate", [rate], "learning rate", log=True))
-    lead = (
-        "The total (Eq. 4) is classification, L_cls (Eq. 2), plus weighted triplet loss, L_tri "
-        "(Eq. 3), over the batches of an epoch."
-    )
+    lead = "Means over the batches of an epoch. The total is the weighted sum of the others."
+    if set(names) == set(LABELS):
+        lead = (
+            "The total (Eq. 4) is classification, L_cls (Eq. 2), plus weighted triplet loss, L_tri "
+            "(Eq. 3), over the batches of an epoch."
+        )
     return Section("losses", "Losses", lead, tuple(charts))
 
 

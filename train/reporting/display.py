@@ -69,7 +69,7 @@ class Display:
             f"{infrared} infrared images from {images.root}"
         )
         self.say(
-            f"network   {cfg.model.backbone}, weights {cfg.model.weights}, "
+            f"network   {cfg.method.model.backbone}, weights {cfg.method.model.weights}, "
             f"{cfg.data.height_px}x{cfg.data.width_px}, P {cfg.data.p} x K {cfg.data.k} pairs"
         )
         where = {"none": "decoded at each use", "host": "kept in memory", "gpu": "kept on the GPU"}
@@ -104,14 +104,23 @@ class Display:
         self._status = self._last_epoch = None
 
     def step(
-        self, epoch: int, losses: Float32[Tensor, "seen 3"], images_per_second: float, wait: float
+        self,
+        epoch: int,
+        losses: Float32[Tensor, "seen names"],
+        names: tuple[str, ...],
+        images_per_second: float,
+        wait: float,
     ) -> None:
         """A look at the running epoch: the losses of its first steps, as far as they are known."""
         if not len(losses):
             return
-        loss, cls, tri = losses[-1].tolist()
+        total, *parts = losses[-1].tolist()
+        each = ", ".join(
+            f"{value:.3f} {name.removeprefix('loss_')}"
+            for name, value in zip(names[1:], parts, strict=True)
+        )
         self._status = Text(
-            f"           loss {loss:.3f} = {cls:.3f} classification + {tri:.3f} triplet   "
+            f"           loss {total:.3f} ({each})   "
             f"{images_per_second:.0f} images/s   waiting for data {100 * wait:.1f} %"
         )
         self._bars.update(self._epoch_task, completed=epoch - 1)

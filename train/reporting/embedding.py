@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from model.network import Network
+from model.network import ReidNetwork
 from pipeline import spectrum
 from pipeline.datasets.records import Index, Modality
 from pipeline.loader import TrainingLoader
@@ -41,7 +41,7 @@ def of_some_people(index: Index, seed: int) -> Index:
 
 
 def plane(
-    network: Network, people: Index, options: DataOptions, distance: Distance, seed: int
+    network: ReidNetwork, people: Index, options: DataOptions, distance: Distance, seed: int
 ) -> Points:
     """t-SNE of originals and, made by the training graph, of RGB originals' counterparts.
 
@@ -66,7 +66,7 @@ def plane(
 
 
 def _images(
-    network: Network, people: Index, options: DataOptions, seed: int
+    network: ReidNetwork, people: Index, options: DataOptions, seed: int
 ) -> tuple[UInt8[Tensor, "n 3 h w"], Int64[ndarray, " n"], Int64[ndarray, " n"]]:
     """Pixels, pids and kinds of one batch of everybody, each original once."""
     device = next(network.parameters()).device

@@ -115,7 +115,7 @@ def _of_run(
     shown = tuple(chart for chart in retrieval if chart)
     if shown:
         sections.append(Section("retrieval", "Retrieval", "", shown, numbers))
-    alpha = cfg.dhsm.alpha if cfg.dhsm.enabled else None
+    alpha = cfg.method.dhsm.alpha if cfg.method.dhsm.enabled else None
     if epochs:
         sections += [curves.losses(epochs), curves.spectra(epochs, alpha)]
     if run:

@@ -19,10 +19,10 @@ TILES = (("rank1", "rank-1"), ("mAP", "mAP"), ("mINP", "mINP"))
 
 def header(run_dir: Path, cfg: Config, training: str, notes: Sequence[str]) -> Markup:
     """The run's name, what it was, and what the reader must know."""
-    mining = f"DHSM, α = {cfg.dhsm.alpha:g}" if cfg.dhsm.enabled else "no DHSM"
+    mining = f"DHSM, α = {cfg.method.dhsm.alpha:g}" if cfg.method.dhsm.enabled else "no DHSM"
     what = (
         ("data set", f"{cfg.data.kind}, {cfg.data.root}"),
-        ("network", f"{cfg.model.backbone}, weights {cfg.model.weights}"),
+        ("network", f"{cfg.method.model.backbone}, weights {cfg.method.model.weights}"),
         (
             "batches",
             f"P {cfg.data.p} × K {cfg.data.k} pairs of {cfg.data.height_px} × "

@@ -1,9 +1,10 @@
-"""The paper's tables as experiments: a row is a method, run once a seed, in run folders of its own.
+"""The paper's tables as experiments: a row is trained once a seed, in run folders of its own.
 
 Rows of several tables share their runs, and a run that is finished is never run again, so an
 experiment that was interrupted goes on where it was.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,15 @@ from pipeline.datasets import synthetic
 from pipeline.datasets.kinds import kind_of, original_kind
 from pipeline.errors import InputError
 from train import run_folder
-from train.config import Config, changed, flat
+from train.config import Config, flat, with_data
 from train.data import locate
 from train.distributed import find_world
 from train.loop import NotFiniteError, train
-from train.methods import METHODS, SEARCHES
+from train.paper import tables
+from train.paper.rows import ROWS, SEARCHES
+from train.paper.tables import Row
 from train.replay import PLACE
-from train.reporting import tables
 from train.reporting.display import Display
-from train.reporting.tables import Row
 from train.trials import resume, train_trials
 
 QUICK: dict[str, Any] = {"epochs": 2, "eval_every": 0, "checkpoint_every": 0}
@@ -144,7 +145,7 @@ def run_experiment(
     experiment = EXPERIMENTS[name]
     root = locate(base.data.root, display).absolute()
     kind = kind_of(root, base.data.kind)
-    base = changed(base, {"data.root": root, "data.kind": kind} | (QUICK if quick else {}))
+    base = with_data(dataclasses.replace(base, **(QUICK if quick else {})), root=root, kind=kind)
     out = out or Path("runs", f"experiments{'-quick' if quick else ''}-{root.name}")
     runs = list(_runs(experiment, base, seeds, out))
     for run in runs:
@@ -154,7 +155,7 @@ def run_experiment(
         if run.is_done:
             display.say(f"{heading}: done, {run.folder}")
             continue
-        display.say(f"\n{heading}: {METHODS[run.method].about}")
+        display.say(f"\n{heading}: {ROWS[run.method].about}")
         try:
             _train(run, display)
         except NotFiniteError as error:
@@ -176,7 +177,7 @@ def _runs(experiment: Experiment, base: Config, seeds: int, out: Path) -> Iterat
     """All rows of a seed before the next seed."""
     for seed in range(base.seed, base.seed + seeds):
         for label, method in experiment.rows:
-            cfg = changed(base, METHODS[method].changes | {"seed": seed})
+            cfg = dataclasses.replace(ROWS[method].setting(base), seed=seed)
             yield Run(label, method, cfg, out / f"{method}-seed-{seed}")
 
 
@@ -188,7 +189,7 @@ def _rows(experiment: Experiment, runs: list[Run], searches: list[str]) -> list[
         for label, method in experiment.rows:
             outcomes = [run.outcome(mode) for run in runs if run.label == label]
             where = f", {words.partition(', ')[2]}" if i else ""
-            rows.append(Row(label + where, METHODS[method].paper.get(search), outcomes))
+            rows.append(Row(label + where, ROWS[method].paper.get(search), outcomes))
     return rows
 
 
@@ -199,7 +200,7 @@ def _check_same(run: Run) -> None:
     held = run_folder.read_config(run.folder)
     # What a run resolves for itself does not count.
     own = {name: getattr(held, name) for name in ("step", "device", "precision")}
-    wanted = changed(run.cfg, own | {"data.cache": held.data.cache})
+    wanted = with_data(dataclasses.replace(run.cfg, **own), cache=held.data.cache)
     for name, value in flat(wanted).items():
         if flat(held)[name] != value:
             raise InputError(

@@ -14,8 +14,8 @@ from scipy import stats
 
 from train import run_folder
 from train.evaluation import metrics
-from train.methods import FIGURES, Figures
-from train.reporting import table_plot
+from train.paper import table_plot
+from train.paper.rows import FIGURES, Figures
 from train.reporting.display import Display
 
 SHORT = {"rank1": "R1", "rank10": "R10", "rank20": "R20", "mAP": "mAP"}

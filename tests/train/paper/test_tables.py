@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from train.evaluation.metrics import FIGURES
-from train.reporting import table_plot
+from train.paper import table_plot
+from train.paper.tables import Row, mean_std, paired_difference, write
 from train.reporting.display import Display
-from train.reporting.tables import Row, mean_std, paired_difference, write
 
 
 def outcome(seed: int, rank1: float) -> dict:

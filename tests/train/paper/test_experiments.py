@@ -45,9 +45,9 @@ def test_a_run_has_what_its_method_changes(out):
 
     assert config("baseline-4")["data"]["spectra"] == []
     assert config("cdp")["data"]["spectra"] == ["R", "G", "B", "X"]
-    assert not config("cdp")["dhsm"]["enabled"]
-    assert config("separate-spectrum")["model"]["structure"] == "zero-padding-4"
-    assert config("intermediate-spectrum")["model"]["structure"] == "two-stems"
+    assert not config("cdp")["method"]["dhsm"]["enabled"]
+    assert config("separate-spectrum")["method"]["model"]["structure"] == "zero-padding-4"
+    assert config("intermediate-spectrum")["method"]["model"]["structure"] == "two-stems"
     assert config("cdp")["seed"] == 1
     line = json.loads((out / "baseline-4-seed-1" / "metrics.jsonl").read_text().splitlines()[0])
     assert line["confidence"] == line["probability"] == {}

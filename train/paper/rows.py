@@ -1,22 +1,29 @@
-"""The paper's methods as data: what each changes of CDP+DHSM, and the figures the paper gives it.
+"""The paper's rows: what each changes of CDP+DHSM, and the figures that the paper gives it.
 
-Figures are rank-1, rank-10, rank-20 and mAP in percent. A method without figures has none in the
+Figures are rank-1, rank-10, rank-20 and mAP in percent. A row without figures has none in the
 paper.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
+
+from model.options import StructureName
+from train.config import Config, with_data, with_method
 
 FIGURES = ("rank1", "rank10", "rank20", "mAP")
 Figures = tuple[float, float, float, float]
+Setting = Callable[[Config], Config]
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
-    """What a method is, how it differs from CDP+DHSM, and what the paper measured."""
+class Row:
+    """What a row is, how it differs from CDP+DHSM, and what the paper measured."""
 
     about: str
-    changes: dict[str, Any]  # option → value
+    setting: Setting
     paper: dict[str, Figures] = field(default_factory=dict)  # a key of SEARCHES → figures
 
 
@@ -27,56 +34,91 @@ SEARCHES = {
     "regdb-thermal": ("regdb", 1, "RegDB, thermal to visible"),
 }
 
-FIXED: dict[str, Any] = {"dhsm.enabled": False}
-ALONE: dict[str, Any] = {"data.spectra": (), "dhsm.enabled": False}  # originals alone
+
+def as_it_is(config: Config) -> Config:
+    """CDP+DHSM itself."""
+    return config
 
 
-def _spectra(*names: str) -> dict[str, Any]:
-    return {"data.spectra": names, "dhsm.enabled": False}
+def fixed(config: Config) -> Config:
+    """Without DHSM: every spectrum stays as likely as any other."""
+    return with_method(config, dhsm=dataclasses.replace(config.method.dhsm, enabled=False))
 
 
-METHODS: dict[str, Method] = {
+def spectra(*names: str) -> Setting:
+    """Counterparts in these spectra, each as likely as any other; none: originals alone."""
+    return lambda config: with_data(fixed(config), spectra=names)
+
+
+def losses(**changes: Any) -> Setting:
+    """Other loss options."""
+    return lambda config: with_method(
+        config, loss=dataclasses.replace(config.method.loss, **changes)
+    )
+
+
+def structure(name: StructureName) -> Setting:
+    """Originals alone, in another structure of Fig. 7."""
+    return lambda config: with_method(
+        alone(config), model=dataclasses.replace(config.method.model, structure=name)
+    )
+
+
+def shuffled(config: Config) -> Config:
+    """Batches of images whoever they show, instead of P x K."""
+    return with_data(config, sampling="shuffle")
+
+
+def all_of(*settings: Setting) -> Setting:
+    """One setting after another."""
+    return lambda config: reduce(lambda changed, setting: setting(changed), settings, config)
+
+
+alone = spectra()
+
+
+ROWS: dict[str, Row] = {
     # Table III
-    "baseline-1": Method(
+    "baseline-1": Row(
         "No counterparts, no PK sampling, cross-entropy only (Table III).",
-        ALONE | {"data.sampling": "shuffle", "loss.triplet": False},
+        all_of(alone, shuffled, losses(triplet=False)),
         {"sysu": (16.6, 56.1, 72.2, 18.6)},
     ),
-    "baseline-2": Method(
+    "baseline-2": Row(
         "No counterparts; PK sampling, cross-entropy only (Table III).",
-        ALONE | {"loss.triplet": False},
+        all_of(alone, losses(triplet=False)),
         {"sysu": (25.3, 71.9, 84.5, 27.2)},
     ),
-    "baseline-3": Method(
+    "baseline-3": Row(
         "No counterparts; PK sampling, triplet loss only (Table III).",
-        ALONE | {"loss.classification": False},
+        all_of(alone, losses(classification=False)),
         {"sysu": (14.1, 59.3, 76.8, 19.3)},
     ),
-    "baseline-4": Method(
+    "baseline-4": Row(
         "No counterparts; PK sampling, both losses (Tables III-V): the all-spectrum structure of "
         "Fig. 7a, with the three-channel input of Fig. 5b.",
-        ALONE,
+        alone,
         {"sysu": (29.1, 74.9, 87.7, 31.2)},
     ),
     # Tables I, II, IV
-    "cdp-1": Method(
+    "cdp-1": Row(
         "CDP without the triplet loss (Table IV).",
-        FIXED | {"loss.triplet": False},
+        all_of(fixed, losses(triplet=False)),
         {"sysu": (32.2, 80.2, 90.9, 33.3)},
     ),
-    "cdp": Method(
+    "cdp": Row(
         "CDP, every spectrum equally likely (Tables I, II, IV-VI): the cross-spectrum structure of "
         "Fig. 7b, with the channel expansion of Fig. 5c.",
-        FIXED,
+        fixed,
         {
             "sysu": (36.2, 81.0, 92.1, 37.5),
             "regdb": (63.8, 83.4, 90.0, 61.9),
             "regdb-thermal": (64.4, 84.5, 90.8, 61.5),
         },
     ),
-    "cdp-dhsm": Method(
+    "cdp-dhsm": Row(
         "CDP with Dynamic Hard Spectrum Mining (Tables I, II).",
-        {},
+        as_it_is,
         {
             "sysu": (38.0, 82.3, 91.7, 38.4),
             "regdb": (65.0, 83.5, 89.6, 62.7),
@@ -84,76 +126,76 @@ METHODS: dict[str, Method] = {
         },
     ),
     # Tables V, VI
-    "cdp-2": Method(
+    "cdp-2": Row(
         "CDP, gray counterparts only (Tables V, VI).",
-        _spectra("X"),
+        spectra("X"),
         {"sysu": (33.2, 80.1, 90.9, 35.2)},
     ),
-    "cdp-3": Method(
+    "cdp-3": Row(
         "CDP, counterparts in red, green or blue (Table VI).",
-        _spectra("R", "G", "B"),
+        spectra("R", "G", "B"),
         {"sysu": (34.9, 81.6, 92.0, 36.9)},
     ),
-    "cdp-gray-r": Method(
+    "cdp-gray-r": Row(
         "CDP, counterparts in gray or red (Table V).",
-        _spectra("R", "X"),
+        spectra("R", "X"),
         {"sysu": (33.5, 81.5, 91.9, 35.7)},
     ),
-    "cdp-gray-g": Method(
+    "cdp-gray-g": Row(
         "CDP, counterparts in gray or green (Table V).",
-        _spectra("G", "X"),
+        spectra("G", "X"),
         {"sysu": (33.9, 82.0, 92.4, 36.3)},
     ),
-    "cdp-gray-b": Method(
+    "cdp-gray-b": Row(
         "CDP, counterparts in gray or blue (Table V).",
-        _spectra("B", "X"),
+        spectra("B", "X"),
         {"sysu": (35.2, 81.2, 91.7, 36.5)},
     ),
-    "cdp-gray-gb": Method(
+    "cdp-gray-gb": Row(
         "CDP, counterparts in gray, green or blue (Table V).",
-        _spectra("G", "B", "X"),
+        spectra("G", "B", "X"),
         {"sysu": (34.8, 80.5, 91.6, 36.8)},
     ),
-    "cdp-gray-rb": Method(
+    "cdp-gray-rb": Row(
         "CDP, counterparts in gray, red or blue (Table V).",
-        _spectra("R", "B", "X"),
+        spectra("R", "B", "X"),
         {"sysu": (35.8, 80.8, 91.4, 37.2)},
     ),
-    "cdp-gray-rg": Method(
+    "cdp-gray-rg": Row(
         "CDP, counterparts in gray, red or green (Table V).",
-        _spectra("R", "G", "X"),
+        spectra("R", "G", "X"),
         {"sysu": (35.4, 82.4, 92.1, 37.0)},
     ),
     # Fig. 5, Fig. 7: the paper describes these without figures of its own.
-    "zero-padding": Method(
+    "zero-padding": Row(
         "Originals alone, zero-padded to two channels, gray and infrared (Fig. 5a).",
-        ALONE | {"model.structure": "zero-padding-2"},
+        structure("zero-padding-2"),
     ),
-    "separate-spectrum": Method(
+    "separate-spectrum": Row(
         "Originals alone, zero-padded to four channels, RGB and infrared (Fig. 7e).",
-        ALONE | {"model.structure": "zero-padding-4"},
+        structure("zero-padding-4"),
     ),
-    "intermediate-spectrum": Method(
+    "intermediate-spectrum": Row(
         "Originals alone, a first stage for each modality, the rest shared (Fig. 7d).",
-        ALONE | {"model.structure": "two-stems"},
+        structure("two-stems"),
     ),
     # Section IV-D: "all these experiments end up with no convergence".
-    "cdp-yuv": Method(
+    "cdp-yuv": Row(
         "CDP, counterparts in Y, U or V; the paper's did not converge (IV-D).",
-        _spectra("X", "U", "V"),
+        spectra("X", "U", "V"),
     ),
-    "cdp-hsv": Method(
+    "cdp-hsv": Row(
         "CDP, counterparts in hue, saturation or value; the paper's did not converge (IV-D).",
-        _spectra("hue", "saturation", "value"),
+        spectra("hue", "saturation", "value"),
     ),
-    "cdp-rgb-yuv": Method(
+    "cdp-rgb-yuv": Row(
         "CDP, counterparts in R, G, B, Y, U or V; the paper's did not converge (IV-D).",
-        _spectra("R", "G", "B", "X", "U", "V"),
+        spectra("R", "G", "B", "X", "U", "V"),
     ),
-    "cdp-rgb-hsv": Method(
+    "cdp-rgb-hsv": Row(
         "CDP, counterparts in R, G, B, gray, hue, saturation or value; the paper's did not "
         "converge (IV-D).",
-        _spectra("R", "G", "B", "X", "hue", "saturation", "value"),
+        spectra("R", "G", "B", "X", "hue", "saturation", "value"),
     ),
 }
 

@@ -1,0 +1,85 @@
+"""Learning rates by hand, groups that keep their scales, and optimizers against torch's own."""
+
+import pytest
+import torch
+
+from pipeline.errors import InputError
+from train.optimizer import Group, OptimizerOptions, build, learning_rate, set_learning_rate
+from train.runtime import StepOptions
+
+CPU = torch.device("cpu")
+PLAIN = StepOptions("off", "off", "on", "off")
+
+
+def rates(epochs: int, **options) -> list[float]:
+    chosen = OptimizerOptions(**options)
+    return [learning_rate(chosen, epoch, epochs) for epoch in range(1, epochs + 1)]
+
+
+def test_the_paper_s_steps_are_at_40_and_70_percent():
+    assert rates(10) == pytest.approx([1e-3] * 4 + [1e-4] * 3 + [1e-5] * 3)
+
+
+def test_a_warm_up_rises_in_equal_steps_and_the_milestones_stay_where_they_are():
+    assert rates(10, lr=0.1, warmup_epochs=3)[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.01])
+
+
+def test_cosine_falls_from_the_rate_towards_zero():
+    found = rates(5, lr=1.0, schedule="cosine", warmup_epochs=1)
+    assert found == pytest.approx([0.5, 1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_each_group_has_its_share_of_the_rate(name, recorded):
+    how = StepOptions("off", "on" if recorded else "off", "on", "off")
+    weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    groups = [Group([weights[0]], 0.1), Group([weights[1]])]
+    optimizer = build(groups, OptimizerOptions(name=name, lr=0.5), how, CPU)
+    tensors = [group["lr"] for group in optimizer.param_groups]
+    assert [float(rate) for rate in tensors] == pytest.approx([0.05, 0.5])
+    set_learning_rate(optimizer, 0.2)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.02, 0.2])
+    if recorded:  # a recorded step reads the very tensor that was there when it was recorded
+        assert all(g["lr"] is t for g, t in zip(optimizer.param_groups, tensors, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "reference"),
+    [
+        ({"name": "adam"}, lambda w: torch.optim.Adam(w, 0.01)),
+        (
+            {"name": "adamw", "weight_decay": 0.1},
+            lambda w: torch.optim.AdamW(w, 0.01, weight_decay=0.1),
+        ),
+        (
+            {"name": "sgd", "momentum": 0.8, "weight_decay": 0.1},
+            lambda w: torch.optim.SGD(w, 0.01, momentum=0.8, weight_decay=0.1),
+        ),
+    ],
+)
+def test_it_steps_as_torch_s_own(options, reference):
+    ours, theirs = (torch.nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    optimizers = (build([Group([ours])], OptimizerOptions(lr=0.01, **options), PLAIN, CPU),)
+    optimizers += (reference([theirs]),)
+    for _ in range(3):
+        for weight, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            weight.pow(4).sum().backward()
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, torch.tensor([1.0, -2.0]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, r"--optimizer.lr 0.0: must be greater than 0"),
+        ({"momentum": -1.0}, r"--optimizer.momentum -1.0: must be 0 or more"),
+        ({"warmup_epochs": -1}, r"--optimizer.warmup-epochs -1: must be 0 or more"),
+        ({"milestones": (40.0,)}, r"must be a share of the epochs"),
+    ],
+)
+def test_bad_values_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        OptimizerOptions(**options)

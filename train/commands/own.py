@@ -1,0 +1,23 @@
+"""A method file of the user's own, which commands on its runs are told of anew."""
+
+import hashlib
+from pathlib import Path
+
+
+def take(method: Path | None, run_dir: Path) -> None:
+    """Runs the method file, if one is named; says so if it is not what the run was trained with.
+
+    Raises `InputError` as `finding.own` does.
+    """
+    from train import run_folder
+    from train.methods import finding
+    from train.reporting.display import Display
+
+    if method is None:
+        return
+    module = finding.own(method)
+    kept = run_dir / run_folder.METHOD
+    if kept.is_file() and hashlib.sha256(kept.read_bytes()).hexdigest() != module.SHA256:
+        Display().note(
+            f"{method} has changed since the run was trained; {kept} is what it was then"
+        )

@@ -1,0 +1,111 @@
+"""The optimizer and its learning rate: which one, over which groups of weights, at which epoch."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import InputError
+from train.runtime import StepOptions
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerOptions:
+    """The optimizer, and the learning rate as a function of the epoch."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """adam (Kingma & Ba), adamw (decoupled weight decay), or sgd with momentum."""
+
+    lr: float = 1e-3
+    """Learning rate after the warm-up."""
+
+    weight_decay: float = 0.0
+    """L2 penalty; of adamw the decoupled decay."""
+
+    momentum: float = 0.9
+    """Of sgd."""
+
+    schedule: Literal["steps", "cosine"] = "steps"
+    """steps: the rate is multiplied by `gamma` at each milestone; cosine: it falls to 0."""
+
+    milestones: tuple[float, ...] = (0.4, 0.7)
+    """Shares of the epochs after which the learning rate is multiplied by `gamma`."""
+
+    gamma: float = 0.1
+    """Factor at each milestone."""
+
+    warmup_epochs: int = 0
+    """Epochs in which the learning rate rises, in equal steps, to `lr`."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "gamma"):
+            if not 0 < getattr(self, name) < math.inf:  # nor NaN
+                raise InputError(
+                    f"--optimizer.{name} {getattr(self, name)}: must be greater than 0"
+                )
+        for name in ("weight_decay", "momentum", "warmup_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                option = name.replace("_", "-")
+                raise InputError(f"--optimizer.{option} {getattr(self, name)}: must be 0 or more")
+        if any(not 0 < m <= 1 for m in self.milestones):
+            raise InputError(
+                f"--optimizer.milestones {self.milestones}: each must be a share of the epochs, 0…1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Weights that share a learning rate: `scale` times the schedule's."""
+
+    weights: Iterable[nn.Parameter]
+    scale: float = 1.0
+
+
+def learning_rate(options: OptimizerOptions, epoch: int, epochs: int) -> float:
+    """The learning rate of `epoch`, from 1, of `epochs`."""
+    if epoch <= options.warmup_epochs:
+        return options.lr * epoch / (options.warmup_epochs + 1)
+    if options.schedule == "cosine":
+        done = (epoch - 1 - options.warmup_epochs) / max(1, epochs - options.warmup_epochs)
+        return options.lr * (1 + math.cos(math.pi * done)) / 2
+    lr = options.lr
+    for share in options.milestones:
+        if epoch > round(share * epochs):
+            lr *= options.gamma
+    return lr
+
+
+def build(
+    groups: Iterable[Group], options: OptimizerOptions, how: StepOptions, device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimizer that fits the step: a recorded step reads its learning rate from the device."""
+    recorded = how.cuda_graph == "on"
+
+    def rate(scale: float) -> float | Tensor:
+        lr = options.lr * scale
+        return torch.tensor(lr, device=device) if recorded else lr
+
+    of_weights: list[dict[str, Any]] = [
+        {"params": list(group.weights), "lr": rate(group.scale), "scale": group.scale}
+        for group in groups
+    ]
+    common: dict[str, Any] = {
+        "weight_decay": options.weight_decay,
+        "fused": how.fused_optimizer == "on",
+    }
+    if options.name == "sgd":
+        return torch.optim.SGD(of_weights, lr=options.lr, momentum=options.momentum, **common)
+    kind = torch.optim.AdamW if options.name == "adamw" else torch.optim.Adam
+    return kind(of_weights, lr=options.lr, capturable=recorded, **common)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Gives each group its share of `lr`; also of a recorded step, which reads it from a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr * group["scale"])
+        else:
+            group["lr"] = lr * group["scale"]
