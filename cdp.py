@@ -10,7 +10,7 @@ from train.commands.export import embed, export
 from train.commands.results import experiment, report
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, replay_batch, resume, train
-from train.reporting.terminal import never_fail
+from train.live.terminal import never_fail
 
 USAGE = """\
 cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
@@ -62,12 +62,11 @@ def run(args: list[str]) -> None:
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
     """Turns the errors that a user can mend into one line."""
-    from model.options import OptionError
     from pipeline.errors import InputError, is_out_of_memory, said_of_memory
 
     try:
         command(args)
-    except (InputError, OptionError) as error:
+    except InputError as error:
         fail(str(error), 2)
     except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):

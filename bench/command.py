@@ -16,7 +16,7 @@ def bench(args: list[str]) -> None:
     if args and args[0] in OTHERS:
         return tyro.cli(_other(args[0]), prog=f"cdp bench {args[0]}", args=args[1:])
 
-    from bench.run import PARTS, run_bench
+    from bench.suite import PARTS, run_bench
     from pipeline.errors import InputError
     from pipeline.spectrum import DEFAULT
     from train.config import Device

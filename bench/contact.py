@@ -48,10 +48,10 @@ def training_step(device: str, people: Path) -> str:
     import torch
 
     from bench.measure import synchronize
-    from bench.run import make_session
     from bench.step import make_step, resident_batch
+    from bench.suite import make_session
     from train import runtime
-    from train.reporting.display import Display
+    from train.live.display import Display
 
     on = runtime.resolve_device(device)
     runtime.set_up(on)
@@ -84,8 +84,8 @@ def decoders(device: str, people: Path) -> str:
     """Which of DALI's decoders can decode these files here."""
     import torch
 
+    from pipeline.batches import device_id
     from pipeline.decoders import decoders
-    from pipeline.run import device_id
 
     can = decoders(_index(people).path(0), device_id(torch.device(device)))
     assert any(can.values()), "none decodes a file"
@@ -99,9 +99,9 @@ def cut_after(stage: "Stage") -> "Run":
         import torch
 
         from pipeline import spectrum
+        from pipeline.batches import device_id, run_raw
         from pipeline.graph import training_graph
         from pipeline.options import DataOptions
-        from pipeline.run import device_id, run_raw
         from pipeline.source import TrainingSource
 
         on, options = torch.device(device), DataOptions(**OPTIONS)

@@ -7,11 +7,11 @@ from typing import Any
 from bench.measure import Pass, Side, steady
 from bench.session import Session
 from pipeline import spectrum
+from pipeline.batches import device_id, run
 from pipeline.datasets.records import Index
 from pipeline.graph import training_graph
 from pipeline.loader import TrainingLoader
 from pipeline.options import num_threads
-from pipeline.run import device_id, run
 from pipeline.source import TrainingSource
 
 CACHES = {"none": "streaming", "host": "cached in host memory", "gpu": "cached on the GPU"}

@@ -9,8 +9,8 @@ import torch
 import tyro
 
 from pipeline.errors import InputError
-from train.evaluation.metrics import Images, rank
 from train.evaluation.score import Features, score
+from train.metrics import Images, rank
 
 NUM_FEATURES = 2048
 

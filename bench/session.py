@@ -18,7 +18,7 @@ from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 from pipeline.options import num_images
 from train.config import Config
-from train.reporting.display import Display
+from train.live.display import Display
 from train.step import TrainingStep
 
 if TYPE_CHECKING:  # DALI, which a step alone does not need

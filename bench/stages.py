@@ -16,10 +16,10 @@ from bench.measure import Pass, Samples, Side, steady
 from bench.session import Session
 from bench.step import make_step, resident_batch
 from pipeline import spectrum
+from pipeline.batches import device_id, run_raw
 from pipeline.errors import InputError
 from pipeline.graph import Stage, training_graph
 from pipeline.options import DataOptions, num_threads
-from pipeline.run import device_id, run_raw
 from pipeline.source import TrainingSource
 from train import runtime
 

@@ -18,7 +18,7 @@ from bench.session import Session
 from pipeline import spectrum
 from pipeline.loader import TrainingLoader
 from train import run_folder, runtime
-from train.reporting.display import Display
+from train.live.display import Display
 from train.step import TrainingStep
 
 WARMUP = 6  # steps before those that are traced, until the loader's queues are full

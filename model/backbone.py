@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from model import structures
-from model.options import ModelOptions, OptionError
+from model.options import ModelOptions
+from pipeline.errors import InputError
 
 ImageSize = tuple[int, int]  # height, width
 
@@ -16,7 +17,7 @@ ImageSize = tuple[int, int]  # height, width
 def build(options: ModelOptions, image_size: ImageSize) -> tuple[Any, int]:
     """The timm model, images to pooled features, and the length of a feature.
 
-    Weights from a file are not loaded yet. Raises `OptionError` for a backbone that is unknown or
+    Weights from a file are not loaded yet. Raises `InputError` for a backbone that is unknown or
     cannot take images of this size, and for weights of timm's that cannot be had.
     """
     backbone = _backbone(options, image_size)
@@ -43,7 +44,7 @@ def _check_name(name: str) -> None:
     model = name.split(".")[0]
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{model}*")[:5])
-        raise OptionError(
+        raise InputError(
             f"--model.backbone {name}: timm has no such model"
             + (f"; close: {close}" if close else "; see timm.list_models()")
         )
@@ -51,7 +52,7 @@ def _check_name(name: str) -> None:
         timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         known = ", ".join(timm.list_models(f"{model}.*", pretrained=True))
-        raise OptionError(
+        raise InputError(
             f"--model.backbone {name}: timm has no weights of that name; it has {known or 'none'}"
         ) from error
 
@@ -71,7 +72,7 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> Any:
     try:
         return timm.create_model(name, pretrained=True, num_classes=0, **arguments)
     except Exception as error:
-        raise OptionError(
+        raise InputError(
             f"--model.weights imagenet: could not load weights for {name} ({_first_line(error)}); "
             "pass --model.weights FILE with weights you have, or --model.weights none to train "
             "from scratch"
@@ -93,7 +94,7 @@ def _size_argument(
             try:
                 _width(_created(options, image_size, arguments | size), options, image_size)
                 return size
-            except OptionError:
+            except InputError:
                 continue
     return for_this_size  # building it again says why it cannot work
 
@@ -102,7 +103,7 @@ def _size_argument(
 def _width(backbone: Any, options: ModelOptions, image_size: ImageSize) -> int:
     """Length of the features that a new backbone makes of images of this size.
 
-    timm's `num_features` is that of an earlier layer in some families. Raises `OptionError` if the
+    timm's `num_features` is that of an earlier layer in some families. Raises `InputError` if the
     backbone cannot take such images, or returns anything but a vector for each.
     """
     images = torch.zeros(1, structures.CHANNELS[options.structure], *image_size)
@@ -119,11 +120,11 @@ def _width(backbone: Any, options: ModelOptions, image_size: ImageSize) -> int:
     return int(features.shape[1])
 
 
-def _unfit(options: ModelOptions, image_size: ImageSize, reason: str) -> OptionError:
+def _unfit(options: ModelOptions, image_size: ImageSize, reason: str) -> InputError:
     height, width = image_size
     made_for = timm.get_pretrained_cfg(options.backbone)
     _, own_height, own_width = made_for.input_size if made_for else (3, 224, 224)
-    return OptionError(
+    return InputError(
         f"--model.backbone {options.backbone}: cannot take {height}x{width} images ({reason}); "
         f"take another backbone, or the size it is made for: --data.height-px {own_height} "
         f"--data.width-px {own_width}"
@@ -142,7 +143,7 @@ def _first_line(error: Exception) -> str:
 def _unstride_last_stage(backbone: Any, name: str) -> None:
     """Sets the strides of a ResNet's last stage to 1 (its weights fit either way)."""
     if not hasattr(backbone, "layer4"):
-        raise OptionError(f"--model.last-stride 1: {name} is no ResNet; leave it at 2")
+        raise InputError(f"--model.last-stride 1: {name} is no ResNet; leave it at 2")
     for parent in list(backbone.layer4.modules()):
         for child_name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d):

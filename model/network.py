@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from model import structures, weights
 from model.backbone import ImageSize, build
-from model.options import ModelOptions, OptionError
+from model.options import ModelOptions
 from model.outputs import Outputs
+from pipeline.errors import InputError
 
 
 class ReidNetwork(nn.Module):
@@ -58,7 +59,7 @@ class Network(ReidNetwork):
     ) -> None:
         """Builds the network, with the weights that the options name.
 
-        Raises `OptionError` for a backbone that is unknown or cannot take images of this height and
+        Raises `InputError` for a backbone that is unknown or cannot take images of this height and
         width, in pixels, and for weights that cannot be had or do not fit.
         """
         super().__init__()
@@ -102,7 +103,7 @@ def _weights_file(options: ModelOptions) -> Path | None:
     if options.weights in ("none", "imagenet"):
         return None
     if not Path(options.weights).is_file():
-        raise OptionError(
+        raise InputError(
             f"--model.weights {options.weights}: no such file; pass a .safetensors or .pth file, a "
             "run folder, imagenet or none"
         )

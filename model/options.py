@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.errors import InputError
+
 StructureName = Literal["one-stream", "zero-padding-2", "zero-padding-4", "two-stems"]
-
-
-class OptionError(ValueError):
-    """An option of the model cannot work; its one line says which, why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
-            raise OptionError(f"--model.dropout {self.dropout}: must be in 0…1, 1 excluded")
+            raise InputError(f"--model.dropout {self.dropout}: must be in 0…1, 1 excluded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +61,12 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         if not (self.classification or self.triplet):
-            raise OptionError(
+            raise InputError(
                 "--loss.no-classification --loss.no-triplet: nothing is left to learn from; "
                 "keep one of them"
             )
         for name in ("margin", "triplet_weight"):
             if getattr(self, name) < 0:
-                raise OptionError(
+                raise InputError(
                     f"--loss.{name.replace('_', '-')} {getattr(self, name)}: must be at least 0"
                 )

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.options import OptionError, StructureName
+from model.options import StructureName
+from pipeline.errors import InputError
 
 CHANNELS: dict[StructureName, int] = {
     "one-stream": 3,
@@ -24,7 +25,7 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601
 def entry(structure: StructureName, backbone: Any) -> nn.Module:
     """The entry of a structure; two stems are taken off the backbone.
 
-    Raises `OptionError` if the backbone is no ResNet and has to be one.
+    Raises `InputError` if the backbone is no ResNet and has to be one.
     """
     if structure == "two-stems":
         return TwoStems(backbone)
@@ -82,7 +83,7 @@ class TwoStems(nn.Module):
         super().__init__()
         missing = [name for name in self.PARTS if not hasattr(backbone, name)]
         if missing:
-            raise OptionError(
+            raise InputError(
                 f"--model.structure two-stems: the backbone is no ResNet (it has no {missing[0]}); "
                 "take a ResNet, or another structure"
             )

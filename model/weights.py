@@ -13,7 +13,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from model import structures
-from model.options import OptionError
+from pipeline.errors import InputError
 
 Tensors = dict[str, Tensor]
 
@@ -36,7 +36,7 @@ def load(network: nn.Module, name: str, file: Path) -> str:
     """Loads a file into a network whose backbone is `name`; returns what was loaded, in words.
 
     Takes the backbone's tensors under any prefix, and what a run's checkpoint or export holds
-    beside them, but never a classifier. Raises `OptionError` if a tensor is missing or misfits.
+    beside them, but never a classifier. Raises `InputError` if a tensor is missing or misfits.
     """
     try:
         wanted = _wanted(network)
@@ -47,7 +47,7 @@ def load(network: nn.Module, name: str, file: Path) -> str:
                 tensors, spread = others, spread + also
         _check(tensors, wanted, network)
     except WeightsError as error:
-        raise OptionError(
+        raise InputError(
             f"--model.weights {file}: could not load weights for {name} ({error}); pass "
             f"--model.weights FILE with weights of {name}, or --model.weights none to train from "
             "scratch"

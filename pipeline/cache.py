@@ -14,10 +14,10 @@ from jaxtyping import Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from pipeline.batches import run
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 from pipeline.options import CacheName, DataOptions
-from pipeline.run import run
 from pipeline.source import EvaluationSource
 
 # Shares of the free memory that a cache may take unasked; the rest is for training.

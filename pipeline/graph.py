@@ -80,16 +80,7 @@ def training_graph(
             node["decode"] = _decode(node["read"], options, device_id)
             image = _resize(node["decode"], options)
         else:
-            image = fn.external_source(
-                source=source.images,
-                dtype=types.UINT8,
-                ndim=3,
-                layout="HWC",
-                device="gpu" if cache == "gpu" else "cpu",
-                cuda_stream=pixel_stream if cache == "gpu" else None,
-            )
-            if device_id is not None and cache == "host":
-                image = image.gpu()
+            image = _cached(source, cache, device_id, pixel_stream)
         node["resize"] = image
         if leave_out != "flip":
             image = _flip(image, fed["flip"])
@@ -186,6 +177,19 @@ def _about(u: ndarray, originals: Originals) -> dict[str, ndarray]:
     if len(originals.probability):
         about["p_hat"] = np.tile(originals.probability, (len(u), 1))
     return about
+
+
+def _cached(source: PairSource, cache: CacheName, device_id: int | None, stream: Any) -> Any:
+    """Pixels from a cache, on the device that the graph goes on with."""
+    image = fn.external_source(
+        source=source.images,
+        dtype=types.UINT8,
+        ndim=3,
+        layout="HWC",
+        device="gpu" if cache == "gpu" else "cpu",
+        cuda_stream=stream if cache == "gpu" else None,
+    )
+    return image.gpu() if device_id is not None and cache == "host" else image
 
 
 def _read(paths: Any) -> Any:

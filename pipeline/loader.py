@@ -11,11 +11,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from pipeline.batch import PairedBatch
+from pipeline.batches import device_id, run
 from pipeline.cache import PixelCache, place
 from pipeline.datasets.records import Index
 from pipeline.options import CacheName, DataOptions, num_threads
 from pipeline.plan import ALL
-from pipeline.run import device_id, run
 from pipeline.sampler import Share
 from pipeline.source import EvaluationSource, TrainingSource
 

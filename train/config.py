@@ -16,9 +16,9 @@ import tyro
 
 from pipeline.errors import InputError, in_one_line
 from pipeline.options import CacheName, DataOptions, KindName
-from train.evaluation.metrics import Distance
 from train.methods import finding
 from train.methods.base import Method
+from train.metrics import Distance
 from train.runtime import StepOptions
 
 Device = Literal["auto", "cuda", "cpu"]

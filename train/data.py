@@ -13,7 +13,7 @@ from pipeline.datasets.records import Protocol
 from pipeline.errors import InputError
 from pipeline.options import DataOptions, KindName
 from train.config import Config
-from train.reporting.display import Display
+from train.live.display import Display
 
 
 def locate(root: Path | None, display: Display) -> Path:

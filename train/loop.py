@@ -24,12 +24,12 @@ from train.dhsm import Mining
 from train.distributed import World, find_world, joined
 from train.evaluation.evaluate import evaluate, extract_features
 from train.interruption import Interruption
+from train.live import board
+from train.live.clock import Clock
+from train.live.display import Display
 from train.looks import Looks
 from train.methods import finding
 from train.optimizer import build, set_learning_rate
-from train.reporting import board
-from train.reporting.clock import Clock
-from train.reporting.display import Display
 from train.step import TrainingStep
 
 NO_TEST = {"test": None, "remark": "trained without a test (--no-test)"}
@@ -87,9 +87,9 @@ def train(
     `begin` is called when nothing stands in the way any more, just before `run_dir` is touched.
     With `resume` the run in `run_dir`, whose configuration `cfg` is, goes on from its newest
     checkpoint: what follows is what would have followed, on the CPU to the bit. With `epochs`, too,
-    it is trained for that many, whatever `cfg` says (schedule.py). Raises `InputError` or
-    `OptionError` before the folder is touched if data, options or weights cannot work,
-    `NotFiniteError` if the loss is NaN or infinite, and `Interrupted` after a signal.
+    it is trained for that many, whatever `cfg` says (schedule.py). Raises `InputError` before the
+    folder is touched if data, options or weights cannot work, `NotFiniteError` if the loss is NaN
+    or infinite, and `Interrupted` after a signal.
 
     Under torchrun each process takes its share of every batch, and rank 0 writes and speaks.
     """

@@ -17,7 +17,7 @@ from pipeline.loader import TrainingLoader
 from pipeline.options import num_views
 from train import run_folder
 from train.checkpoint import Progress
-from train.reporting.display import Display
+from train.live.display import Display
 
 PLACE = "not_finite.json"
 PICTURE = "not_finite.png"

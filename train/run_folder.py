@@ -14,7 +14,7 @@ from typing import Any, cast
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError, in_one_line
 from train import config
-from train.evaluation.metrics import FIGURES
+from train.metrics import FIGURES
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"

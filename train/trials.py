@@ -14,10 +14,10 @@ from train import config, run_folder, schedule, start
 from train.config import Device
 from train.data import name_of_training, read_test
 from train.distributed import find_world
-from train.evaluation.metrics import FIGURES
-from train.evaluation.run import evaluate_run
+from train.evaluation.trained import evaluate_run
+from train.live.display import Display
 from train.loop import train
-from train.reporting.display import Display
+from train.metrics import FIGURES
 
 TRIALS = range(1, regdb.NUM_TRIALS + 1)  # the only protocol of several trainings
 

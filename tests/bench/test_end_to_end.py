@@ -7,8 +7,8 @@ import torch
 
 from bench.end_to_end import GPU_STEPS, enough_steps, times
 from bench.measure import LEAD, TAIL, spread
-from bench.run import make_session
-from train.reporting.display import Display
+from bench.suite import make_session
+from train.live.display import Display
 
 
 def test_the_step_after_the_gpu_ran_empty_does_not_count():

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from bench import run, stages
+from bench import stages, suite
 from bench.session import Session
 from model.options import ModelOptions
 from pipeline.options import DataOptions
 from train.config import Config
+from train.live.display import Display
 from train.methods.base import Method
 from train.presets import PRESETS, Preset
-from train.reporting.display import Display
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def session(people, monkeypatch) -> Session:
         method=Method(model=ModelOptions(backbone="test_resnet", weights="none")),
     )
     monkeypatch.setitem(PRESETS, "tiny", Preset("", tiny))
-    monkeypatch.setattr(run, "QUICK_ROUNDS", 1)
-    return run.make_session("tiny", people, torch.device("cpu"), Display(), quick=True)
+    monkeypatch.setattr(suite, "QUICK_ROUNDS", 1)
+    return suite.make_session("tiny", people, torch.device("cpu"), Display(), quick=True)
 
 
 def test_decoders_are_compared_with_dali_s_default(session):

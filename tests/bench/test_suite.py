@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench import run
+from bench import suite
 from bench.measure import LEAD, TAIL
 from bench.targets import TARGETS
 from model.options import ModelOptions
@@ -27,8 +27,8 @@ ONLY_ON_A_GPU = {"host_syncs_per_step", "step_over_timm_benchmark"}
 @pytest.fixture
 def tiny(monkeypatch) -> None:
     monkeypatch.setitem(PRESETS, "tiny", Preset("", TINY))
-    monkeypatch.setattr(run, "QUICK_ROUNDS", 1)
-    monkeypatch.setattr(run, "QUICK_STEPS", 2)
+    monkeypatch.setattr(suite, "QUICK_ROUNDS", 1)
+    monkeypatch.setattr(suite, "QUICK_STEPS", 2)
     monkeypatch.setattr("bench.session.QUICK_IMAGES", 24)
     monkeypatch.setattr("bench.session.QUICK_SECONDS", 0.1)
 
@@ -91,7 +91,7 @@ def test_an_epoch_too_short_to_measure_is_refused(people, tiny, tmp_path, capsys
     monkeypatch.setitem(PRESETS, "tiny", Preset("", long))
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu")
     line = refused(capsys, "bench", "loader", *args)
-    assert f"an epoch has 4 batches, the benchmark needs {LEAD + run.STEPS + TAIL}" in line
+    assert f"an epoch has 4 batches, the benchmark needs {LEAD + suite.STEPS + TAIL}" in line
 
 
 def test_a_picture_in_another_format_is_refused_before_anything_runs(people, tmp_path, capsys):

@@ -4,11 +4,11 @@ import dataclasses
 
 import torch
 
-from bench.run import make_session
+from bench.suite import make_session
 from bench.timm_script import differences, training_rate
 from tests.front_door import call, refused
 from train.config import with_data
-from train.reporting.display import Display
+from train.live.display import Display
 
 
 def test_each_side_s_own_work_is_named(people):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from model.network import Network
-from model.options import ModelOptions, OptionError
+from model.options import ModelOptions
+from pipeline.errors import InputError
 
 SIZE = (64, 32)
 # A family each. The width is often not timm's `num_features`; marked: made for another size only.
@@ -94,7 +95,7 @@ def test_what_a_model_caches_for_evaluation_is_of_its_weights():
 @pytest.mark.parametrize("name", ["halonet_h1", "nest_tiny", "efficientformer_l1"])
 def test_a_size_that_a_model_cannot_take_is_refused_with_the_one_it_can(name):
     own = timm.get_pretrained_cfg(name).input_size
-    with pytest.raises(OptionError) as error:
+    with pytest.raises(InputError) as error:
         Network(ModelOptions(name, "none"), 5, SIZE)
     line = str(error.value)
     assert "\n" not in line
@@ -106,13 +107,13 @@ def test_a_model_without_a_feature_vector_is_refused(monkeypatch):
     monkeypatch.setattr(
         timm.models.resnet.ResNet, "forward_head", lambda self, x, pre_logits=False: x
     )
-    with pytest.raises(OptionError, match="does not return a vector for each image"):
+    with pytest.raises(InputError, match="does not return a vector for each image"):
         Network(ModelOptions("test_resnet", "none"), 5, SIZE)
 
 
 def test_unknown_weights_of_a_known_model_are_refused():
     with pytest.raises(
-        OptionError, match=r"resnet10t\.mine: timm has no weights of that name; it has"
+        InputError, match=r"resnet10t\.mine: timm has no weights of that name; it has"
     ):
         Network(ModelOptions("resnet10t.mine", "none"), 5, SIZE)
 
@@ -126,7 +127,7 @@ def test_a_model_of_each_family_trains_or_is_refused(capsys):
         name, size = marked.rstrip("*"), SIZE
         options = ModelOptions(name, "none", bnneck=True)
         if name != marked:
-            with pytest.raises(OptionError) as error:
+            with pytest.raises(InputError) as error:
                 Network(options, 5, size)
             rows.append(f"{name:28} {error.value!s}")
             size = timm.get_pretrained_cfg(name).input_size[1:]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from model.losses import classification_loss, pairwise_distance, triplet_loss
-from model.options import LossOptions, OptionError
+from model.options import LossOptions
+from pipeline.errors import InputError
 
 
 def oracle_classification(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -109,7 +110,7 @@ def test_a_uniform_prediction_costs_log_m():
     ],
 )
 def test_bad_options_are_refused(options, message):
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(InputError, match=message):
         LossOptions(**options)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from model.network import Network
-from model.options import ModelOptions, OptionError
+from model.options import ModelOptions
+from pipeline.errors import InputError
 
 SMALL = ModelOptions(backbone="resnet10t", weights="none")
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -67,7 +68,7 @@ def test_unreachable_pretrained_weights_say_what_to_do(monkeypatch, tmp_path):
     # Read when a download starts, so no earlier import can have fixed it.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OptionError, match=r"--model.weights FILE .* --model.weights none") as error:
+    with pytest.raises(InputError, match=r"--model.weights FILE .* --model.weights none") as error:
         Network(ModelOptions("resnet10t", "imagenet"), 7)
     assert "\n" not in str(error.value)
 
@@ -84,10 +85,10 @@ def test_unreachable_pretrained_weights_say_what_to_do(monkeypatch, tmp_path):
     ],
 )
 def test_what_cannot_be_built_is_refused(options, message):
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(InputError, match=message):
         Network(options, 7)
 
 
 def test_dropout_of_1_is_refused():
-    with pytest.raises(OptionError, match=r"--model.dropout 1.0"):
+    with pytest.raises(InputError, match=r"--model.dropout 1.0"):
         ModelOptions(dropout=1.0)

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from model.network import Network
-from model.options import ModelOptions, OptionError
+from model.options import ModelOptions
 from model.structures import CHANNELS, LUMA, ZeroPadding
+from pipeline.errors import InputError
 
 STRUCTURES = tuple(CHANNELS)
 INFRARED = torch.tensor([False, True, True, False, True, False])
@@ -79,5 +80,5 @@ def test_modality_matters_but_for_one_stream(structure):
 
 def test_two_stems_of_no_resnet_are_refused():
     options = ModelOptions("convnext_atto", "none", structure="two-stems")
-    with pytest.raises(OptionError, match=r"--model.structure two-stems: .* no ResNet"):
+    with pytest.raises(InputError, match=r"--model.structure two-stems: .* no ResNet"):
         Network(options, 3)

@@ -7,8 +7,9 @@ import torchvision
 from safetensors.torch import save_file
 
 from model.network import Network
-from model.options import ModelOptions, OptionError
+from model.options import ModelOptions
 from model.structures import TwoStems
+from pipeline.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def fine_tuned(file, backbone="test_resnet", num_classes=7, **options) -> Networ
 
 
 def refused(file, backbone="test_resnet", **options) -> str:
-    with pytest.raises(OptionError) as error:
+    with pytest.raises(InputError) as error:
         fine_tuned(file, backbone, **options)
     line = str(error.value)
     assert "\n" not in line

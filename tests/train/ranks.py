@@ -23,9 +23,9 @@ from pipeline.options import DataOptions
 from train.config import Config
 from train.dhsm import Mining
 from train.distributed import find_world, joined
+from train.live.display import Display
 from train.loop import train
 from train.methods import finding
-from train.reporting.display import Display
 from train.runtime import StepOptions
 from train.step import TrainingStep
 from train.trials import resume

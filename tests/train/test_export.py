@@ -23,9 +23,9 @@ from tests.untrained import make_run
 from train import checkpoint, run_folder
 from train.config import of_method
 from train.export.formats import load
+from train.export.network import FORMAT, Retrieval
 from train.export.parity import ParityError, compare
-from train.export.retrieval import FORMAT, Retrieval
-from train.export.run import publish
+from train.export.publish import publish
 
 MODEL = {"backbone": "test_resnet", "weights": "none", "bnneck": True}
 README = (Path(cdp.__file__).parent / "README.md").read_text()

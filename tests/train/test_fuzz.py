@@ -118,7 +118,7 @@ def look(root: str, outcomes_file: str) -> None:
 
 
 def compare(loader: EvaluationLoader, index, row: int) -> str:
-    from pipeline.run import run
+    from pipeline.batches import run
 
     for _, (pixels,) in run(loader._pipeline, loader.source, torch.device("cpu")):
         ours = pixels[0].numpy().astype(float)

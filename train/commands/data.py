@@ -9,7 +9,7 @@ def data_make(args: list[str]) -> None:
 
     from pipeline.datasets.synthetic import SyntheticOptions
     from train.data import make
-    from train.reporting.display import Display
+    from train.live.display import Display
 
     def parse(
         root: tyro.conf.Positional[Path],
@@ -31,7 +31,7 @@ def data_check(args: list[str]) -> None:
 
     from pipeline.options import KindName
     from train.data import check
-    from train.reporting.display import Display
+    from train.live.display import Display
 
     def parse(root: tyro.conf.Positional[Path], kind: KindName = "auto") -> None:
         """Looks at every file of a data set; exit status 2 if something has to be mended.
@@ -50,7 +50,7 @@ def data_pack(args: list[str]) -> None:
 
     from pipeline.options import KindName
     from train.data import pack
-    from train.reporting.display import Display
+    from train.live.display import Display
 
     def parse(
         root: tyro.conf.Positional[Path],

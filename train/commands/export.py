@@ -11,8 +11,8 @@ def export(args: list[str]) -> None:
 
     from train.export.formats import FormatName
     from train.export.parity import ParityError
-    from train.export.run import export_run
-    from train.reporting.display import Display
+    from train.export.publish import export_run
+    from train.live.display import Display
 
     def parse(
         run_dir: tyro.conf.Positional[Path],
@@ -56,7 +56,7 @@ def embed(args: list[str]) -> None:
     from train.config import Device
     from train.evaluation.embed import embed_images
     from train.evaluation.embed_protocol import embed_protocol
-    from train.reporting.display import Display
+    from train.live.display import Display
 
     def parse(
         run_dir: tyro.conf.Positional[Path],

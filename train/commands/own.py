@@ -10,8 +10,8 @@ def take(method: Path | None, run_dir: Path) -> None:
     Raises `InputError` as `finding.own` does.
     """
     from train import run_folder
+    from train.live.display import Display
     from train.methods import finding
-    from train.reporting.display import Display
 
     if method is None:
         return

@@ -42,7 +42,7 @@ def report(args: list[str]) -> None:
             )
         if not 0 <= seed < 2**32:
             raise InputError(f"--seed {seed}: must be in 0…2**32 - 1")
-        from train.reporting.display import Display
+        from train.live.display import Display
         from train.reporting.report import report as write_report
 
         write_report(run_dir, Display(), out, device, data_root, seed)
@@ -57,9 +57,9 @@ def experiment(args: list[str]) -> None:
     from pipeline.datasets.kinds import original_kind
     from pipeline.errors import InputError
     from train.config import Config
+    from train.live.display import Display
     from train.paper.experiments import EXPERIMENTS, run_experiment
     from train.presets import PRESETS
-    from train.reporting.display import Display
 
     @dataclass(frozen=True)
     class Arguments:

@@ -11,8 +11,8 @@ def evaluate(args: list[str]) -> None:
     from pipeline.options import Trial
     from train import run_folder
     from train.config import Device
-    from train.evaluation.run import evaluate_run
-    from train.reporting.display import Display
+    from train.evaluation.trained import evaluate_run
+    from train.live.display import Display
     from train.trials import evaluate_trials
 
     def parse(
@@ -44,9 +44,9 @@ def score(args: list[str]) -> None:
 
     from pipeline.datasets.rules import RULES
     from train.config import Device
-    from train.evaluation.metrics import Distance
     from train.evaluation.score import score_files
-    from train.reporting.display import Display
+    from train.live.display import Display
+    from train.metrics import Distance
 
     def parse(
         query: tuple[Path, ...],

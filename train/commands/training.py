@@ -36,10 +36,10 @@ def train(args: list[str]) -> None:
 
     from pipeline.errors import InputError
     from train.config import Config
+    from train.live.display import Display
     from train.loop import train as run_training
     from train.methods import finding
     from train.presets import PRESETS, find_preset, preset_names
-    from train.reporting.display import Display
     from train.trials import train_trials
 
     @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def replay_batch(args: list[str]) -> None:
     import tyro
 
     from train import replay
-    from train.reporting.display import Display
+    from train.live.display import Display
 
     def parse(run_dir: tyro.conf.Positional[Path], method: Path | None = None) -> None:
         """Lists and draws the batch at which a loss was NaN or infinite.
@@ -106,7 +106,7 @@ def resume(args: list[str]) -> None:
 
     from pipeline.errors import InputError
     from train.config import Device
-    from train.reporting.display import Display
+    from train.live.display import Display
     from train.trials import resume as go_on
 
     def parse(

@@ -15,8 +15,8 @@ from pipeline.errors import InputError
 from pipeline.options import DataOptions
 from train import run_folder
 from train.data import locate
-from train.evaluation.run import TrainedRun, features_of, open_run
-from train.reporting.display import Display
+from train.evaluation.trained import TrainedRun, features_of, open_run
+from train.live.display import Display
 
 
 @dataclass(frozen=True, slots=True, eq=False)

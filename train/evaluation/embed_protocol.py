@@ -15,9 +15,9 @@ from pipeline.datasets.rules import name_of
 from pipeline.errors import InputError
 from train import run_folder
 from train.evaluation.embed import Embedded
-from train.evaluation.metrics import Distance
-from train.evaluation.run import embed_test, open_run
-from train.reporting.display import Display
+from train.evaluation.trained import embed_test, open_run
+from train.live.display import Display
+from train.metrics import Distance
 
 FORMAT = "cdp-reid embedding 1"
 ABOUT = "embedding.json"  # marks a folder that embed made, and may replace

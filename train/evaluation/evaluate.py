@@ -12,7 +12,7 @@ from model.network import ReidNetwork
 from pipeline.datasets.records import Modality, Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
-from train.evaluation.metrics import Distance, Images, Ranking, rank, summary
+from train.metrics import Distance, Images, Ranking, rank, summary
 
 
 @torch.inference_mode()

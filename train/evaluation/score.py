@@ -12,9 +12,9 @@ from pipeline.errors import InputError
 from train import run_folder
 from train.evaluation.features import Features as Features
 from train.evaluation.features import read_features as read_features
-from train.evaluation.metrics import Distance, Images, rank, summary
 from train.evaluation.sides import cameras_of, check_sides, remark_on
-from train.reporting.display import Display
+from train.live.display import Display
+from train.metrics import Distance, Images, rank, summary
 from train.runtime import resolve_device
 
 

@@ -9,7 +9,7 @@ from numpy import ndarray
 from pipeline.datasets.rules import RULES, Rule
 from pipeline.errors import InputError
 from train.evaluation.features import Features
-from train.evaluation.metrics import Distance
+from train.metrics import Distance
 
 ROWS = 1024  # at a time, which bounds copies
 SMALLEST, LARGEST = 1e-15, 1e16  # of features whose squared distances float32 tells apart

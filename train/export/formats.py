@@ -20,7 +20,7 @@ from torch import Tensor
 from model.network import ReidNetwork
 from pipeline.errors import InputError
 from train.config import to_method
-from train.export.retrieval import FORMAT, Inputs, Retrieval, without_classifier
+from train.export.network import FORMAT, Inputs, Retrieval, without_classifier
 from train.methods import finding
 from train.methods.base import without_weights
 

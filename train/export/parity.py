@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from train.export.formats import Run
-from train.export.retrieval import Inputs
+from train.export.network import Inputs
 
 TOLERANCE = 1e-4  # of a feature's length; sums in another order give some 1e-6 (float32)
 

@@ -17,12 +17,12 @@ from train import run_folder
 from train.config import Config, flat, with_data
 from train.data import locate
 from train.distributed import find_world
+from train.live.display import Display
 from train.loop import NotFiniteError, train
 from train.paper import tables
 from train.paper.rows import ROWS, SEARCHES
 from train.paper.tables import Row
 from train.replay import PLACE
-from train.reporting.display import Display
 from train.trials import resume, train_trials
 
 QUICK: dict[str, Any] = {"epochs": 2, "eval_every": 0, "checkpoint_every": 0}

@@ -12,11 +12,10 @@ from rich.box import SIMPLE_HEAD as HEADS
 from rich.table import Table
 from scipy import stats
 
-from train import run_folder
-from train.evaluation import metrics
+from train import metrics, run_folder
+from train.live.display import Display
 from train.paper import table_plot
 from train.paper.rows import FIGURES, Figures
-from train.reporting.display import Display
 
 SHORT = {"rank1": "R1", "rank10": "R10", "rank20": "R20", "mAP": "mAP"}
 

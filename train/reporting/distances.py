@@ -7,8 +7,8 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from train.evaluation import metrics
-from train.evaluation.metrics import Distance
+from train import metrics
+from train.metrics import Distance
 
 MAX_IMAGES = 4000  # 8 M pairs: 32 MB of distances
 BLOCK = 512

@@ -9,9 +9,9 @@ import numpy as np
 from pipeline.errors import InputError
 from train import checkpoint, run_folder, runtime, schedule
 from train.config import Config
-from train.evaluation.run import TestedRun, embed_test, open_run
+from train.evaluation.trained import TestedRun, embed_test, open_run
+from train.live.display import Display
 from train.reporting import curves, summary, tested
-from train.reporting.display import Display
 from train.reporting.drawing import Chart, png
 from train.reporting.page import Markup, Section, page
 from train.trials import TRIALS, folder_of

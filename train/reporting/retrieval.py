@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.datasets.records import Protocol
-from train.evaluation.metrics import Distance, distances
+from train.metrics import Distance, distances
 
 NUM_SEARCHES = 6
 TOP = 10

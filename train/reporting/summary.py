@@ -10,7 +10,7 @@ from typing import Any
 from train import run_folder
 from train.config import Config
 from train.environment import environment
-from train.evaluation.metrics import FIGURES
+from train.metrics import FIGURES
 from train.reporting.page import Markup, Section, element, facts, folded, joined, table, with_code
 
 PAGE = Path("report", "index.html")  # in a run folder

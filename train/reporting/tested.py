@@ -12,14 +12,14 @@ from pipeline.errors import BadImageError
 from pipeline.guard import Flaw, decode
 from pipeline.reader import Reader
 from train.evaluation.evaluate import figures, rank_modes
-from train.evaluation.metrics import Distance
-from train.evaluation.run import TestedRun
+from train.evaluation.trained import TestedRun
+from train.metrics import Distance
 from train.reporting.charts import DASHES, Line, histograms, lines, scatter
 from train.reporting.distances import LABELS, Pairs, choose_rows, pair_distances
 from train.reporting.drawing import SERIES, Chart
-from train.reporting.embedding import KINDS, NUM_PEOPLE, of_some_people, plane
 from train.reporting.page import Markup, Section, element, folded, joined, picture, table
 from train.reporting.retrieval import Search, some_searches, thumbnail
+from train.reporting.tsne import KINDS, NUM_PEOPLE, of_some_people, plane
 
 MODALITY_NAMES = {Modality.RGB: "RGB", Modality.IR: "infrared"}
 PAIR_NAMES = {"within": "within a modality", "across": "across modalities"}

@@ -6,10 +6,10 @@ import math
 import pytest
 from scipy import stats
 
-from train.evaluation.metrics import FIGURES
+from train.live.display import Display
+from train.metrics import FIGURES
 from train.paper import table_plot
 from train.paper.tables import Row, mean_std, paired_difference, write
-from train.reporting.display import Display
 
 
 def outcome(seed: int, rank1: float) -> dict:

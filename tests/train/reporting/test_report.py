@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from tests.front_door import SMALL, call, refused
-from train.evaluation.run import embed_test, open_run
-from train.reporting.board import scalars
+from train.evaluation.trained import embed_test, open_run
+from train.live.board import scalars
+from train.live.display import Display
 from train.reporting.curves import colours_of, spectra
-from train.reporting.display import Display
 from train.reporting.distances import pair_distances
-from train.reporting.embedding import of_some_people
 from train.reporting.retrieval import some_searches
+from train.reporting.tsne import of_some_people
 
 VOID = {"img", "meta"}
 SECTIONS = [
@@ -368,7 +368,7 @@ def test_tensorboard_holds_every_number_of_every_record(run):
 
 
 def test_a_resumed_run_takes_back_what_its_board_had(tmp_path):
-    from train.reporting.board import opened
+    from train.live.board import opened
 
     for first, loss in ((1, 10.0), (2, 20.0)):  # epochs 1-3, then anew from epoch 2
         with opened(tmp_path, asked=True) as show:

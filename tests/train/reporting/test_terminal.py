@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.front_door import SMALL, call
-from train.reporting.display import Display
-from train.reporting.terminal import HANDLER, spelled
+from train.live.display import Display
+from train.live.terminal import HANDLER, spelled
 
 ENCODINGS = ("ascii", "latin-1", "gbk", "utf-8")
 FIGURES = dict.fromkeys(("rank1", "rank5", "rank10", "rank20", "mAP", "mINP"), 50.0)

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.evaluation import metrics
+from train import metrics
 from train.evaluation.evaluate import fill
-from train.evaluation.metrics import RANKS, Images, Ranking, distances, rank
+from train.metrics import RANKS, Images, Ranking, distances, rank
 
 
 def brute_force(distance, query_pids, gallery_pids, ignore, unique):

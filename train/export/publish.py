@@ -21,9 +21,9 @@ from train import checkpoint, run_folder
 from train.config import Config
 from train.data import locate
 from train.export.formats import FORMATS, About, FormatName, check_packages
+from train.export.network import Inputs, Retrieval, describe, random_images
 from train.export.parity import TOLERANCE, Parity, ParityError, compare
-from train.export.retrieval import Inputs, Retrieval, describe, random_images
-from train.reporting.display import Display
+from train.live.display import Display
 
 EXAMPLE = 2  # images to trace the network with
 BATCHES = (1, 7)  # other numbers than that

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from train.reporting.clock import Clock
+from train.live.clock import Clock
 
 CPU = torch.device("cpu")
 

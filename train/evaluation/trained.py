@@ -19,7 +19,7 @@ from train import checkpoint, run_folder, runtime
 from train.config import Config
 from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
-from train.reporting.display import Display
+from train.live.display import Display
 from train.schedule import said
 
 

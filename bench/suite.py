@@ -18,8 +18,8 @@ from train import run_folder, runtime
 from train.config import Config, with_data, with_method
 from train.data import locate
 from train.environment import environment
+from train.live.display import Display
 from train.presets import PRESETS
-from train.reporting.display import Display
 from train.step import TrainingStep
 
 if TYPE_CHECKING:  # DALI, which a step alone does not need

@@ -15,7 +15,7 @@ from pipeline import spectrum
 from pipeline.datasets.records import Index, Modality
 from pipeline.loader import TrainingLoader
 from pipeline.options import DataOptions
-from train.evaluation.metrics import Distance
+from train.metrics import Distance
 
 NUM_PEOPLE = 10
 NUM_IMAGES = 8  # of each person and modality, at most

@@ -20,9 +20,9 @@ from torch import Tensor
 from pipeline.datasets.findings import Findings
 from pipeline.datasets.records import Index, Modality, Protocol
 from train.config import Config
-from train.evaluation.metrics import FIGURES
 from train.evaluation.sides import listed
-from train.reporting.terminal import spelled
+from train.live.terminal import spelled
+from train.metrics import FIGURES
 
 MAX_FAULTS = 20  # shown, of each kind
 
