@@ -165,8 +165,8 @@ fi
 with_dali peers 90 "${cdp[@]}" bench peers decoder "${options[@]}" --json "$out/peers.json"
 
 pytest=("$python" -m pytest -m gpu -v -o faulthandler_timeout=60 --durations=10)
-job clock 40 "${pytest[@]}" -n 0 tests/train/reporting/test_clock.py
-tests=(tests/train/test_step.py tests/train/evaluation/test_metrics.py)
+job clock 40 "${pytest[@]}" -n 0 tests/train/live/test_clock.py
+tests=(tests/train/test_step.py tests/train/test_metrics.py)
 if [[ -z $no_batches ]]; then
   tests+=(tests/test_gpu.py tests/pipeline/test_graph.py tests/pipeline/test_cache.py)
   tests+=(tests/train/test_packed.py)

@@ -9,7 +9,7 @@ import pytest
 from pipeline.datasets.rules import RULES
 from pipeline.errors import InputError
 from tests.front_door import call, refused
-from tests.train.evaluation.test_metrics import brute_force
+from tests.train.test_metrics import brute_force
 from train.evaluation.score import Features, read_features, score
 
 
