@@ -1,5 +1,6 @@
 """What several tests share: small data sets on disk, and the reason why GPU tests are skipped."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,9 +40,13 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic data set; tests must not change it."""
     from pipeline.datasets import synthetic
 
-    root = tmp_path_factory.mktemp("data") / "people"
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker < 0 else base.parent) / "people"  # one for all test processes
     options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=3)
-    synthetic.make(root, options, workers=2)
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            synthetic.make(root, options, workers=1)
     return root
 
 

@@ -36,7 +36,7 @@ def test_any_data_set_trains_and_is_tested_again(kind, tmp_path):
     """RegDB: tests/train/test_trials.py."""
     root = trees.llcm(tmp_path / "data") if kind == "llcm" else trees.table(tmp_path / "data")
     folder = tmp_path / "run"
-    small = (*SMALL, "--data.p", "4", "--model.backbone", "resnet10t", "--model.weights", "none")
+    small = (*SMALL, "--data.p", "4", "--model.weights", "none")
     assert call("train", kind, "--data.root", root, "--run-dir", folder, *small) == 0
     before = (folder / "result.json").read_bytes()
     assert call("eval", folder, "--device", "cpu") == 0

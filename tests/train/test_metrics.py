@@ -63,7 +63,7 @@ def figures(ranking: Ranking) -> list[float]:
     return [*ranking.cmc, ranking.mean_ap, ranking.mean_inp, ranking.chance_rank1]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.booleans(),

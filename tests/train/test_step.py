@@ -21,12 +21,13 @@ from train.runtime import StepOptions, own_stream, resolve_precision, resolve_st
 from train.step import TrainingStep
 
 CPU = torch.device("cpu")
+SIZES = {"cpu": (32, 16), "cuda": (64, 32)}  # fp16 on a CPU takes 1.6 s for a step of 64 x 32
 
 
 def make_batch(seed: int = 0, device: torch.device = CPU) -> PairedBatch:
     """Four identities, one RGB and one infrared original each."""
     rng = torch.Generator().manual_seed(seed)
-    images = torch.randint(256, (8, 2, 64, 32, 3), dtype=torch.uint8, generator=rng)
+    images = torch.randint(256, (8, 2, *SIZES[device.type], 3), dtype=torch.uint8, generator=rng)
     return PairedBatch(
         images=images.to(device),
         pids=torch.arange(4).repeat(2).to(device),
@@ -42,7 +43,7 @@ def make_step(precision: str = "off", device: torch.device = CPU, lr: float = 1e
     method = Method(
         model=ModelOptions("test_resnet", "none", dropout=0.0), optimizer=OptimizerOptions(lr=lr)
     )
-    network = method.network(4, (64, 32)).to(device).train()
+    network = method.network(4, SIZES[device.type]).to(device).train()
     optimizer = build(method.groups(network), method.optimizer, how, device)
     mining = Mining(method.dhsm, 4, device)
     step = TrainingStep(network, method, optimizer, mining, precision, device, how)
@@ -70,9 +71,9 @@ def test_losses_and_confidence_are_those_of_the_forward_pass_before_the_update()
 
 @pytest.mark.parametrize("precision", ["off", "fp16"])
 def test_it_learns_a_batch_by_heart(precision):
-    _, _, step = make_step(precision)
+    _, _, step = make_step(precision, lr=3e-3)
     batch = make_batch()
-    losses = [step(batch)[0].item() for _ in range(25)]
+    losses = [step(batch)[0].item() for _ in range(12)]
     assert losses[-1] < 0.3 * losses[0]
 
 

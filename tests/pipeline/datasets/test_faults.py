@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets import kinds
+from pipeline.datasets.synthetic import SyntheticOptions, make
 from pipeline.options import DataOptions
 from tests import trees
 from tests.front_door import SMALL, call, refused
@@ -26,12 +27,14 @@ KINDS = ("sysu", "regdb", "llcm", "table")
 
 
 @pytest.fixture(scope="module")
-def whole(people, tmp_path_factory) -> dict[str, Path]:
+def whole(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("whole")
+    options = SyntheticOptions(num_train=6, num_val=2, num_test=4, images_per_camera=2)
+    make(folder / "sysu", options, workers=1)
     trees.regdb(folder / "regdb", num_ids=8, num_images=2)
     trees.llcm(folder / "llcm", num_train=4, num_test=3)
     trees.table(folder / "table", num_train=4, num_test=3)
-    return {"sysu": people, **{kind: folder / kind for kind in KINDS[1:]}}
+    return {kind: folder / kind for kind in KINDS}
 
 
 @pytest.fixture

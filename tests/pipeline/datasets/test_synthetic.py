@@ -19,13 +19,9 @@ INFRARED = {camera.camid for camera in CAMERAS if camera.modality == "ir"}
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("sets") / "synthetic"
-    reports: list[tuple[int, int]] = []
-    total = make(root, OPTIONS, workers=2, on_progress=lambda *report: reports.append(report))
-    assert reports[-1] == (total, total)
-    assert total == len(list(root.glob("cam*/*/*.jpg")))
-    return root
+def root(people: Path) -> Path:
+    """The set that other tests share, made with OPTIONS."""
+    return people
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +95,11 @@ def test_files_look_like_detector_crops(root: Path) -> None:
 
 def test_workers_do_not_matter_but_the_seed_does(tmp_path: Path) -> None:
     make(tmp_path / "one", TINY, workers=1)
-    make(tmp_path / "two", TINY, workers=2)
+    reports: list[tuple[int, int]] = []
+    made, two = lambda *report: reports.append(report), tmp_path / "two"
+    total = make(two, TINY, workers=2, on_progress=made)
+    assert reports[-1] == (total, total)
+    assert total == len(list(two.glob("cam*/*/*.jpg")))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     other = SyntheticOptions(num_train=1, num_val=1, num_test=1, images_per_camera=1, seed=1)
     make(tmp_path / "other", other, workers=1)
