@@ -30,7 +30,7 @@ class BadImageError(InputError):
         self.reason = reason
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """What an error says, on one line of at most 300 characters; its type if it says nothing."""
     words = " ".join(str(error).split())
     return words[:300] or type(error).__name__

@@ -15,10 +15,12 @@ import numpy as np
 from numpy import ndarray
 from nvidia.dali import Pipeline, fn, types
 from nvidia.dali import math as dali_math
+from nvidia.dali.data_node import DataNode
 
 from pipeline import spectrum
 from pipeline.counterpart import feeding
 from pipeline.draws import Draw, Host, Originals
+from pipeline.errors import InputError
 from pipeline.options import CacheName, DataOptions, num_views
 
 # Changes an image node; the second argument is `ask`, which `_asking` makes.
@@ -88,6 +90,10 @@ def training_graph(
         if augment:
             made = augment(image, _asking(source, options))
             image, other = made if isinstance(made, tuple) else (made, made)
+            if not all(isinstance(node, DataNode) for node in (image, other)):
+                raise InputError(
+                    f"the method's augment() returned {made!r}; return the image, or two of them"
+                )
         node["counterpart"] = other
         if num_views(options) == 2 and leave_out != "counterpart":
             node["counterpart"] = _counterpart(other, fed, device_id)
@@ -164,7 +170,14 @@ def _asking(source: PairSource, options: DataOptions) -> Callable[..., Any]:
 
         def named(u: ndarray, originals: Originals) -> dict[str, ndarray]:
             made = host(u, originals)
-            return made if isinstance(made, dict) else {name: made}
+            arrays = made if isinstance(made, dict) else {name: made}
+            for array in arrays.values():
+                if not isinstance(array, ndarray) or len(array) != len(u):
+                    raise InputError(
+                        f"the draw {name!r}: its host function returned {array!r}; return an array "
+                        "of one row per original"
+                    )
+            return arrays
 
         nodes = _ask(source, options, name, count, named)
         return nodes[name] if list(nodes) == [name] else nodes

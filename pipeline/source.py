@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.datasets.records import Index, Modality
 from pipeline.draws import Draw, Originals, uniforms
-from pipeline.errors import BadImageError
+from pipeline.errors import BadImageError, InputError
 from pipeline.options import DataOptions
 from pipeline.plan import ALL, Plan
 from pipeline.reader import Reader
@@ -125,10 +125,10 @@ class TrainingSource:
     def feed(self, draw: Draw) -> Callable[[], tuple[ndarray, ...]]:
         """The callback that hands the graph this draw's arrays, one batch a call.
 
-        Raises `ValueError` for a name that is already taken.
+        Raises `InputError` for a name that is already taken.
         """
         if draw.name in self._step_of or draw.name == "plan":
-            raise ValueError(f"the draw {draw.name!r} is taken; give this one another name")
+            raise InputError(f"the draw {draw.name!r} is taken; give this one another name")
         self._step_of[draw.name] = 0
 
         def next_batch() -> tuple[ndarray, ...]:

@@ -89,6 +89,11 @@ class Config:
                 raise InputError(
                     f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {low}"
                 )
+        warmup = self.method.optimizer.warmup_epochs
+        if warmup >= self.epochs:
+            raise InputError(
+                f"--optimizer.warmup-epochs {warmup}: must be less than --epochs {self.epochs}"
+            )
         if self.eval_every and not self.test:
             raise InputError(
                 f"--eval-every {self.eval_every}: nothing is evaluated with --no-test; leave out "

@@ -143,7 +143,13 @@ def prepare(
     seen = protocol.name if protocol else name_of_training(cfg.data, root)
     origin = start.find(cfg.method.model, run_dir, resume, seen)
     method = with_method(cfg, model=origin.model).method
-    network = method.network(loader.num_classes, image_size(options)).to(device)
+    network = method.network(loader.num_classes, image_size(options))
+    if not isinstance(network, ReidNetwork):
+        raise InputError(
+            f"the method's network() returned a {type(network).__name__}; return a subclass of "
+            "model.network.ReidNetwork"
+        )
+    network.to(device)
     if network.needs_balanced and cfg.data.sampling != "balanced":
         raise InputError(
             f"--data.sampling {cfg.data.sampling}: this method's network needs half RGB and half "

@@ -54,7 +54,7 @@ def _file(weights: Path) -> Path:
         return weights
     if not (weights / run_folder.CONFIG).is_file():
         raise InputError(f"--model.weights {weights}: is no run folder; name one, or a file")
-    if run_folder.read_config(weights).data.trial == "all":
+    if (weights / "trial-01").is_dir():
         raise InputError(
             f"--model.weights {weights}: holds ten runs; name one, as {weights}/trial-01"
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.outputs import Examples
 from pipeline.batch import PairedBatch
+from pipeline.errors import InputError
 from train.dhsm import Mining
 from train.distributed import ALONE, World, wrapped
 from train.methods.base import Method
@@ -21,6 +22,25 @@ RECORDED = ("images", "pids", "modality", "spectrum")  # what a recorded step re
 # The losses, the total first; and what DHSM adds up.
 Computed = tuple[Tensor, Tensor | None]
 WARMUP = 3  # steps before a CUDA graph is recorded: kernels get compiled, buffers allocated
+
+
+def check_losses(losses: Any, weights: dict[str, float]) -> None:
+    """Raises `InputError` naming a loss of a method that is no scalar, or without its weight."""
+    if not isinstance(losses, dict):
+        raise InputError(f"the method's losses() returned {losses!r}; return a dict of scalars")
+    for name in losses.keys() ^ weights.keys():
+        has, lacks = (
+            ("losses()", "loss_weights") if name in losses else ("loss_weights", "losses()")
+        )
+        raise InputError(
+            f"the method's {has} names {name!r}, which its {lacks} lacks; name it in both"
+        )
+    for name, loss in losses.items():
+        if not isinstance(loss, Tensor) or loss.ndim:
+            what = (
+                f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            )
+            raise InputError(f"the method's loss {name!r} is {what}; return a scalar tensor")
 
 
 class TrainingStep:
@@ -129,7 +149,7 @@ class TrainingStep:
         with amp:
             out = self._network(images, batch.infrared)
         losses = self.method.losses(out, batch, self.world.gather)
-        assert losses.keys() == self.weights.keys(), "losses and loss_weights name the same losses"
+        check_losses(losses, self.weights)
         parts = [losses[name] for name in self.weights]
         weighted = [weight * losses[name] for name, weight in self.weights.items()]
         every = torch.stack([reduce(torch.add, weighted), *parts])

@@ -1,7 +1,7 @@
 """cdp train."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +39,7 @@ def train(args: list[str]) -> None:
     from train.live.display import Display
     from train.loop import train as run_training
     from train.methods import finding
+    from train.methods.base import Method
     from train.presets import PRESETS, find_preset, preset_names
     from train.trials import train_trials
 
@@ -57,6 +58,14 @@ def train(args: list[str]) -> None:
     name = args[0] if named else "sysu"
     root = option(args, "--data.root")
     preset = find_preset(name, Path(root) if root else None, option(args, "--data.kind"))
+    own_fields = {f.name for f in fields(preset.config.method)} - {f.name for f in fields(Method)}
+    for taken in own_fields & {
+        *(f.name for f in fields(Arguments)),
+        *(f.name for f in fields(Config)),
+    }:
+        raise InputError(
+            f"{name}: the field {taken!r} of its method is an option already; rename it"
+        )
     about = preset.about
     if not named:
         methods = ", ".join(name for name in preset_names() if name not in PRESETS)
@@ -126,7 +135,7 @@ def resume(args: list[str]) -> None:
                 one. Compiling, recording and caching are then chosen anew.
             method: The method file of your own that the run was trained with.
         """
-        take(method, run_dir)
+        take(method, run_dir, to_train=True)
         again = f"cdp train --resume {shlex.quote(str(run_dir))}"
         again += f" --epochs {epochs}" if epochs is not None else ""
         again += f" --device {device}" if device else ""

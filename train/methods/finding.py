@@ -57,14 +57,22 @@ def own(file: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses looks types up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise InputError(f"{file}: cannot be run ({in_one_line(error)})") from error
+        what = f"{type(error).__name__}: {in_one_line(error)}"
+        raise InputError(f"{file}: cannot be run ({what})") from error
     if not isinstance(getattr(module, "METHOD", None), Method):
         del sys.modules[name]
         raise InputError(
             f"{file}: has no METHOD; end it with METHOD = YourMethod(), an instance of a subclass "
             "of train.methods.base.Method"
+        )
+    kind = type(module.METHOD)
+    if vars(kind).get("__annotations__") and "__dataclass_fields__" not in vars(kind):
+        del sys.modules[name]
+        raise InputError(
+            f"{file}: {kind.__name__} has fields, which count only in a dataclass; write "
+            "@dataclass(frozen=True) above it"
         )
     own_module[:] = [module]
     return module

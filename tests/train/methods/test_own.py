@@ -138,7 +138,8 @@ def off_area(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     [
         ("x = 1\n", "has no METHOD; end it with METHOD = YourMethod()"),
         ("METHOD = 7\n", "has no METHOD"),
-        ("import nothing_like_it\n", "cannot be run (No module named 'nothing_like_it')"),
+        ("import nothing_like_it\n", "cannot be run (ModuleNotFoundError: No module named"),
+        ("raise SystemExit(0)\n", "cannot be run (SystemExit: 0)"),
         ("def f(:\n", "cannot be run"),
     ],
 )
@@ -162,3 +163,46 @@ def test_the_readme_shows_it_whole():
     shown = [line[4:] for line in section.splitlines() if line.startswith("    ")]
     assert shown == [line for line in OWN.read_text().splitlines() if line.strip()]
     assert len(section.splitlines()) <= 45
+
+
+HEAD = """from dataclasses import dataclass
+from model.options import ModelOptions
+from train.methods.base import Method
+"""
+MINE = "METHOD = M(model=ModelOptions('test_resnet', 'none'))\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("q: int = 3", "M has fields, which count only in a dataclass"),
+        ("def losses(self, *a): return {**super().losses(*a), 'c': 0}", "losses() names 'c'"),
+        ("loss_weights = {'cls': 1.0}", "losses() names 'tri', which its loss_weights lacks"),
+        ("def losses(self, o, b, g): return {'cls': o.logits, 'tri': o.logits}", "of shape [48, "),
+        ("def losses(self, o, b, g): return None", "losses() returned None"),
+        ("def augment(self, image, draw): return None", "augment() returned None"),
+        ("def augment(self, image, draw): draw('e', 1), draw('e', 1)", "the draw 'e' is taken"),
+        ("def augment(self, i, draw): draw('e', 1, lambda u, o: None)", "the draw 'e': its host"),
+        ("def network(self, n, size): return 7", "network() returned a int"),
+    ],
+)
+def test_a_method_that_cannot_work_is_named_in_a_line(body, message, people, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(f"{HEAD}class M(Method):\n    {body}\n{MINE}")
+    args = [*SMALL, "--data.root", people, "--run-dir", tmp_path / "r"]
+    assert message in refused(capsys, "train", file, *args)
+
+
+def test_an_option_that_is_there_already_is_named(people, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(f"{HEAD}@dataclass(frozen=True)\nclass M(Method):\n    epochs: int = 3\n{MINE}")
+    assert "the field 'epochs' of its method is an option" in refused(capsys, "train", file)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_run_does_not_go_on_with_a_changed_file(run, tmp_path, capsys):
+    other = tmp_path / "own_method.py"
+    other.write_text(OWN.read_text() + "\n# another line\n")
+    line = refused(capsys, "train", "--resume", run, "--epochs", "9", "--method", other)
+    assert "has changed since the run began" in line
+    assert str(run / "method.py") in line
