@@ -33,7 +33,8 @@ from train.trials import resume
 CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).parents[2]
 DATA = DataOptions(height_px=32, width_px=16, p=8, k=4, threads=1, cache="none")
-METHOD = finding.own(REPOSITORY / "tests" / "own_method.py").METHOD  # CDP with a third loss
+OWN = REPOSITORY / "tests" / "own_method.py"  # CDP with a third loss
+METHOD = finding.own(OWN).METHOD
 HOW = StepOptions("off", "off", "on", "off")
 STEPS = 3
 
@@ -71,6 +72,7 @@ def steps(root: Path) -> dict[str, torch.Tensor]:
 
 def main(root: Path, out: Path) -> None:
     torch.set_num_threads(1)
+    finding.own(OWN)  # other tests of this process may have named others
     cfg = Config(
         data=dataclasses.replace(DATA, root=root),
         method=METHOD,

@@ -33,6 +33,12 @@ def run(people, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _others_keep_theirs(monkeypatch) -> None:
+    """What a test names is forgotten after it."""
+    monkeypatch.setattr(finding, "own_module", list(finding.own_module))
+
+
 @pytest.fixture
 def fresh(monkeypatch) -> None:
     """As in a new process: no method file has been named."""
