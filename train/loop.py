@@ -144,17 +144,8 @@ def prepare(
     origin = start.find(cfg.method.model, run_dir, resume, seen)
     method = with_method(cfg, model=origin.model).method
     network = method.network(loader.num_classes, image_size(options))
-    if not isinstance(network, ReidNetwork):
-        raise InputError(
-            f"the method's network() returned a {type(network).__name__}; return a subclass of "
-            "model.network.ReidNetwork"
-        )
+    check_network(network, cfg)
     network.to(device)
-    if network.needs_balanced and cfg.data.sampling != "balanced":
-        raise InputError(
-            f"--data.sampling {cfg.data.sampling}: this method's network needs half RGB and half "
-            "infrared batches; leave it at balanced"
-        )
     how = runtime.resolve_step(cfg.step, device, precision, network.fixed_shapes, world.size)
     optimizer = build(method.groups(network), method.optimizer, how, device)
     mining = Mining(method.dhsm, len(cfg.data.spectra), device, world.total)
@@ -182,6 +173,20 @@ def prepare(
         at=Progress(1, 0, bad=loader.plan.bad),
         trained_on=origin.trained_on,
     )
+
+
+def check_network(network: object, cfg: config.Config) -> None:
+    """Raises `InputError` if a method's network is none, or cannot train on these batches."""
+    if not isinstance(network, ReidNetwork):
+        raise InputError(
+            f"the method's network() returned a {type(network).__name__}; return a subclass of "
+            "model.network.ReidNetwork"
+        )
+    if network.needs_balanced and cfg.data.sampling != "balanced":
+        raise InputError(
+            f"--data.sampling {cfg.data.sampling}: this method's network needs half RGB and half "
+            "infrared batches; leave it at balanced"
+        )
 
 
 @contextmanager
