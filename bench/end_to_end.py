@@ -17,9 +17,9 @@ from bench.step import make_step
 from pipeline import spectrum
 from pipeline.loader import TrainingLoader
 from train import runtime
+from train.divergence import check_finite
 from train.live.clock import Mark, mark, seconds_between
 from train.looks import Looks
-from train.loop import check_finite
 from train.step import TrainingStep
 
 CEILING = "resident data"

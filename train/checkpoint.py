@@ -25,7 +25,7 @@ from train import run_folder
 from train.dhsm import Mining
 from train.methods.base import Method, without_weights
 
-FORMAT = "cdp-reid checkpoint 4"  # 4: batches with all RGB originals first
+FORMAT = "cdp-reid checkpoint 5"  # 5: losses have a column for the spread
 KEPT = 2  # the newest; should one be damaged, the other is used
 NETWORK = "network."
 AFTER = " after "  # between the names of what fine-tuned weights saw, the latest first
@@ -41,6 +41,14 @@ class Progress:
     waited: float = 0.0  # of these, for data
     metrics_bytes: int = 0  # length of metrics.jsonl when the epoch began
     bad: dict[int, str] = field(default_factory=dict)  # row of an image that is skipped → why
+    first_spread: float = 0.0  # of the features at the run's first step; 0: not known yet
+    collapsed_since: int = 0  # the step of the run; 0: features are no single point
+
+    def next_epoch(self, metrics_bytes: int) -> "Progress":
+        """The beginning of the next epoch."""
+        return dataclasses.replace(
+            self, epoch=self.epoch + 1, step=0, seconds=0.0, waited=0.0, metrics_bytes=metrics_bytes
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it; float64 survives to the bit."""
@@ -188,9 +196,9 @@ def trained_on(path: Path) -> str:
     return str(_about(path).get("trained_on", ""))
 
 
-def epoch_of(path: Path) -> int:
-    """The epoch that was running, or had just ended, when the checkpoint was saved."""
-    return int(_about(path)["progress"]["epoch"])
+def progress_of(path: Path) -> Progress:
+    """How far the run had come when the checkpoint was saved."""
+    return Progress.from_json(_about(path)["progress"])
 
 
 def num_classes(path: Path) -> int:

@@ -23,6 +23,7 @@ from train.runtime import StepOptions
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
+OnCollapse = Literal["warn", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,10 @@ class Config:
 
     log_every: int = 20
     """Steps between two looks at the losses; the next look finds a NaN and names its step."""
+
+    on_collapse: OnCollapse = "stop"
+    """When all features have collapsed into one point, which batch-hard triplet loss can cause,
+    warn, and then stop if that lasts for a whole epoch, or go on."""
 
     tensorboard: bool = False
     """Also write TensorBoard event files to RUN_DIR/tensorboard."""

@@ -16,12 +16,23 @@ from pipeline.datasets.records import Index, Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from pipeline.options import image_size, num_images
-from train import checkpoint, config, interruption, replay, run_folder, runtime, schedule, start
+from train import (
+    checkpoint,
+    config,
+    divergence,
+    interruption,
+    replay,
+    run_folder,
+    runtime,
+    schedule,
+    start,
+)
 from train.checkpoint import Progress
 from train.config import with_method
 from train.data import locate, name_of_training, read_test
 from train.dhsm import Mining
 from train.distributed import World, find_world, joined
+from train.divergence import CollapsedError, NotFiniteError, check_finite
 from train.evaluation.evaluate import evaluate, extract_features
 from train.interruption import Interruption
 from train.live import board
@@ -33,14 +44,6 @@ from train.optimizer import build, set_learning_rate
 from train.step import TrainingStep
 
 NO_TEST = {"test": None, "remark": "trained without a test (--no-test)"}
-
-
-class NotFiniteError(ArithmeticError):
-    """The loss is NaN or infinite; the message names the step, from 1, which is also in `step`."""
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Run:
     state: checkpoint.State
     at: Progress
     trained_on: str  # the name of all that the weights will have seen
+    at_one_point: dict[str, float]  # what losses are when all features have collapsed into one
     interrupted: Interruption = field(default_factory=Interruption)
     show_on_board: board.Write = lambda record: None
     result: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +75,12 @@ class Run:
         """Is the running epoch followed by a test?"""
         epoch = self.at.epoch
         return schedule.is_end(self.cfg, epoch) or is_due(self.cfg.eval_every, epoch)
+
+    @property
+    def is_lost(self) -> bool:
+        """Is it to stop, as all features have been one point throughout the running epoch?"""
+        began = (self.at.epoch - 1) * len(self.loader) + 1
+        return self.cfg.on_collapse == "stop" and 0 < self.at.collapsed_since <= began
 
 
 def train(
@@ -89,7 +99,8 @@ def train(
     checkpoint: what follows is what would have followed, on the CPU to the bit. With `epochs`, too,
     it is trained for that many, whatever `cfg` says (schedule.py). Raises `InputError` before the
     folder is touched if data, options or weights cannot work, `NotFiniteError` if the loss is NaN
-    or infinite, and `Interrupted` after a signal.
+    or infinite, `CollapsedError` if all features became one point, and `Interrupted` after a
+    signal.
 
     Under torchrun each process takes its share of every batch, and rank 0 writes and speaks.
     """
@@ -112,10 +123,11 @@ def train(
                 p_hat = run.mining.probability
                 run.mining.end_epoch()  # DHSM: from what the epoch has shown to the next P̂
                 record(run, p_hat)
+                stop_if_lost(run)
                 if run.tests_now and run.protocol:
                     test(run, run.protocol)
                 written = run_folder.metrics_bytes(run_dir)
-                run.at = Progress(run.at.epoch + 1, 0, metrics_bytes=written, bad=run.at.bad)
+                run.at = run.at.next_epoch(written)
         return finish(run) if world.leads else {}
 
 
@@ -172,6 +184,7 @@ def prepare(
         state=checkpoint.State(network, loader.num_classes, optimizer, step.scaler, mining, losses),
         at=Progress(1, 0, bad=loader.plan.bad),
         trained_on=origin.trained_on,
+        at_one_point=method.at_one_point(loader.num_classes),
     )
 
 
@@ -237,13 +250,16 @@ def train_epoch(run: Run) -> None:
             if look:
                 seen = looks.look(i)  # of earlier steps only, where the GPU is behind
                 check_finite(seen, run.step.names, at.epoch, cfg.precision)
+                watch(run, seen)
                 rate = clock.rate(len(seen) * num_images(cfg.data))
                 run.display.step(at.epoch, seen, run.step.names, rate, clock.wait_share())
             if look or run.world.size == 1:
                 run.interrupted.agree(run.world.collect)
             if run.interrupted.signal:
                 break
-        check_finite(looks.wait(at.step), run.step.names, at.epoch, cfg.precision)
+        seen = looks.wait(at.step)
+        check_finite(seen, run.step.names, at.epoch, cfg.precision)
+        watch(run, seen)
     except NotFiniteError as error:
         if run.world.leads:
             replay.keep(run.run_dir, at, error.step, run.loader, run.mining.probability)
@@ -253,9 +269,16 @@ def train_epoch(run: Run) -> None:
         at.bad.update(bad)
 
 
+def watch(run: Run, seen: Float32[Tensor, "seen names"]) -> None:
+    """Warns when all features become one point; `seen` are figures of the epoch's first steps."""
+    told = divergence.watch(run.at, seen, run.step.names, run.at_one_point, len(run.loader))
+    if told:
+        run.display.note(told)
+
+
 def save_if_due(run: Run) -> None:
     """Saves the run before what follows an epoch; raises `Interrupted` after a signal."""
-    due = run.tests_now or is_due(run.cfg.checkpoint_every, run.at.epoch)
+    due = run.tests_now or is_due(run.cfg.checkpoint_every, run.at.epoch) or run.is_lost
     if run.world.leads and (due or run.interrupted.signal):
         checkpoint.save(run.run_dir, run.state, run.at, run.trained_on)
     run.interrupted.check()
@@ -285,6 +308,19 @@ def record(run: Run, p_hat: Any) -> None:
     run.display.epoch(made)
 
 
+def stop_if_lost(run: Run) -> None:
+    """Raises `CollapsedError`, and leaves its reason in the run's folder, if the run is to stop."""
+    if run.is_lost:
+        told = divergence.told(run.at, run.state.losses[-1], run.step.names, run.at_one_point)
+        if run.world.leads:
+            left = {"since_step": run.at.collapsed_since, "epoch": run.at.epoch, "what": told}
+            run_folder.write_result(run.run_dir / divergence.COLLAPSED, left)
+        raise CollapsedError(
+            f"{told}; training stopped after a whole epoch of it, the checkpoint is kept "
+            "(--on-collapse warn goes on)"
+        )
+
+
 def test(run: Run, protocol: Protocol) -> None:
     """Tests the network as it stands; raises `Interrupted` after a signal, if epochs are left."""
     assert run.test_loader, "it goes with the protocol"
@@ -294,7 +330,7 @@ def test(run: Run, protocol: Protocol) -> None:
     features = run.world.gather_rows(own_features, len(protocol.index))
     if run.world.leads:
         run.result = evaluate(features, protocol, run.cfg.distance)
-        run.result |= schedule.said(run.cfg, run.at.epoch)
+        run.result |= schedule.said(run.cfg, run.at.epoch) | divergence.said(run.at.collapsed_since)
         figures = {"event": "eval", "epoch": run.at.epoch, **run.result}
         run_folder.append_metrics(run.run_dir, figures)
         run.show_on_board(figures)
@@ -319,19 +355,3 @@ def finish(run: Run) -> dict[str, Any]:
 def is_due(every: int, epoch: int) -> bool:
     """Every n epochs; 0: never."""
     return every > 0 and epoch % every == 0
-
-
-def check_finite(
-    losses: Float32[Tensor, "steps names"], names: tuple[str, ...], epoch: int, precision: str
-) -> None:
-    """Raises `NotFiniteError` naming the epoch's first step whose loss is NaN or infinite."""
-    bad = (~losses.isfinite()).any(dim=1).nonzero()
-    if len(bad):
-        step = int(bad[0])
-        values = ", ".join(f"{n} {x}" for n, x in zip(names, losses[step].tolist(), strict=True))
-        mend = "a lower --optimizer.lr" + ("" if precision == "off" else " or --precision off")
-        raise NotFiniteError(
-            f"loss is {losses[step, 0].item()} at epoch {epoch}, step {step + 1} ({values}); "
-            f"training stopped, earlier checkpoints are kept; try {mend}",
-            step + 1,
-        )

@@ -28,6 +28,15 @@ class OptimizerOptions:
     momentum: float = 0.9
     """Of sgd."""
 
+    nesterov: bool = False
+    """Nesterov's momentum, of sgd."""
+
+    head_scale: float = 1.0
+    """Learning rate of what follows the backbone (BNNeck, classifier), relative to the rest."""
+
+    clip_norm: float = 0.0
+    """Gradients whose norm, over all weights, is larger are scaled down to it; 0: never."""
+
     schedule: Literal["steps", "cosine"] = "steps"
     """steps: the rate is multiplied by `gamma` at each milestone; cosine: it falls to 0."""
 
@@ -41,15 +50,21 @@ class OptimizerOptions:
     """Epochs in which the learning rate rises, in equal steps, to `lr`."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "gamma"):
+        for name in ("lr", "gamma", "head_scale"):
             if not 0 < getattr(self, name) < math.inf:  # nor NaN
+                option = name.replace("_", "-")
                 raise InputError(
-                    f"--optimizer.{name} {getattr(self, name)}: must be greater than 0"
+                    f"--optimizer.{option} {getattr(self, name)}: must be greater than 0"
                 )
-        for name in ("weight_decay", "momentum", "warmup_epochs"):
+        for name in ("weight_decay", "momentum", "warmup_epochs", "clip_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 option = name.replace("_", "-")
                 raise InputError(f"--optimizer.{option} {getattr(self, name)}: must be 0 or more")
+        if self.nesterov and not (self.name == "sgd" and self.momentum):
+            raise InputError(
+                f"--optimizer.nesterov: {self.name} with momentum {self.momentum} has none; it "
+                "needs --optimizer.name sgd and a --optimizer.momentum above 0"
+            )
         if any(not 0 < m <= 1 for m in self.milestones):
             raise InputError(
                 f"--optimizer.milestones {self.milestones}: each must be a share of the epochs, 0…1"
@@ -97,7 +112,8 @@ def build(
         "fused": how.fused_optimizer == "on",
     }
     if options.name == "sgd":
-        return torch.optim.SGD(of_weights, lr=options.lr, momentum=options.momentum, **common)
+        common |= {"momentum": options.momentum, "nesterov": options.nesterov}
+        return torch.optim.SGD(of_weights, lr=options.lr, **common)
     kind = torch.optim.AdamW if options.name == "adamw" else torch.optim.Adam
     return kind(of_weights, lr=options.lr, capturable=recorded, **common)
 

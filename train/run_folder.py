@@ -221,8 +221,8 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
 
 
 EPOCH_NUMBERS = (
-    *("epoch", "step", "loss", "loss_cls", "loss_tri", "lr", "images_per_second", "data_wait"),
-    *("seconds", "num_bad_images"),
+    *("epoch", "step", "loss", "lr", "images_per_second", "data_wait", "seconds"),
+    "num_bad_images",
 )
 
 

@@ -14,12 +14,13 @@ from pipeline.batch import PairedBatch
 from pipeline.errors import InputError
 from train.dhsm import Mining
 from train.distributed import ALONE, World, wrapped
+from train.divergence import SPREAD, spread
 from train.methods.base import Method
 from train.runtime import StepOptions
 
 AMP_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 RECORDED = ("images", "pids", "modality", "spectrum")  # what a recorded step reads of a batch
-# The losses, the total first; and what DHSM adds up.
+# The losses, the total first, and the spread; and what DHSM adds up.
 Computed = tuple[Tensor, Tensor | None]
 WARMUP = 3  # steps before a CUDA graph is recorded: kernels get compiled, buffers allocated
 
@@ -76,7 +77,9 @@ class TrainingStep:
         self.how = how
         self.device = device
         self.weights = method.loss_weights
-        self.names = ("loss", *(f"loss_{name}" for name in self.weights))  # what a step returns
+        # What a step returns: its losses, and how far the features spread.
+        self.names = ("loss", *(f"loss_{name}" for name in self.weights), SPREAD)
+        self.clip_norm = method.optimizer.clip_norm
         self.amp_dtype = AMP_DTYPE.get(precision)
         # bf16 has float32's range and needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -93,10 +96,11 @@ class TrainingStep:
         self._num_calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, batch: PairedBatch) -> Float[Tensor, " losses"]:
-        """Returns the losses before the update, in the order of `names`, on the device.
+    def __call__(self, batch: PairedBatch) -> Float[Tensor, " names"]:
+        """Returns the losses before the update and the features' spread, as `names` lists them.
 
-        With several ranks `batch` is this one's share, and the losses those of the global batch.
+        They stay on the device. With several ranks `batch` is this one's share, and the figures are
+        those of the global batch.
         """
         self._num_calls += 1
         if self.how.cuda_graph == "off" or self._num_calls <= WARMUP:
@@ -120,11 +124,14 @@ class TrainingStep:
         with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._losses = self._update(self._batch)
 
-    def _update(self, batch: PairedBatch) -> Float[Tensor, " losses"]:
+    def _update(self, batch: PairedBatch) -> Float[Tensor, " names"]:
         losses, of_step = self.forward(batch)
         self.optimizer.zero_grad()
         # Ranks take the mean of their gradients: that of the mean of their losses.
         self.scaler.scale(losses[0]).backward()
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if of_step is not None:
@@ -132,7 +139,7 @@ class TrainingStep:
         return self.world.mean(losses.detach())
 
     def forward(self, batch: PairedBatch) -> Computed:
-        """The losses, in the order of `names`, with their graph; and DHSM's sums, if any."""
+        """A step's figures, in the order of `names`, with their graph; and DHSM's sums, if any."""
         return self._compute(batch.flat(), batch.pids, batch.modality, batch.spectrum)
 
     def _forward(
@@ -152,7 +159,8 @@ class TrainingStep:
         check_losses(losses, self.weights)
         parts = [losses[name] for name in self.weights]
         weighted = [weight * losses[name] for name, weight in self.weights.items()]
-        every = torch.stack([reduce(torch.add, weighted), *parts])
+        originals = self.world.gather(batch.originals(out.features.detach()).float())
+        every = torch.stack([reduce(torch.add, weighted), *parts, spread(originals)])
         if batch.views == 1:
             return every, None
         logits = batch.counterparts(out.logits.detach())

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from model.options import ModelOptions
 from pipeline.errors import InputError
+from train.methods.base import Method
 from train.optimizer import Group, OptimizerOptions, build, learning_rate, set_learning_rate
 from train.runtime import StepOptions
 
@@ -56,6 +58,10 @@ def test_each_group_has_its_share_of_the_rate(name, recorded):
             {"name": "sgd", "momentum": 0.8, "weight_decay": 0.1},
             lambda w: torch.optim.SGD(w, 0.01, momentum=0.8, weight_decay=0.1),
         ),
+        (
+            {"name": "sgd", "nesterov": True},
+            lambda w: torch.optim.SGD(w, 0.01, momentum=0.9, nesterov=True),
+        ),
     ],
 )
 def test_it_steps_as_torch_s_own(options, reference):
@@ -76,6 +82,9 @@ def test_it_steps_as_torch_s_own(options, reference):
     [
         ({"lr": 0.0}, r"--optimizer.lr 0.0: must be greater than 0"),
         ({"momentum": -1.0}, r"--optimizer.momentum -1.0: must be 0 or more"),
+        ({"head_scale": 0.0}, r"--optimizer.head-scale 0.0: must be greater than 0"),
+        ({"clip_norm": -1.0}, r"--optimizer.clip-norm -1.0: must be 0 or more"),
+        ({"nesterov": True}, r"--optimizer.nesterov: adam .* needs --optimizer.name sgd"),
         ({"warmup_epochs": -1}, r"--optimizer.warmup-epochs -1: must be 0 or more"),
         ({"milestones": (40.0,)}, r"must be a share of the epochs"),
     ],
@@ -83,3 +92,17 @@ def test_it_steps_as_torch_s_own(options, reference):
 def test_bad_values_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         OptimizerOptions(**options)
+
+
+def test_the_head_has_a_rate_of_its_own_relative_to_the_backbone():
+    method = Method(
+        model=ModelOptions("test_resnet", "none", structure="two-stems", bnneck=True),
+        optimizer=OptimizerOptions(lr=0.01, head_scale=10.0),
+    )
+    network = method.network(5, (32, 16))
+    optimizer = build(method.groups(network), method.optimizer, PLAIN, CPU)
+    rate = {id(w): group["lr"] for group in optimizer.param_groups for w in group["params"]}
+    found = {name: rate[id(weight)] for name, weight in network.named_parameters()}
+    heads = {name for name, lr in found.items() if lr == pytest.approx(0.1)}
+    assert heads == {"neck.weight", "neck.bias", "classifier.weight", "classifier.bias"}
+    assert all(lr == pytest.approx(0.01) for name, lr in found.items() if name not in heads)

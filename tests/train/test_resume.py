@@ -15,8 +15,8 @@ from tests.front_door import SMALL, call, refused
 from train import checkpoint, run_folder, runtime, schedule
 from train.commands.ending import to_its_end
 from train.config import Stretch
+from train.divergence import NotFiniteError
 from train.live.display import Display
-from train.loop import NotFiniteError
 
 EPOCHS = 3
 ARGS = [*SMALL, "--epochs", str(EPOCHS), "--log-every", "1", "--eval-every", "2"]

@@ -37,11 +37,18 @@ def make_batch(seed: int = 0, device: torch.device = CPU) -> PairedBatch:
     )
 
 
-def make_step(precision: str = "off", device: torch.device = CPU, lr: float = 1e-3, **switches):
+def make_step(
+    precision: str = "off",
+    device: torch.device = CPU,
+    lr: float = 1e-3,
+    clip_norm: float = 0.0,
+    **switches,
+):
     torch.manual_seed(0)
     how = resolve_step(StepOptions(**switches), device, precision)
     method = Method(
-        model=ModelOptions("test_resnet", "none", dropout=0.0), optimizer=OptimizerOptions(lr=lr)
+        model=ModelOptions("test_resnet", "none", dropout=0.0),
+        optimizer=OptimizerOptions(lr=lr, clip_norm=clip_norm),
     )
     network = method.network(4, SIZES[device.type]).to(device).train()
     optimizer = build(method.groups(network), method.optimizer, how, device)
@@ -61,12 +68,35 @@ def test_losses_and_confidence_are_those_of_the_forward_pass_before_the_update()
 
     losses = step(batch)
 
-    torch.testing.assert_close(losses, torch.stack([cls + tri, cls, tri]).detach())
+    originals = features[0::2].detach()
+    spread = (originals.var(dim=0, correction=0).sum()).sqrt()
+    assert step.names == ("loss", "loss_cls", "loss_tri", "spread")
+    torch.testing.assert_close(losses, torch.stack([cls + tri, cls, tri, spread]).detach())
     assert not torch.equal(before, network.classifier.weight)
     probability = logits.softmax(1)
     expected = [probability[2 * n + 1, batch.pids[n]].item() for n in range(4)]
     assert mining.sums.tolist() == pytest.approx(expected, rel=1e-5)
     assert mining.counts.tolist() == [1, 1, 1, 1]
+
+
+def gradients_after(num_steps: int, precision: str, clip_norm: float) -> torch.Tensor:
+    network, _, step = make_step(precision, clip_norm=clip_norm)
+    for _ in range(num_steps):
+        step(make_batch())
+    return torch.cat([weight.grad.flatten() for weight in network.parameters()])
+
+
+def test_gradients_are_clipped_to_the_norm_over_all_weights():
+    free, clipped, loose = (gradients_after(1, "off", norm) for norm in (0.0, 0.5, 1e6))
+    assert free.norm() > 1
+    torch.testing.assert_close(clipped, free * 0.5 / free.norm(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(loose, free)
+
+
+def test_fp16_clips_what_is_no_longer_scaled():
+    # The first steps overflow at the scale that training begins with, and change nothing.
+    clipped = gradients_after(6, "fp16", 0.5)
+    assert clipped.norm().item() == pytest.approx(0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["off", "fp16"])

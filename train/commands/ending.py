@@ -25,8 +25,8 @@ def to_its_end(again: str, run: Callable[[], object], run_dir: Path | None = Non
     """
     from pipeline.errors import is_out_of_memory
     from train.distributed import LostRankError
+    from train.divergence import CollapsedError, NotFiniteError
     from train.interruption import EXIT_STATUS, Interrupted
-    from train.loop import NotFiniteError
     from train.run_folder import is_run
 
     def go_on() -> str:
@@ -40,6 +40,8 @@ def to_its_end(again: str, run: Callable[[], object], run_dir: Path | None = Non
     except NotFiniteError as error:
         replay = re.sub(" --(epochs|device) [^ ]+", "", again).replace("--resume", "--replay-batch")
         fail(f"{error}; `{replay}` shows that batch", 1)
+    except CollapsedError as error:
+        fail(str(error), 1)
     except LostRankError as error:
         fail(f"{error}; {go_on()}", 1)
     except OSError as error:  # a full disk, above all

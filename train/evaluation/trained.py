@@ -15,7 +15,7 @@ from pipeline.datasets.records import Index, Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
 from pipeline.options import DataOptions, Trial, image_size
-from train import checkpoint, run_folder, runtime
+from train import checkpoint, divergence, run_folder, runtime
 from train.config import Config
 from train.data import locate
 from train.evaluation.evaluate import evaluate, extract_features
@@ -57,7 +57,8 @@ def evaluate_run(
     run = open_run(run_dir, display, data_root, trial, device_name)
     tested = embed_test(run, display)
     result = evaluate(tested.features, tested.protocol, run.cfg.distance)
-    result |= said(run.cfg, checkpoint.epoch_of(run.weights))
+    at = checkpoint.progress_of(run.weights)
+    result |= said(run.cfg, at.epoch) | divergence.said(at.collapsed_since)
     run_folder.write_result(run_dir / run_folder.RESULT, result)
     display.result(result)
     return result

@@ -118,6 +118,7 @@ class Display:
         each = ", ".join(
             f"{value:.3f} {name.removeprefix('loss_')}"
             for name, value in zip(names[1:], parts, strict=True)
+            if name.startswith("loss_")
         )
         self._status = Text(
             f"           loss {total:.3f} ({each})   "
@@ -176,7 +177,7 @@ class Display:
             self._figures(result)
         else:
             self.say("result    without a test: no figures")
-        for name in ("remark", "training"):
+        for name in ("remark", "training", "collapse"):
             if name in result:
                 self.say(f"note      {result[name]}")
 

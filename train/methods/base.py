@@ -6,6 +6,7 @@ one, sets what the method needs of the other options: counterparts or none, epoc
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +72,27 @@ class Method:
 
     def groups(self, network: nn.Module) -> list[Group]:
         """The network's weights, in groups that each have a learning rate of their own."""
-        return [Group(network.parameters())]
+        scale = self.optimizer.head_scale
+        if scale == 1:
+            return [Group(network.parameters())]
+        trunk: list[nn.Parameter] = []
+        head: list[nn.Parameter] = []
+        for name, weight in network.named_parameters():
+            (trunk if name.startswith(("backbone.", "enter.")) else head).append(weight)
+        return [Group(trunk), Group(head, scale)]
+
+    def at_one_point(self, num_classes: int) -> dict[str, float]:
+        """What losses are when all features are the same, by their names: signs of a collapse.
+
+        A loss of which that is not known is left out.
+        """
+        values = {}
+        if self.loss.classification:
+            by = num_classes if self.loss.divide_by_classes else 1
+            values["cls"] = math.log(num_classes) / by
+        if self.loss.triplet and self.loss.margin:
+            values["tri"] = self.loss.margin
+        return values
 
     def lr_at(self, epoch: int, epochs: int) -> float:
         """The learning rate of `epoch`, from 1; a group's is its scale times that."""

@@ -17,8 +17,9 @@ from train import run_folder
 from train.config import Config, flat, with_data
 from train.data import locate
 from train.distributed import find_world
+from train.divergence import COLLAPSED, DivergedError
 from train.live.display import Display
-from train.loop import NotFiniteError, train
+from train.loop import train
 from train.paper import tables
 from train.paper.rows import ROWS, SEARCHES
 from train.paper.tables import Row
@@ -112,8 +113,9 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """Is there a result, or a loss that was no number?"""
-        return any((self.folder / name).is_file() for name in (run_folder.RESULT, PLACE))
+        """Is there a result, or a loss that was no number, or a collapse?"""
+        ends = (run_folder.RESULT, PLACE, COLLAPSED)
+        return any((self.folder / name).is_file() for name in ends)
 
     def outcome(self, mode: int) -> dict[str, Any] | None:
         """Its result in one mode, with seed and seconds of training; None if it diverged."""
@@ -158,7 +160,7 @@ def run_experiment(
         display.say(f"\n{heading}: {ROWS[run.method].about}")
         try:
             _train(run, display)
-        except NotFiniteError as error:
+        except DivergedError as error:
             display.say(f"{heading}: did not converge; {error}")
     # The paper's figures of another data set stand beside ours, in columns of their own.
     of_data = original_kind(root, kind)

@@ -1,0 +1,112 @@
+"""Collapsed features: found by hand-made figures, and in runs that are made to collapse."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from tests.front_door import SMALL, call
+from train import checkpoint, run_folder
+from train.checkpoint import Progress
+from train.divergence import SMALL as SMALL_SPREAD
+from train.divergence import collapsed, num_last, spread, watch
+
+NAMES = ("loss", "loss_cls", "loss_tri", "spread")
+ONE_POINT = {"cls": math.log(600), "tri": 0.3}
+HEALTHY = [2.2, 2.0, 0.2, 20.0]
+GONE = [math.log(600) + 0.3, math.log(600), 0.3, 0.01]
+
+
+def test_the_spread_is_the_root_mean_square_distance_from_the_mean():
+    features = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 3.0], [0.0, -3.0]])
+    assert spread(features).item() == pytest.approx(math.sqrt((1 + 1 + 9 + 9) / 4))
+    assert spread(features[:1].expand(4, 2)).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, True),
+        ({3: 20.0 * SMALL_SPREAD * 1.01}, False),  # features still differ
+        ({2: 0.2}, False),  # the triplet loss still tells them apart
+        ({1: 3.0}, False),  # so does the classifier
+        ({1: 3.0, 2: 0.2}, False),
+    ],
+)
+def test_every_sign_must_say_so(changed, says):
+    row = [changed.get(i, value) for i, value in enumerate(GONE)]
+    assert collapsed(torch.tensor([row]), NAMES, 20.0, ONE_POINT).tolist() == [says]
+
+
+def test_a_method_of_unknown_losses_is_judged_by_the_spread():
+    seen = torch.tensor([[1.0, 1.0, 20.0], [1.0, 1.0, 0.1]])
+    found = collapsed(seen, ("loss", "loss_own", "spread"), 20.0, {})
+    assert found.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("signs", "expected"), [([], 0), ([0, 1, 1], 2), ([1, 1], 2), ([1, 0], 0), ([0, 0], 0)]
+)
+def test_the_last_steps_of_a_collapse_are_counted(signs, expected):
+    assert num_last(torch.tensor(signs, dtype=torch.bool)) == expected
+
+
+def test_the_watch_tells_once_since_which_step_and_forgets_what_recovers():
+    at = Progress(epoch=1, step=0)
+
+    def look(*rows: list[float]) -> str:
+        return watch(at, torch.tensor(rows).reshape(-1, 4), NAMES, ONE_POINT, steps=4)
+
+    assert look() == ""
+    assert look(HEALTHY, HEALTHY) == ""
+    assert at.first_spread == 20.0
+    told = look(HEALTHY, HEALTHY, GONE)
+    assert "since step 3 (their spread is 0.05 % of the first step's" in told
+    assert "loss_tri is 0.300, of one point 0.300" in told
+    assert look(HEALTHY, HEALTHY, GONE, GONE) == ""
+    at = at.next_epoch(0)
+    assert look(GONE) == ""
+    assert at.collapsed_since == 3
+    assert look(GONE, HEALTHY) == ""
+    assert at.collapsed_since == 0
+    assert "since step 7" in look(GONE, HEALTHY, GONE)
+
+
+# Weight decay of 100 at a rate of 0.01 takes every weight to zero at the first step.
+TO_ZERO = (
+    *("--optimizer.name", "sgd", "--optimizer.lr", "0.01", "--optimizer.weight-decay", "100"),
+    *("--optimizer.momentum", "0", "--model.no-bnneck", "--epochs", "3"),
+)
+
+
+def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsys):
+    run = tmp_path / "r"
+    args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO, "--checkpoint-every", "0")
+    assert call(*args, "--eval-every", "0", "--run-dir", run) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "all features have collapsed into one point since step 2" in printed.err
+    assert "training stopped after a whole epoch of it" in printed.err
+    assert "--optimizer.warmup-epochs" in printed.err
+    assert "collapsed into one point since step 2" in " ".join(printed.out.split())
+    assert [record["epoch"] for record in run_folder.read_metrics(run)] == [1, 2]
+    assert json.loads((run / "collapsed.json").read_text())["since_step"] == 2
+    assert checkpoint.progress_of(checkpoint.latest(run)).collapsed_since == 2
+    assert not (run / "result.json").exists()
+
+    # Going on from that checkpoint finds what it found.
+    assert call("train", "--resume", run) == 1
+    assert "since step 2" in capsys.readouterr().err
+
+
+def test_a_collapsed_run_may_go_on_and_its_result_says_so(people, tmp_path, capsys):
+    run = tmp_path / "r"
+    args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO)
+    assert call(*args, "--on-collapse", "warn", "--run-dir", run) == 0
+    said = "all features have been one point since step 2; figures are chance"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert run_folder.read_result(run)["collapse"] == said
+    (run / "result.json").unlink()
+    assert call("eval", run) == 0
+    assert run_folder.read_result(run)["collapse"] == said
