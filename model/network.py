@@ -55,10 +55,16 @@ class Network(ReidNetwork):
     inverse_std: Tensor
 
     def __init__(
-        self, options: ModelOptions, num_classes: int, image_size: ImageSize = (256, 128)
+        self,
+        options: ModelOptions,
+        num_classes: int,
+        image_size: ImageSize = (256, 128),
+        centers: bool = False,
     ) -> None:
         """Builds the network, with the weights that the options name.
 
+        With `centers` it has a trained center of each class for the center loss, `Outputs.extras`'
+        "centers" [num_classes, width], 0 when training begins.
         Raises `InputError` for a backbone that is unknown or cannot take images of this height and
         width, in pixels, and for weights that cannot be had or do not fit.
         """
@@ -78,6 +84,8 @@ class Network(ReidNetwork):
         ):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
         self.account = weights.load(self, options.backbone, file) if file else ""
+        zeros = torch.zeros(num_classes, self.width)
+        self.centers = nn.Parameter(zeros) if centers else None
 
     def forward(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
@@ -85,7 +93,8 @@ class Network(ReidNetwork):
         """Pixels 0…255 to pooled features, which the triplet loss takes, and class logits."""
         features = self._pool(images, infrared)
         embedding = self.neck(features)
-        return Outputs(features, embedding, self.classifier(self.dropout(embedding)))
+        extras: dict[str, Tensor] = {} if self.centers is None else {"centers": self.centers}
+        return Outputs(features, embedding, self.classifier(self.dropout(embedding)), extras)
 
     def embed(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None

@@ -1,11 +1,13 @@
 """The options of the network and its losses."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import InputError
 
 StructureName = Literal["one-stream", "zero-padding-2", "zero-padding-4", "two-stems"]
+TripletKind = Literal["hard", "soft-margin", "weighted", "squared-difference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,33 +42,72 @@ class ModelOptions:
             raise InputError(f"--model.dropout {self.dropout}: must be in 0…1, 1 excluded")
 
 
+# Losses that are in use if their weight is not 0, and the option that is their weight.
+WEIGHTED = {"hc": "hetero_center", "hc_tri": "hetero_center_triplet", "center": "center"}
+
+
 @dataclass(frozen=True, slots=True)
 class LossOptions:
-    """Eq. 2-4."""
+    """The losses and their weights: by default Eq. 2-4."""
 
     classification: bool = True
     """Use L_cls, cross-entropy over all 2PK images (Eq. 2)."""
 
+    label_smoothing: float = 0.0
+    """Share of the target that L_cls spreads evenly over all identities; 0.1 is common."""
+
     triplet: bool = True
-    """Use L_tri, batch-hard triplet over the PK originals (Eq. 3)."""
+    """Use L_tri, a triplet loss over the PK originals (Eq. 3)."""
+
+    triplet_kind: TripletKind = "hard"
+    """hard: farthest positive and nearest negative, with a margin (Eq. 3); soft-margin: the same
+    pair, with log(1 + exp(difference)) instead; weighted: softmax weights over all positives and
+    negatives (AGW); squared-difference: weighted, with the difference squared (CAJ)."""
 
     margin: float = 0.3
-    """m of Eq. 3, in units of the feature distance."""
+    """m of Eq. 3, in units of the feature distance; also of the hetero-center triplet loss. The
+    other kinds of triplet loss have none."""
 
     triplet_weight: float = 1.0
     """λ of Eq. 4."""
+
+    hetero_center: float = 0.0
+    """Weight of the hetero-center loss, which draws an identity's RGB and infrared centers
+    together (Zhu et al., 2020); 0: not used."""
+
+    hetero_center_triplet: float = 0.0
+    """Weight of the hetero-center triplet loss, which holds those centers against other
+    identities' (Liu et al., 2020); 0: not used."""
+
+    center: float = 0.0
+    """Weight of the center loss, which draws features to a learned center of their identity (Wen
+    et al., 2016); 0: not used, 0.0005 is common."""
 
     divide_by_classes: bool = False
     """Take Eq. 2 literally: divide the mean cross-entropy by the number of identities M."""
 
     def __post_init__(self) -> None:
-        if not (self.classification or self.triplet):
+        if not self.weights:
             raise InputError(
                 "--loss.no-classification --loss.no-triplet: nothing is left to learn from; "
                 "keep one of them"
             )
-        for name in ("margin", "triplet_weight"):
-            if getattr(self, name) < 0:
-                raise InputError(
-                    f"--loss.{name.replace('_', '-')} {getattr(self, name)}: must be at least 0"
-                )
+        for name in ("margin", "triplet_weight", *WEIGHTED.values()):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:  # nor NaN
+                raise InputError(f"--loss.{name.replace('_', '-')} {value}: must be at least 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(
+                f"--loss.label-smoothing {self.label_smoothing}: must be in 0…1, 1 excluded"
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each loss in use, by the name that metrics have for it."""
+        weights = {"cls": 1.0} if self.classification else {}
+        weights |= {"tri": self.triplet_weight} if self.triplet else {}
+        return weights | {
+            name: getattr(self, option)
+            for name, option in WEIGHTED.items()
+            if getattr(self, option)
+        }

@@ -49,6 +49,7 @@ def without_classifier(network: ReidNetwork) -> ReidNetwork:
     if type(network) is Network:
         for unused in ("dropout", "classifier"):
             setattr(network, unused, nn.Identity())
+        network.centers = None
     return network
 
 

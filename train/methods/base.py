@@ -14,10 +14,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.losses import classification_loss, triplet_loss
+from model import losses
 from model.network import Network, ReidNetwork
 from model.options import LossOptions, ModelOptions
 from model.outputs import Examples, Outputs
+from pipeline.errors import InputError
 from train.dhsm import DhsmOptions
 from train.optimizer import Group, OptimizerOptions, learning_rate
 
@@ -46,13 +47,12 @@ class Method:
 
     def network(self, num_classes: int, image_size: tuple[int, int]) -> ReidNetwork:
         """The network for so many training identities and images of (height, width) in pixels."""
-        return Network(self.model, num_classes, image_size)
+        return Network(self.model, num_classes, image_size, centers=self.loss.center > 0)
 
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weight of each loss, by the names that `losses` uses (λ of Eq. 4)."""
-        weights = {"cls": 1.0} if self.loss.classification else {}
-        return weights | ({"tri": self.loss.triplet_weight} if self.loss.triplet else {})
+        return self.loss.weights
 
     def losses(self, out: Outputs, batch: Examples, gather: Gather) -> Losses:
         """The losses of a batch, scalars in float32, by name.
@@ -60,15 +60,15 @@ class Method:
         Under torchrun each process has its share of the batch, and the global loss is the mean of
         the processes'. A loss over the whole batch takes `gather(tensor)`, whose gradient is exact.
         """
-        losses = {}
-        if self.loss.classification:
-            losses["cls"] = classification_loss(
-                out.logits, batch.labels, self.loss.divide_by_classes
-            )
-        if self.loss.triplet:
-            features = gather(batch.originals(out.features))
-            losses["tri"] = triplet_loss(features, gather(batch.pids), self.loss.margin)
-        return losses
+        names = self.loss.weights
+        own = {
+            "features": batch.originals(out.features),
+            "pids": batch.pids,
+            "modality": batch.modality,
+        }
+        needed = [name for name in own if any(name in OVER_BATCH.get(loss, ()) for loss in names)]
+        of_all = {name: gather(own[name]) for name in needed}
+        return {name: LOSSES[name](self.loss, out, batch, of_all) for name in names}
 
     def groups(self, network: nn.Module) -> list[Group]:
         """The network's weights, in groups that each have a learning rate of their own."""
@@ -97,6 +97,40 @@ class Method:
     def lr_at(self, epoch: int, epochs: int) -> float:
         """The learning rate of `epoch`, from 1; a group's is its scale times that."""
         return learning_rate(self.optimizer, epoch, epochs)
+
+
+# Every loss, by its name in metrics: what makes it of the options, the outputs, the batch, and the
+# originals of the global batch.
+LOSSES: dict[str, Callable[[LossOptions, Outputs, Examples, dict[str, Tensor]], Tensor]] = {
+    "cls": lambda options, out, batch, _: losses.classification_loss(
+        out.logits, batch.labels, options.divide_by_classes, options.label_smoothing
+    ),
+    "tri": lambda options, out, batch, of_all: losses.TRIPLETS[options.triplet_kind](
+        of_all["features"], of_all["pids"], options.margin
+    ),
+    "hc": lambda options, out, batch, of_all: losses.hetero_center_loss(**of_all),
+    "hc_tri": lambda options, out, batch, of_all: losses.hetero_center_triplet_loss(
+        **of_all, margin=options.margin
+    ),
+    "center": lambda options, out, batch, _: losses.center_loss(
+        out.features, batch.labels, _centers(out)
+    ),
+}
+# What a loss over the whole batch needs of the originals; the others are means over images.
+OVER_BATCH = {
+    "tri": ("features", "pids"),
+    "hc": ("features", "pids", "modality"),
+    "hc_tri": ("features", "pids", "modality"),
+}
+
+
+def _centers(out: Outputs) -> Tensor:
+    if "centers" not in out.extras:
+        raise InputError(
+            "--loss.center: the method's network makes no centers; give its outputs "
+            'extras["centers"], one row an identity, or leave --loss.center at 0'
+        )
+    return out.extras["centers"]
 
 
 def without_weights(method: Method) -> Method:
