@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from model import structures
@@ -22,6 +23,24 @@ def build(options: ModelOptions, image_size: ImageSize) -> tuple[Any, int]:
     """
     backbone = _backbone(options, image_size)
     return backbone, _width(backbone, options, image_size)
+
+
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation, of pixels in 0…1, that a backbone's pretrained weights expect.
+
+    They depend on the name alone, so that a checkpoint is read as it was trained.
+    """
+    made_for = timm.get_pretrained_cfg(name)
+    if made_for is None:
+        return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    return made_for.mean, made_for.std
+
+
+def source(name: str) -> str:
+    """Where timm has a backbone's weights from, in words."""
+    made_for = timm.get_pretrained_cfg(name)
+    where = made_for.hf_hub_id or made_for.url
+    return f"all tensors of timm's {made_for.architecture}.{made_for.tag} from {where}"
 
 
 def _backbone(options: ModelOptions, image_size: ImageSize) -> Any:

@@ -2,19 +2,20 @@
 
 RGB, infrared and counterpart images take the same path (Fig. 7b), but in the structures that the
 paper compares with, which differ in how an image enters (structures.py). Normalisation is the
-network's first operation, so that training, evaluation and export cannot differ in it.
+network's first operation, so that training, evaluation and export cannot differ in it. Its mean and
+standard deviation are those that the backbone's pretrained weights expect: ImageNet's, as in the
+paper, for a ResNet, but others for many transformers and EfficientNets.
 """
 
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from model import structures, weights
-from model.backbone import ImageSize, build
-from model.options import ModelOptions
+from model.backbone import ImageSize, build, normalisation, source
+from model.options import NAMED_WEIGHTS, ModelOptions
 from model.outputs import Outputs
 from pipeline.errors import InputError
 
@@ -78,12 +79,16 @@ class Network(ReidNetwork):
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = nn.Linear(self.width, num_classes)
         # Counterparts are selected and triplicated in pixel space, then normalised like any image.
+        mean, std = normalisation(options.backbone)
         for name, value in (
-            ("mean", [255 * m for m in IMAGENET_DEFAULT_MEAN]),
-            ("inverse_std", [1 / (255 * s) for s in IMAGENET_DEFAULT_STD]),
+            ("mean", [255 * m for m in mean]),
+            ("inverse_std", [1 / (255 * s) for s in std]),
         ):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
-        self.account = weights.load(self, options.backbone, file) if file else ""
+        if options.weights == "imagenet":
+            self.account = source(options.backbone)
+        elif options.weights != "none":
+            self.account = weights.load(self, options.backbone, file)
         zeros = torch.zeros(num_classes, self.width)
         self.centers = nn.Parameter(zeros) if centers else None
 
@@ -109,11 +114,11 @@ class Network(ReidNetwork):
 
 
 def _weights_file(options: ModelOptions) -> Path | None:
-    if options.weights in ("none", "imagenet"):
+    if options.weights in NAMED_WEIGHTS:
         return None
     if not Path(options.weights).is_file():
         raise InputError(
             f"--model.weights {options.weights}: no such file; pass a .safetensors or .pth file, a "
-            "run folder, imagenet or none"
+            "run folder, imagenet, wheel or none"
         )
     return Path(options.weights)

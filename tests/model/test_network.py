@@ -92,3 +92,20 @@ def test_what_cannot_be_built_is_refused(options, message):
 def test_dropout_of_1_is_refused():
     with pytest.raises(InputError, match=r"--model.dropout 1.0"):
         ModelOptions(dropout=1.0)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mean", "std"),
+    [
+        ("resnet50.tv_in1k", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # the paper's
+        ("resnet10t", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ("tf_efficientnet_lite0", [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+        ("vit_tiny_patch16_224.augreg_in21k", [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+        ("mobileone_s0", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ],
+)
+def test_images_are_normalised_as_the_backbones_weights_expect(backbone, mean, std):
+    network = Network(ModelOptions(backbone, "none"), 7, (64, 32))
+    assert network.mean.flatten().tolist() == torch.tensor([255 * m for m in mean]).tolist()
+    expected = torch.tensor([1 / (255 * s) for s in std]).tolist()
+    assert network.inverse_std.flatten().tolist() == expected

