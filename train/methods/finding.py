@@ -26,13 +26,14 @@ class Origin:
 
 
 def names() -> list[str]:
-    """The methods of this package."""
-    return sorted(f.stem for f in HERE.glob("*.py") if f.stem not in NOT_METHODS)
+    """The methods of this package: their files' names, with - for _."""
+    files = (file.stem for file in HERE.glob("*.py") if file.stem not in NOT_METHODS)
+    return sorted(stem.replace("_", "-") for stem in files)
 
 
 def named(name: str) -> ModuleType:
-    """The module train/methods/NAME.py."""
-    return importlib.import_module(f"train.methods.{name}")
+    """The module of a method of this package."""
+    return importlib.import_module(f"train.methods.{name.replace('-', '_')}")
 
 
 def own(file: Path) -> ModuleType:
@@ -111,7 +112,7 @@ def class_of(written: Origin, source: str) -> type[Method]:
         )
     if written.name == "base":
         return Method
-    if written.name not in names():
+    if written.name.replace("_", "-") not in names():
         raise InputError(
             f"{source}: no method {written.name!r} in this version; there are "
             f"{', '.join(['base', *names()])}"

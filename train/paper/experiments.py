@@ -20,8 +20,9 @@ from train.distributed import find_world
 from train.divergence import COLLAPSED, DivergedError
 from train.live.display import Display
 from train.loop import train
-from train.paper import tables
-from train.paper.rows import ROWS, SEARCHES
+from train.paper import rows, tables
+from train.paper.recipe import PARTS, of_method
+from train.paper.rows import SEARCHES
 from train.paper.tables import Row
 from train.replay import PLACE
 from train.trials import resume, train_trials
@@ -31,7 +32,7 @@ QUICK: dict[str, Any] = {"epochs": 2, "eval_every": 0, "checkpoint_every": 0}
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """A table or figure of the paper: its rows as (label, method)."""
+    """A table or figure: its rows as (label, what `row` knows them by)."""
 
     title: str
     rows: tuple[tuple[str, str], ...]
@@ -99,7 +100,22 @@ EXPERIMENTS = {
         "All-spectrum, cross-spectrum, and dynamic sampling",
         (("baseline-4", "baseline-4"), ("CDP", "cdp"), ("CDP+DHSM", "cdp-dhsm")),
     ),
+    "recipe": Experiment(
+        "The field's recipe, one part at a time, and whole methods",
+        (
+            ("CDP+DHSM", "cdp-dhsm"),
+            *((f"+ {part}", part) for part in PARTS),
+            *((name, name) for name in ("agw", "caj", "cdp-strong")),
+        ),
+    ),
 }
+
+
+def row(name: str) -> rows.Row:
+    """A row of the paper, a part of the recipe, or a method."""
+    if name in rows.ROWS:
+        return rows.ROWS[name]
+    return PARTS[name] if name in PARTS else of_method(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +173,7 @@ def run_experiment(
         if run.is_done:
             display.say(f"{heading}: done, {run.folder}")
             continue
-        display.say(f"\n{heading}: {ROWS[run.method].about}")
+        display.say(f"\n{heading}: {row(run.method).about}")
         try:
             _train(run, display)
         except DivergedError as error:
@@ -179,20 +195,20 @@ def _runs(experiment: Experiment, base: Config, seeds: int, out: Path) -> Iterat
     """All rows of a seed before the next seed."""
     for seed in range(base.seed, base.seed + seeds):
         for label, method in experiment.rows:
-            cfg = dataclasses.replace(ROWS[method].setting(base), seed=seed)
+            cfg = dataclasses.replace(row(method).setting(base), seed=seed)
             yield Run(label, method, cfg, out / f"{method}-seed-{seed}")
 
 
 def _rows(experiment: Experiment, runs: list[Run], searches: list[str]) -> list[Row]:
     """The experiment's rows, once for each way of searching (keys of `SEARCHES`)."""
-    rows = []
+    found = []
     for i, search in enumerate(searches):
         _, mode, words = SEARCHES[search]
         for label, method in experiment.rows:
             outcomes = [run.outcome(mode) for run in runs if run.label == label]
             where = f", {words.partition(', ')[2]}" if i else ""
-            rows.append(Row(label + where, ROWS[method].paper.get(search), outcomes))
-    return rows
+            found.append(Row(label + where, row(method).paper.get(search), outcomes))
+    return found
 
 
 def _check_same(run: Run) -> None:

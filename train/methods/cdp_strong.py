@@ -1,0 +1,31 @@
+"""CDP+DHSM with what strong baselines of the field share; our own choice of parts, fixed beforehand.
+
+To CDP+DHSM it adds: padded random crop and random erasing, the same of an original and its
+counterpart; a BNNeck, generalized-mean pooling and a last stride of 1 (Luo et al., "Bag of Tricks
+and a Strong Baseline for Deep Person Re-identification", CVPRW 2019; Ye et al., TPAMI 2021); label
+smoothing; a soft-margin triplet loss, which does not collapse as the hard margin can; one epoch in
+ten of warm-up, then cosine; cosine distance.
+
+Command: cdp train cdp-strong --data.root DIR. Hardware: one GPU; time: not measured.
+Nothing published: what each part gives on the embedded people is in train/RESULTS.md.
+"""
+
+import dataclasses
+
+from model.options import LossOptions, ModelOptions
+from pipeline.options import AugmentationOptions
+from train.config import Config
+from train.methods.base import Method
+from train.optimizer import OptimizerOptions
+
+METHOD = Method(
+    model=ModelOptions(last_stride=1, pooling="gem", bnneck=True),
+    augmentation=AugmentationOptions(crop_padding_px=10, erasing=0.5, erasing_fill="spectrum"),
+    loss=LossOptions(label_smoothing=0.1, triplet_kind="soft-margin"),
+    optimizer=OptimizerOptions(schedule="cosine", warmup_epochs=10),
+)
+
+
+def setting(config: Config) -> Config:
+    """The data set's batches and epochs; cosine distance."""
+    return dataclasses.replace(config, distance="cosine")

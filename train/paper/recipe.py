@@ -1,0 +1,111 @@
+"""What strong baselines of the field add to a method, one part at a time, and whole methods.
+
+A row is CDP+DHSM and one part. Methods keep the network's backbone, image size, batches and epochs
+of the experiment, so that rows compare methods; everything else is theirs.
+"""
+
+import dataclasses
+from typing import Any
+
+from train.config import Config, with_data, with_method
+from train.methods import finding
+from train.paper.rows import Row, Setting
+
+CROP = 10 / 256  # padding, of an image's height
+
+
+def model(**changes: Any) -> Setting:
+    """Other options of the network."""
+    return lambda config: with_method(
+        config, model=dataclasses.replace(config.method.model, **changes)
+    )
+
+
+def loss(**changes: Any) -> Setting:
+    """Other options of the losses."""
+    return lambda config: with_method(
+        config, loss=dataclasses.replace(config.method.loss, **changes)
+    )
+
+
+def augmentation(**changes: Any) -> Setting:
+    """Other options of the augmentations."""
+    return lambda config: with_method(
+        config, augmentation=dataclasses.replace(config.method.augmentation, **changes)
+    )
+
+
+def optimizer(**changes: Any) -> Setting:
+    """Other options of the optimizer."""
+    return lambda config: with_method(
+        config, optimizer=dataclasses.replace(config.method.optimizer, **changes)
+    )
+
+
+def padded_crop(config: Config) -> Config:
+    """Ten pixels of padding at a height of 256, and in proportion at others."""
+    padding = max(1, round(CROP * config.data.height_px))
+    return augmentation(crop_padding_px=padding)(config)
+
+
+def warm_up(config: Config) -> Config:
+    """The rate rises in the first tenth of the epochs, at least in the first."""
+    return optimizer(warmup_epochs=max(1, config.epochs // 10))(config)
+
+
+def whole(name: str) -> Setting:
+    """A method of train/methods/, with the experiment's backbone, image size, batches and epochs.
+
+    What it gives in pixels or epochs is scaled from its own image size and number of epochs.
+    """
+
+    def setting(base: Config) -> Config:
+        module = finding.named(name)
+        method = module.METHOD
+        its = module.setting(dataclasses.replace(base, method=method))
+        kept = {name: getattr(base.data, name) for name in ("height_px", "width_px", "p", "k")}
+        padding = method.augmentation.crop_padding_px * base.data.height_px / its.data.height_px
+        epochs = method.optimizer.warmup_epochs * base.epochs / its.epochs
+        backbone, weights = base.method.model.backbone, base.method.model.weights
+        config = with_data(dataclasses.replace(its, epochs=base.epochs), **kept)
+        for changed in (
+            model(backbone=backbone, weights=weights),
+            augmentation(crop_padding_px=max(1, round(padding))),
+            optimizer(warmup_epochs=max(1, round(epochs))),
+        ):
+            config = changed(config)
+        return config
+
+    return setting
+
+
+PARTS: dict[str, Row] = {
+    "crop": Row("CDP+DHSM with padded random crops.", padded_crop),
+    "erasing": Row("CDP+DHSM with random erasing, half of the pairs.", augmentation(erasing=0.5)),
+    "erasing-spectrum": Row(
+        "CDP+DHSM with random erasing, gray in infrared images.",
+        augmentation(erasing=0.5, erasing_fill="spectrum"),
+    ),
+    "gem": Row("CDP+DHSM with generalized-mean pooling.", model(pooling="gem")),
+    "stride": Row("CDP+DHSM with a last stride of 1.", model(last_stride=1)),
+    "smoothing": Row("CDP+DHSM with label smoothing of 0.1.", loss(label_smoothing=0.1)),
+    "soft-margin": Row(
+        "CDP+DHSM with a soft-margin triplet loss.", loss(triplet_kind="soft-margin")
+    ),
+    "weighted": Row(
+        "CDP+DHSM with AGW's weighted regularized triplet loss.", loss(triplet_kind="weighted")
+    ),
+    "hetero-center": Row(
+        "CDP+DHSM with the hetero-center triplet loss beside the other.",
+        loss(hetero_center_triplet=1.0),
+    ),
+    "warm-up": Row("CDP+DHSM with a warm-up of a tenth of the epochs.", warm_up),
+    "cosine": Row("CDP+DHSM with a cosine schedule.", optimizer(schedule="cosine")),
+}
+
+
+def of_method(name: str) -> Row:
+    """A method of train/methods/ as a row, with what was published of it."""
+    module = finding.named(name)
+    about = (module.__doc__ or "").strip().splitlines()[0]
+    return Row(about, whole(name), getattr(module, "PUBLISHED", {}))
