@@ -194,8 +194,8 @@ def _gray_rows(
 ) -> dict[str, ndarray]:
     """Of the `chosen` (bool [n]), which become gray, the row [n, 1, 3] that makes all channels."""
     matrix = colors(u, infrared, options)["M"]
-    chosen = np.not_equal(matrix, np.eye(3)).any(axis=(1, 2))
-    return {"row": matrix[:, :1], "chosen": chosen}
+    changed: ndarray = matrix != np.eye(3)
+    return {"row": matrix[:, :1], "chosen": changed.any(axis=(1, 2))}
 
 
 def _has_jitter(options: AugmentationOptions) -> bool:
