@@ -9,6 +9,7 @@ channels in one launch.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,10 +22,9 @@ from pipeline import spectrum
 from pipeline.counterpart import feeding
 from pipeline.draws import Draw, Host, Originals
 from pipeline.errors import InputError
-from pipeline.options import CacheName, DataOptions, num_views
+from pipeline.options import CacheName, DataOptions, image_size, num_views
 
-# Changes an image node; the second argument is `ask`, which `_asking` makes.
-Augment = Callable[[Any, Callable[..., Any]], Any]
+Augment = Callable[[Any, "Ask"], Any]  # changes an image node
 Stage = Literal["read", "decode", "resize", "flip", "counterpart", "stack"]
 
 # Preallocation hints for the GPU decoder: buffers only grow, and growing one stalls the device.
@@ -88,7 +88,7 @@ def training_graph(
             image = _flip(image, fed["flip"])
         node["flip"] = other = image
         if augment:
-            made = augment(image, _asking(source, options))
+            made = augment(image, Ask(source, options))
             image, other = made if isinstance(made, tuple) else (made, made)
             if not all(isinstance(node, DataNode) for node in (image, other)):
                 raise InputError(
@@ -159,11 +159,25 @@ def _ask(
     return dict(zip(example, inputs, strict=True))
 
 
-def _asking(source: PairSource, options: DataOptions) -> Callable[..., Any]:
-    """What an augmentation asks for its randomness, by a name of its own."""
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What an augmentation asks for its randomness, by a name of its own; and what it may know."""
 
-    def draw(
-        name: str, count: int, host: Callable[[ndarray, Originals], Any] = lambda u, _: u
+    source: PairSource
+    options: DataOptions
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of every image, in pixels."""
+        return image_size(self.options)
+
+    @property
+    def has_counterparts(self) -> bool:
+        """Whether the batch holds pairs, not originals alone."""
+        return num_views(self.options) == 2
+
+    def __call__(
+        self, name: str, count: int, host: Callable[[ndarray, Originals], Any] = lambda u, _: u
     ) -> Any:
         """`count` uniform numbers in [0, 1) per original, or what `host(u, originals)` makes of
         them: an array whose first axis is the batch, or a dict of such; as graph nodes."""
@@ -179,10 +193,8 @@ def _asking(source: PairSource, options: DataOptions) -> Callable[..., Any]:
                     )
             return arrays
 
-        nodes = _ask(source, options, name, count, named)
+        nodes = _ask(self.source, self.options, name, count, named)
         return nodes[name] if list(nodes) == [name] else nodes
-
-    return draw
 
 
 def _about(u: ndarray, originals: Originals) -> dict[str, ndarray]:

@@ -1,4 +1,4 @@
-"""The options of the data pipeline."""
+"""The options of the data pipeline and of its augmentations."""
 
 import os
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 KindName = Literal["auto", "sysu", "regdb", "llcm", "table", "packed"]
 CacheName = Literal["none", "host", "gpu", "auto"]
 SamplingName = Literal["balanced", "random", "shuffle"]
+FillName = Literal["mean", "spectrum"]
 Trial = Literal[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, "all"]
 
 
@@ -122,6 +123,75 @@ class DataOptions:
             raise InputError(
                 f"--data.k {self.k}: must be even, half RGB and half infrared; "
                 "or pass --data.sampling random"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentationOptions:
+    """Random changes to training images, applied after the flip in this order; all off by default.
+
+    They change originals. A counterpart is made from the cropped and erased image before its
+    colours change, so each spectrum keeps its meaning.
+    """
+
+    crop_padding_px: int = 0
+    """Pad each side with this many black pixels, then crop back to the original size at a random
+    position; 0: off."""
+
+    share_crop: bool = True
+    """A counterpart has its original's crop, so that the pair stays aligned; otherwise its own."""
+
+    erasing: float = 0.0
+    """Probability that a random rectangle of an image is filled with one color (random erasing,
+    Zhong et al., AAAI 2020)."""
+
+    erasing_area: tuple[float, float] = (0.02, 0.4)
+    """LOW HIGH: area of the rectangle, as a share of the image."""
+
+    erasing_aspect: float = 0.3
+    """Lowest height / width of the rectangle; the highest is 1 / this."""
+
+    erasing_fill: FillName = "mean"
+    """mean: the ImageNet mean in every image, as in public code, which puts a colored rectangle
+    into infrared images; spectrum: infrared images get the luma of that mean instead."""
+
+    share_erasing: bool = True
+    """A counterpart has its original's rectangle; otherwise its own, or none."""
+
+    channel: float = 0.0
+    """Probability that an RGB original shows only one of its channels, R, G or B, three times. CAJ
+    (Ye et al., ICCV 2021) adds such an image beside the original, which is what counterparts from
+    --data.spectra R G B are; this replaces the original."""
+
+    gray: float = 0.0
+    """Probability that an RGB original becomes gray (BT.601 luma)."""
+
+    brightness: float = 0.0
+    """An original's pixels are multiplied by U(1-x, 1+x)."""
+
+    contrast: float = 0.0
+    """An original's distance from mid-gray (128) is multiplied by U(1-x, 1+x)."""
+
+    saturation: float = 0.0
+    """An RGB original's distance from its luma is multiplied by U(1-x, 1+x)."""
+
+    def __post_init__(self) -> None:
+        if self.crop_padding_px < 0:
+            raise InputError(
+                f"--augmentation.crop-padding-px {self.crop_padding_px}: must be at least 0"
+            )
+        for name in ("erasing", "channel", "gray", "brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"--augmentation.{name} {getattr(self, name)}: must be in 0…1")
+        low, high = self.erasing_area
+        if not 0 < low <= high <= 1:
+            raise InputError(
+                f"--augmentation.erasing-area {low} {high}: must be two numbers above 0 and up to "
+                "1, the lower one first"
+            )
+        if not 0 < self.erasing_aspect <= 1:
+            raise InputError(
+                f"--augmentation.erasing-aspect {self.erasing_aspect}: must be above 0 and up to 1"
             )
 
 

@@ -18,7 +18,9 @@ from model import losses
 from model.network import Network, ReidNetwork
 from model.options import LossOptions, ModelOptions
 from model.outputs import Examples, Outputs
+from pipeline.augment import augmented
 from pipeline.errors import InputError
+from pipeline.options import AugmentationOptions
 from train.dhsm import DhsmOptions
 from train.optimizer import Group, OptimizerOptions, learning_rate
 
@@ -34,6 +36,7 @@ class Method:
     loss: LossOptions = field(default_factory=LossOptions)
     dhsm: DhsmOptions = field(default_factory=DhsmOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
 
     def augment(self, image: Any, draw: Any) -> Any:
         """Changes the resized and flipped image, a DALI node, while the graph is built.
@@ -41,9 +44,10 @@ class Method:
         `draw(name, count)` gives `count` uniform numbers in [0, 1) per original, and
         `draw(name, count, host)` what `host(uniforms [n, count], originals)` makes of them in
         NumPy: a box, a row, a flag. Returns the image, or two: the original, and the image that its
-        counterpart is made of.
+        counterpart is made of. A method that overrides this and does not call it has no use for
+        `--augmentation` flags.
         """
-        return image
+        return augmented(image, draw, self.augmentation)
 
     def network(self, num_classes: int, image_size: tuple[int, int]) -> ReidNetwork:
         """The network for so many training identities and images of (height, width) in pixels."""

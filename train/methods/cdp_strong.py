@@ -1,4 +1,4 @@
-"""CDP+DHSM with what strong baselines of the field share; our own choice of parts, fixed beforehand.
+"""CDP+DHSM with what strong baselines of the field share; our own choice of parts.
 
 To CDP+DHSM it adds: padded random crop and random erasing, the same of an original and its
 counterpart; a BNNeck, generalized-mean pooling and a last stride of 1 (Luo et al., "Bag of Tricks
