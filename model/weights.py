@@ -1,5 +1,6 @@
 """Pretrained weights from a file: read as data, matched by name, and every tensor accounted for."""
 
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,13 @@ NESTS = ("state_dict", "model_state_dict", "model_state", "model", "network", "n
 CLASSIFIERS = frozenset(("classifier", "fc", "head", "head_dist", "heads", "last_linear"))
 # What timm calls the function that adapts another project's names and sizes to a model family.
 FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
-BACKBONE, NECK, ENTRY = "backbone.", "neck.", "enter."  # parts of our networks
+BACKBONE = "backbone."  # before its tensors in our networks
+# What a file may lack as a whole: how the names of its tensors begin, and what is then said.
+OPTIONAL = {
+    r"neck\.": "the BNNeck starts afresh",
+    r"pool\.": "the p of GeM starts afresh",
+    r".*\.non_local\.": "the non-local blocks start afresh",
+}
 CHECKPOINT = "network."  # before them in a run's checkpoint
 SHOWN = 3  # names in a list of what was left out
 COUNTER = ".num_batches_tracked"  # batch norm does without; older files lack it
@@ -55,8 +62,7 @@ def load(network: nn.Module, name: str, file: Path) -> str:
     loaded = {n: tensors.pop(n) for n in wanted if n in tensors}
     network.load_state_dict(loaded, strict=False)
     account = [f"{_count(loaded)} of {_count(wanted)} tensors from {file}", *spread]
-    if any(n.startswith(NECK) for n in wanted.keys() - loaded.keys()):
-        account.append("the BNNeck starts afresh")
+    account += [said for part, said in OPTIONAL.items() if _has(wanted.keys() - loaded, part)]
     return "; ".join(account + _left_out(sorted(_short(n) for n in tensors)))
 
 
@@ -114,9 +120,7 @@ def _named(tensors: Tensors, wanted: Tensors) -> Tensors:
         BACKBONE + name.removeprefix(prefix) if name.startswith(prefix) else name: tensor
         for name, tensor in tensors.items()
     }
-    if any(n.startswith(ENTRY) for n in wanted) and not any(n.startswith(ENTRY) for n in named):
-        return structures.into_both_stems(named)
-    return named
+    return structures.into_both_stems(named, wanted)
 
 
 def _prefix(names: Iterable[str], expected: list[str]) -> str:
@@ -187,15 +191,19 @@ def _check(tensors: Tensors, wanted: Tensors, network: nn.Module) -> None:
 
 def _misfit(tensors: Tensors, wanted: Tensors) -> str | None:
     """The first of the wanted tensors that is missing or of another shape, in words."""
-    has_neck = any(name.startswith(NECK) for name in tensors)
+    absent = [part for part in OPTIONAL if not _has(tensors, part)]
     for name, value in wanted.items():
-        optional = name.endswith(COUNTER) or (name.startswith(NECK) and not has_neck)
+        optional = name.endswith(COUNTER) or any(_has([name], part) for part in absent)
         if name not in tensors and not optional:
             return f"{_short(name)} is missing"
         if name in tensors and tensors[name].shape != value.shape:
             theirs, ours = ("x".join(map(str, t.shape)) for t in (tensors[name], value))
             return f"{_short(name)} is {theirs} in the file and {ours} in the network"
     return None
+
+
+def _has(names: Iterable[str], part: str) -> bool:
+    return any(re.match(part, name) for name in names)
 
 
 def _left_out(names: list[str]) -> list[str]:
