@@ -1,19 +1,14 @@
 """Augmented batches against NumPy, to the bit; and what the boxes and windows are allowed to be."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy import ndarray
 from PIL import Image
 
 from pipeline import augment, spectrum
 from pipeline.datasets.records import Index
 from pipeline.draws import uniforms
-from pipeline.errors import InputError
 from pipeline.loader import TrainingLoader
 from pipeline.options import AugmentationOptions, DataOptions
 from train.methods.base import Method
