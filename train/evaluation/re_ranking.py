@@ -5,7 +5,6 @@ all of this is products of sparse matrices; only the distances themselves are n 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,26 +14,11 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from pipeline.errors import InputError
+from train.evaluation.options import ReRanking
 from train.metrics import Distance, Images, Ranking, check_finite, distances, rank_distances
 
 MAX_IMAGES = 30_000  # queries and gallery: 3.6 GB of distances, and a copy for each trial
 MAX_KEYS = 2**23  # at a time: 64 MB
-
-
-@dataclass(frozen=True, slots=True)
-class ReRanking:
-    """Parameters, by default the paper's; `InputError` for values that mean nothing."""
-
-    k1: int = 20  # neighbours that may be reciprocal
-    k2: int = 6  # neighbours, the image itself included, whose encodings are averaged
-    lambda_: float = 0.3  # weight of the original distance
-
-    def __post_init__(self) -> None:
-        for name, k in (("k1", self.k1), ("k2", self.k2)):
-            if k < 1:
-                raise InputError(f"--re-rank-{name} {k}: must be at least 1")
-        if not 0 <= self.lambda_ <= 1:
-            raise InputError(f"--re-rank-lambda {self.lambda_}: must be in 0…1")
 
 
 def rank_re_ranked(
@@ -52,12 +36,7 @@ def rank_re_ranked(
     those included that a query ignores. Raises `InputError` for more than `MAX_IMAGES` images.
     """
     num_query, total = len(query), len(query) + len(gallery)
-    if total > MAX_IMAGES:
-        raise InputError(
-            f"--re-rank: {num_query} queries and {len(gallery)} gallery images need {total}² "
-            f"distances ({4e-9 * total**2:.0f} GB), and at most {MAX_IMAGES} images are taken; "
-            "leave --re-rank out, or test on fewer images"
-        )
+    check_size(num_query, len(gallery))
     check_finite(query, gallery)
     features = torch.cat([query.features, gallery.features])
     found = distances(features, features, distance)
@@ -70,6 +49,17 @@ def rank_re_ranked(
         rankings.append(rank_distances(re_ranked, query, gallery.take(columns), cmc_unique_pids))
         on_trial()
     return rankings
+
+
+def check_size(num_query: int, num_gallery: int) -> None:
+    """Raises `InputError` if these are more than `MAX_IMAGES` images."""
+    total = num_query + num_gallery
+    if total > MAX_IMAGES:
+        raise InputError(
+            f"--re-rank: {num_query} queries and {num_gallery} gallery images need {total}² "
+            f"distances ({4e-9 * total**2:.1f} GB); at most {MAX_IMAGES} images are re-ranked: "
+            "leave --re-rank out, or test on fewer images"
+        )
 
 
 def re_rank(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from train import metrics
 from train.evaluation import re_ranking
-from train.evaluation.re_ranking import ReRanking, rank_re_ranked, re_rank
+from train.evaluation.options import ReRanking
+from train.evaluation.re_ranking import rank_re_ranked, re_rank
 from train.metrics import Images, rank, rank_distances
 
 
