@@ -20,6 +20,7 @@ from train.metrics import FIGURES
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+OTHER_RESULT = re.compile(r"result(-on-[\w-]+)?(-flip-test)?(-re-rank)?\.json")
 CHECKPOINTS = "checkpoints"
 BAD_IMAGES = "bad_images.tsv"
 METHOD = "method.py"  # a copy, which is never run
@@ -228,9 +229,12 @@ def read_result(run_dir: Path, name: str = RESULT) -> dict[str, Any] | None:
     return cast(dict[str, Any], result)
 
 
-def other_results(run_dir: Path) -> list[str]:
-    """Names of the results of tests that were no plain ones."""
-    return sorted(path.name for path in run_dir.glob("result-*.json"))
+def other_results(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Results of tests that were no plain ones, by file name; `InputError` as `read_result`."""
+    paths = run_dir.glob("result-*.json")
+    names = sorted(path.name for path in paths if OTHER_RESULT.fullmatch(path.name))
+    results = {name: read_result(run_dir, name) for name in names}
+    return {name: result for name, result in results.items() if result and disclosed(result)}
 
 
 def check_same_data(path: Path, data: Path | None) -> None:

@@ -88,12 +88,15 @@ PLAIN = EvalOptions()
 
 
 def disclosed(result: dict[str, Any]) -> list[str]:
-    """What a result says of how its figures were made, for people; of a plain test nothing."""
+    """What a result says of how its figures were made, for people; of a plain test nothing.
+
+    Raises what Python raises if it does not say so as `disclosure` does.
+    """
     words = []
-    test_time = result.get("test_time", {})
-    if test_time.get("flip_test"):
+    test_time = result.get("test_time", {"flip_test": False, "re_rank": None})
+    if test_time["flip_test"]:
         words.append("flip-test")
-    if how := test_time.get("re_rank"):
+    if (how := test_time["re_rank"]) is not None:
         words.append(f"re-ranked (k1 {how['k1']}, k2 {how['k2']}, λ {how['lambda']:g})")
     if "data" in result:
         words.append(f"on {result['data']}")

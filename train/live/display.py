@@ -185,12 +185,11 @@ class Display:
         modes = result.get("modes", [result])
         trials = modes[0]["num_trials"]
         over = f", mean ± std of {trials} trials" if trials > 1 else ""
-        title = f"retrieval, percent, {result['distance']} distance{over}"
+        lines = [f"retrieval, percent, {result['distance']} distance{over}"]
         if made_with := disclosed(result):
-            title += f"\n{', '.join(made_with)}"
-        table = Table(
-            title=self._cell(title), box=HEADS, padding=0, pad_edge=False
-        )  # fits 80 columns
+            lines.append(", ".join(made_with))
+        title = self._cell("\n".join(lines))
+        table = Table(title=title, box=HEADS, padding=0, pad_edge=False)  # fits 80 columns
         table.add_column("protocol", min_width=18)
         for name in (*FIGURES, "chance"):
             table.add_column(name, justify="right", no_wrap=True)

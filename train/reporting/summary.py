@@ -80,9 +80,7 @@ def figures_section(result: dict[str, Any], made_by: str, file: str = "") -> Sec
 def other_tests(run_dir: Path) -> list[Section]:
     """The figures of each test that was no plain one, which say what they are."""
     sections = []
-    for name in run_folder.other_results(run_dir):
-        result = run_folder.read_result(run_dir, name)
-        assert result, "the file is there"
+    for name, result in run_folder.other_results(run_dir).items():
         of = f"Of {result['checkpoint']}, as" if "checkpoint" in result else "As"
         remark = f" {result['remark']}." if "remark" in result else ""
         sections.append(figures_section(result, f"{of} {name} holds them.{remark}", name))
