@@ -96,9 +96,12 @@ def test_a_run_is_that_of_loose_files(people, packed, run, tmp_path):
     assert (ours / "result.json").read_bytes() == before
     # Either is tested on the other.
     for folder, root in ((ours, people), (run, packed)):
-        (folder / "result.json").unlink()
         assert call("eval", folder, "--data-root", root, "--device", "cpu") == 0
         assert (folder / "result.json").read_bytes() == before
+        found = json.loads((folder / f"result-on-{root.name}.json").read_text())
+        expected = json.loads(before)
+        for mode, same in zip(found["modes"], expected["modes"], strict=True):
+            assert mode == same | {"data": str(root)}
 
 
 def test_regdb_keeps_its_trials_and_the_guard_of_leaks(tmp_path, capsys):
