@@ -137,7 +137,7 @@ def recolored(image: ndarray, u: ndarray, infrared: bool, opts: AugmentationOpti
     return rounded(image, m.astype(np.float32), np.float32(128 * (1 - c)))
 
 
-def rounded(image: ndarray, m: ndarray, t: np.float32 | float = np.float32(0)) -> ndarray:
+def rounded(image: ndarray, m: ndarray, t: np.float32 | float = 0.0) -> ndarray:
     """M · pixel + T as DALI computes it: in float32, from left to right, rounded half up."""
     x = image.astype(np.float32)
     rows = [((x[..., 0] * r[0] + x[..., 1] * r[1]) + x[..., 2] * r[2]) + np.float32(t) for r in m]
