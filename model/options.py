@@ -75,8 +75,8 @@ class ModelOptions:
             )
         if self.gem_learned and self.pooling != "gem":
             raise InputError("--model.gem-learned: only with --model.pooling gem")
-        if not 1 <= self.gem_p <= 10:  # beyond, powers leave float32
-            raise InputError(f"--model.gem-p {self.gem_p}: must be in 1…10")
+        if not 1 <= self.gem_p <= 8:  # beyond, small powers leave float32
+            raise InputError(f"--model.gem-p {self.gem_p}: must be in 1…8")
         if self.parts < 1:
             raise InputError(f"--model.parts {self.parts}: must be at least 1")
         if not 0 <= self.dropout < 1:

@@ -39,14 +39,15 @@ def test_gem_goes_from_the_mean_to_the_maximum():
     torch.testing.assert_close(nearly, above_1.amax(dim=(2, 3)), rtol=0.01, atol=0)
 
 
-def test_gem_of_what_is_not_positive_is_finite_in_every_precision():
+@pytest.mark.parametrize("p", [3.0, 8.0])
+def test_gem_of_what_is_not_positive_is_finite_in_every_precision(p):
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         x = torch.stack([torch.zeros(2, 4, 2), -torch.ones(2, 4, 2), torch.full((2, 4, 2), 100.0)])
         x = x.to(dtype).requires_grad_()  # 100³ is more than float16 holds
-        pooled = generalized_mean(x, 3.0)
+        pooled = generalized_mean(x, p)
         assert pooled.dtype == torch.float32
         torch.testing.assert_close(pooled[2], torch.full((2,), 100.0))
-        assert pooled[:2].abs().max() < 1e-3
+        torch.testing.assert_close(pooled[:2], torch.full((2, 2), 1e-4))
         assert torch.autograd.grad(pooled.sum(), x)[0].isfinite().all()
 
 
@@ -97,7 +98,7 @@ def test_average_pooling_here_is_that_of_timm():
     ours = Network(one_part, 5, SIZE).eval()
     ours.load_state_dict(theirs.state_dict())
     images = torch.randint(256, (2, 3, *SIZE), dtype=torch.uint8)
-    torch.testing.assert_close(ours.embed(images), theirs.embed(images))
+    torch.testing.assert_close(ours.embed(images), theirs.embed(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +122,8 @@ def test_what_cannot_be_pooled_is_refused(options, message):
     ("options", "message"),
     [
         ({"parts": 0}, "--model.parts 0: must be at least 1"),
-        ({"gem_p": 0.5}, "--model.gem-p 0.5: must be in 1…10"),
-        ({"gem_p": math.nan}, "--model.gem-p nan: must be in 1…10"),
+        ({"gem_p": 0.5}, "--model.gem-p 0.5: must be in 1…8"),
+        ({"gem_p": math.nan}, "--model.gem-p nan: must be in 1…8"),
         ({"gem_learned": True}, "--model.gem-learned: only with --model.pooling gem"),
         ({"stem_depth": 1}, "--model.stem-depth 1: only with --model.structure two-stems"),
     ],

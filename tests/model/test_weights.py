@@ -183,7 +183,7 @@ def test_both_stems_take_the_weights_of_one(trained, tmp_path):
 def test_deeper_stems_take_the_weights_of_one_and_of_less_deep_ones(trained, tmp_path, depth):
     torch.save(trained, tmp_path / "weights.pth")
     network = fine_tuned(tmp_path / "weights.pth", structure="two-stems")
-    assert network.account.startswith("80 of 80 tensors")  # 5 of them twice
+    assert network.account.startswith("90 of 90 tensors")  # the stem's 15 twice
     save_file(network.state_dict(), tmp_path / "run.safetensors")
     for file in ("weights.pth", "run.safetensors"):
         network = fine_tuned(tmp_path / file, structure="two-stems", stem_depth=depth)
@@ -208,8 +208,8 @@ def test_parts_that_the_file_lacks_start_afresh(trained, tmp_path):
     network = fine_tuned(tmp_path / "weights.pth", **AGW, classifier_bias=False)
     afresh = "; the BNNeck starts afresh; the p of GeM starts afresh; the non-local blocks start "
     assert afresh in network.account
-    # 80 as above, 4 of the BNNeck, p, and of two blocks 4 x 2 and batch norm's 4.
-    assert network.account.startswith("80 of 109 tensors from ")
+    # 90 as above, 4 of the BNNeck, p, and of two blocks 4 x 2 and batch norm's 4.
+    assert network.account.startswith("90 of 119 tensors from ")
     assert network.backbone.layer2[0].non_local.norm.weight.abs().max() == 0
     of_file = {n: t for n, t in network.backbone.state_dict().items() if "non_local" not in n}
     assert all(torch.equal(value, trained[name]) for name, value in of_file.items())
@@ -250,7 +250,7 @@ def test_centers_of_the_center_loss_are_left_out(tmp_path):
         {"structure": "one-stream"},
         {"structure": "zero-padding-4"},
         {"structure": "two-stems"},
-        AGW | {"stem_depth": 2, "parts": 2, "non_local_inner": "half"},
+        AGW | {"stem_depth": 2, "parts": 2, "last_stride": 1, "non_local_inner": "half"},
     ],
 )
 def test_our_own_networks_are_taken_over_but_for_the_classifier(tmp_path, prefix, options):
