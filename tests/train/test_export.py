@@ -180,6 +180,38 @@ def test_parity_is_the_largest_difference_and_nan_is_none():
     assert not compare(lambda _: expected[:1], lambda _: expected, [()]).holds
 
 
+AGW = {"structure": "two-stems", "non_local": True, "pooling": "gem", "gem_learned": True}
+LATER = AGW | {"stem_depth": 1, "parts": 2, "last_stride": 1, "classifier_bias": False}
+
+
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+def test_attention_parts_and_gem_are_exported(people, tmp_path, name, unchecked):
+    run = tmp_path / "run"
+    make_run(run, people, "sysu", model=ModelOptions(**MODEL, **LATER))
+    file = tmp_path / "model"
+    assert call("export", run, "--format", name, "--out", file) == 0
+    infrared = torch.tensor([True, False, False])
+    network = network_of(run)
+    assert network.backbone.layer2[0].non_local.norm.weight.min() > 0  # or it would do nothing
+    expected = network.embed(pixels(3), infrared).detach()
+    assert expected.shape == (3, 192)
+    if name == "torchscript":
+        with pytest.deprecated_call():
+            found = torch.jit.load(file)(pixels(3), infrared).detach().numpy()
+    else:
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        inputs = {"images": pixels(3).numpy(), "infrared": infrared.numpy()}
+        (found,) = session.run(["features"], inputs)
+    assert_close(found, expected)
+
+
+def test_what_only_losses_need_is_not_exported():
+    network = Network(ModelOptions(**MODEL), 5, (32, 16), centers=True)
+    assert "network.centers" not in Retrieval(network).state_dict()
+    assert network.centers is not None
+
+
 @pytest.mark.parametrize("structure", ["zero-padding-2", "two-stems"])
 def test_a_network_that_must_know_the_modality_takes_it(people, tmp_path, structure):
     run = tmp_path / "run"
