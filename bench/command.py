@@ -40,7 +40,8 @@ def bench(args: list[str]) -> None:
         `cdp bench ranking`, `cdp bench scale` and `cdp bench packed`.
 
         Args:
-            parts: Any of stages, decoder, loader, peers, step, end-to-end, timm; or all.
+            parts: Any of stages, decoder, loader, peers, augmented (the peers with augmentations),
+                step, end-to-end, timm; or all.
             preset: Batches and network of this preset; default: the paper's (sysu), but for a step
                 without a GPU the demo's.
             data_root: Data set to measure on; default: the embedded crops.

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2 import functional as F
 
-from bench.plan import Item
+from bench.plan import Augmentation, Item
 
 AHEAD = 3  # batches being read or made while another is in use
 
@@ -53,15 +53,50 @@ def pair(images: Sequence[Tensor], items: Sequence[Item], size: tuple[int, int])
     The images differ in size, so each is resized by itself; the rest is done to all at once.
     """
     device = images[0].device
-    drawn = np.stack([[item.flip, *item.weights] for item in items])
-    host = torch.from_numpy(drawn.astype(np.float32))[..., None, None]
-    host = host.pin_memory() if device.type == "cuda" else host
-    flip, weights = host.to(device, non_blocking=True).split([1, 3], dim=1)
+    drawn = _to(device, [[item.flip, *item.weights] for item in items])
+    flip, weights = drawn[..., None, None].split([1, 3], dim=1)
     resized = torch.stack([F.resize(image.float(), [*size], antialias=True) for image in images])
     resized.round_()
-    originals = torch.where(flip > 0, resized.flip(-1), resized)
-    gray = (originals * weights).sum(dim=1, keepdim=True).round_().clamp_(0, 255)
+    originals = sources = torch.where(flip > 0, resized.flip(-1), resized)
+    augmentations = [item.augmentation for item in items if item.augmentation]
+    if augmentations:
+        originals, sources = _augmented(originals, augmentations)
+    gray = (sources * weights).sum(dim=1, keepdim=True).round_().clamp_(0, 255)
     return torch.stack([originals, gray.expand_as(originals)], dim=1).to(torch.uint8)
+
+
+def _augmented(images: Tensor, augmentations: Sequence[Augmentation]) -> tuple[Tensor, Tensor]:
+    """Originals and sources of counterparts, each [n, 3, H, W]: cropped, erased, one channel.
+
+    A few kernels for the whole batch, not some for each image.
+    """
+    n, _, height, width = images.shape
+    channels = [range(3) if a.channel is None else [a.channel] * 3 for a in augmentations]
+    rows = [
+        [*a.crop, *a.box, *a.fill, *shown] for a, shown in zip(augmentations, channels, strict=True)
+    ]
+    drawn = _to(images.device, rows)
+    crop, anchor, shape, fill, shown = drawn.split([2, 2, 2, 3, 3], dim=1)
+    y, x = (torch.arange(size, device=images.device) for size in (height, width))
+    margin = max(max(map(abs, a.crop)) for a in augmentations)
+    at_y, at_x = (y + crop[:, :1] + margin).long(), (x + crop[:, 1:] + margin).long()
+    batch = torch.arange(n, device=images.device)[:, None, None]
+    padded = F.pad(images, [margin]).permute(0, 2, 3, 1)
+    images = padded[batch, at_y[:, :, None], at_x[:, None]].permute(0, 3, 1, 2)
+    in_y, in_x = (
+        (at >= anchor[:, i : i + 1]) & (at < anchor[:, i : i + 1] + shape[:, i : i + 1])
+        for i, at in enumerate((y, x))
+    )
+    erased = in_y[:, None, :, None] & in_x[:, None, None]
+    images = torch.where(erased, fill[..., None, None], images)
+    return images[batch[..., 0], shown.long()], images
+
+
+def _to(device: torch.device, rows: Sequence[Sequence[float]]) -> Tensor:
+    """A float32 table on the device, without a wait of the host."""
+    host = torch.from_numpy(np.array(rows, np.float32))
+    host = host.pin_memory() if device.type == "cuda" else host
+    return host.to(device, non_blocking=True)
 
 
 def why_not(items: Sequence[Item], device: torch.device) -> str | None:

@@ -2,16 +2,18 @@
 
 import dataclasses
 import os
+from functools import partial
 from typing import Any
 
 from bench.measure import Pass, Side, steady
 from bench.session import Session
 from pipeline import spectrum
+from pipeline.augment import augmented
 from pipeline.batches import device_id, run
 from pipeline.datasets.records import Index
 from pipeline.graph import training_graph
 from pipeline.loader import TrainingLoader
-from pipeline.options import num_threads
+from pipeline.options import AugmentationOptions, num_threads
 from pipeline.source import TrainingSource
 
 CACHES = {"none": "streaming", "host": "cached in host memory", "gpu": "cached on the GPU"}
@@ -53,10 +55,13 @@ def caches(session: Session) -> list[str]:
     return ["none", "host", *(["gpu"] if session.device.type == "cuda" else [])]
 
 
-def make_loader(session: Session, **changes: Any) -> TrainingLoader:
+def make_loader(
+    session: Session, augmentation: AugmentationOptions | None = None, **changes: Any
+) -> TrainingLoader:
     """The preset's training loader, with other options."""
     options = dataclasses.replace(session.config.data, **changes)
-    return TrainingLoader(session.index, options, session.device, seed=0)
+    augment = partial(augmented, options=augmentation) if augmentation else None
+    return TrainingLoader(session.index, options, session.device, seed=0, augment=augment)
 
 
 def ours(session: Session, **changes: Any) -> Side:

@@ -21,9 +21,9 @@ from torchvision.transforms import v2
 from bench import gpu_peers
 from bench.loader import loader_side, make_loader
 from bench.measure import LEAD, TAIL, Pass, Side, steady
-from bench.plan import Item, plan
+from bench.plan import AUGMENTED, Item, plan
 from bench.session import Session
-from pipeline.options import num_threads
+from pipeline.options import AugmentationOptions, num_threads
 
 PIL = "DataLoader, PIL, float32"
 TORCHVISION = "DataLoader, torchvision, uint8"
@@ -52,7 +52,10 @@ class PilFloat(Items):
             image = file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
         if item.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pair = _pair(np.asarray(image), item.weights)
+        if item.augmentation:
+            y, x = item.augmentation.crop
+            image = image.crop((x, y, x + width, y + height))  # black outside, as Pad would make it
+        pair = _pair(np.asarray(image), item)
         tensor = torch.from_numpy(pair.astype(np.float32)).permute(0, 3, 1, 2) / 255
         return (tensor - MEAN) / STD
 
@@ -66,9 +69,18 @@ class TorchvisionUint8(Items):
         image = v2.functional.resize(image, list(self.size), antialias=True)
         if item.flip:
             image = v2.functional.horizontal_flip(image)
+        original = image
+        if of := item.augmentation:
+            image = v2.functional.crop(image, *of.crop, *self.size)  # pads with black
+            if of.box[2]:
+                fill = torch.tensor(of.fill, dtype=torch.uint8)[:, None, None]
+                image = v2.functional.erase(image, *of.box, fill)
+            original = image
+            if of.channel is not None:
+                original = image[of.channel].expand(3, -1, -1)
         weights = torch.from_numpy(item.weights)[:, None, None]
         one = (image * weights).sum(dim=0, keepdim=True).round_().clamp_(0, 255)
-        return torch.stack([image, one.to(torch.uint8).expand(3, -1, -1)])
+        return torch.stack([original, one.to(torch.uint8).expand(3, -1, -1)])
 
 
 class Spdl(Items):
@@ -80,21 +92,53 @@ class Spdl(Items):
         item, (height, width) = self.items[i], self.size
         filters = f"scale=w={width}:h={height}:flags=bilinear,format=pix_fmts=rgb24"
         image = spdl.io.to_numpy(spdl.io.load_image(str(item.path), filter_desc=filters))
-        return torch.from_numpy(_pair(image[:, ::-1] if item.flip else image, item.weights))
+        image = image[:, ::-1] if item.flip else image
+        if item.augmentation:
+            image = _cropped(image, *item.augmentation.crop)
+        return torch.from_numpy(_pair(image, item))
 
 
-def _pair(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """uint8 [2, H, W, 3]: the pixels and their counterpart."""
-    one = np.clip(np.rint(pixels @ weights), 0, 255).astype(np.uint8)
-    return np.stack([pixels, np.repeat(one[..., None], 3, axis=2)])
+def _cropped(pixels: np.ndarray, y: int, x: int) -> np.ndarray:
+    """The window of the same size with its top left corner at (y, x), black outside the image."""
+    height, width, _ = pixels.shape
+    window = np.zeros_like(pixels)
+    inside = pixels[max(y, 0) : height + y, max(x, 0) : width + x]
+    top, left = max(-y, 0), max(-x, 0)
+    window[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return window
+
+
+def _pair(pixels: np.ndarray, item: Item) -> np.ndarray:
+    """uint8 [2, H, W, 3]: the cropped pixels, erased and recolored, and their counterpart."""
+    of, channel = item.augmentation, None
+    if of:
+        top, left, height, width = of.box
+        channel = of.channel
+        if height:
+            pixels = pixels.copy()
+            pixels[top : top + height, left : left + width] = of.fill
+    one = np.clip(np.rint(pixels @ item.weights), 0, 255).astype(np.uint8)
+    original = pixels if channel is None else np.repeat(pixels[..., [channel]], 3, axis=2)
+    return np.stack([original, np.repeat(one[..., None], 3, axis=2)])
 
 
 def bench_peers(session: Session) -> None:
     """Our streaming loader, the peers with a worker a core, and raw decoding in threads."""
+    _compare(session, "peers", "")
+
+
+def bench_augmented(session: Session) -> None:
+    """The same with a padded crop, erasing and channel augmentation, on all sides."""
+    _compare(session, "augmented", "_augmented", AUGMENTED)
+
+
+def _compare(
+    session: Session, title: str, suffix: str, augmentation: AugmentationOptions | None = None
+) -> None:
     data = session.config.data
-    ours = make_loader(session, cache="none")
+    ours = make_loader(session, augmentation, cache="none")
     steps = session.loader_steps(ours)
-    batches = plan(session.index, data, LEAD + steps + TAIL)
+    batches = plan(session.index, data, LEAD + steps + TAIL, augmentation)
     items = [item for batch in batches for item in batch]
     size, workers = (data.height_px, data.width_px), num_threads(data)
     peers = {
@@ -119,15 +163,17 @@ def bench_peers(session: Session) -> None:
 
     sides = {
         "ours, streaming": loader_side(ours, session),
-        "ours, cached": loader_side(make_loader(session, cache="host"), session),
+        "ours, cached": loader_side(make_loader(session, augmentation, cache="host"), session),
         **peers,
         "decode only, torchvision, threads": _threads(decode, session, workers, steps, len),
     }
-    samples = session.compare("peers", sides, PIL, warmup=2, workers=workers, left_out=left_out)
+    samples = session.compare(title, sides, PIL, warmup=2, workers=workers, left_out=left_out)
     best = samples.best_of(list(peers))
     session.display.say(f"best peer: {best}")
-    session.ratios["streaming_over_dataloader_pil"] = samples.ratios("ours, streaming", PIL)
-    session.ratios["streaming_over_best_peer"] = samples.ratios("ours, streaming", best)
+    session.ratios[f"streaming_over_dataloader_pil{suffix}"] = samples.ratios(
+        "ours, streaming", PIL
+    )
+    session.ratios[f"streaming_over_best_peer{suffix}"] = samples.ratios("ours, streaming", best)
 
 
 def why_no_spdl(spdl: Spdl) -> str | None:

@@ -9,17 +9,20 @@ import statistics
 import typing
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from bench.loader import loader_side, make_loader
 from bench.measure import Pass, Samples, Side, steady
+from bench.plan import AUGMENTED
 from bench.session import Session
 from bench.step import make_step, resident_batch
 from pipeline import spectrum
+from pipeline.augment import augmented
 from pipeline.batches import device_id, run_raw
 from pipeline.errors import InputError
 from pipeline.graph import Stage, training_graph
-from pipeline.options import DataOptions, num_threads
+from pipeline.options import AugmentationOptions, DataOptions, num_threads
 from pipeline.source import TrainingSource
 from train import runtime
 
@@ -29,11 +32,20 @@ OPTIONAL: tuple[Stage, ...] = ("flip", "counterpart", "stack")
 # its slowest batches took too long.
 HARDWARE_LOADS = (0.0, 0.3, 0.65, 0.9)
 DEFAULT_DECODER = "hw 0.65"
+AUGMENTATIONS = {
+    "crop": AugmentationOptions(crop_padding_px=10),
+    "crop, a pair's apart": AugmentationOptions(crop_padding_px=10, share_crop=False),
+    "erasing 0.5": AugmentationOptions(erasing=0.5),
+    "channel 0.5": AugmentationOptions(channel=0.5),
+    "gray 0.5": AugmentationOptions(gray=0.5),
+    "color jitter": AugmentationOptions(brightness=0.2, contrast=0.2, saturation=0.2),
+    "crop, erasing, channel": AUGMENTED,
+}
 HAND_OVER = "hand-over"  # DALI's tensors as torch's, in a PairedBatch
 
 
 def bench_stages(session: Session) -> None:
-    """Truncated and leaving out; forward, backward, update; the limiting stage named."""
+    """Truncated, leaving out, augmented; forward, backward, update; the limiting stage named."""
     loader = make_loader(session, cache="none")
     whole, steps = loader_side(loader, session), session.loader_steps(loader)
     cut: dict[str, Side] = {f"… {s}": _graph_side(session, steps, last=s) for s in STAGES}
@@ -47,6 +59,13 @@ def bench_stages(session: Session) -> None:
         {"all": whole, **without, "without read, decode, resize (cache)": cached},
         "all",
         warmup=2,
+    )
+    added = {
+        f"with {name}": _graph_side(session, steps, augment=partial(augmented, options=options))
+        for name, options in AUGMENTATIONS.items()
+    }
+    session.compare(
+        "stages, augmentation", {"none": _graph_side(session, steps), **added}, "none", warmup=2
     )
     if session.device.type == "cuda":
         session.compare("stages, host to device", {"pinned": _host_to_device(session)}, "pinned")

@@ -25,8 +25,8 @@ from train.step import TrainingStep
 if TYPE_CHECKING:  # DALI, which a step alone does not need
     from pipeline.loader import TrainingLoader
 
-PARTS = ("stages", "decoder", "loader", "peers", "step", "end-to-end", "timm")
-WITHOUT_A_MODEL = ("decoder", "loader", "peers")
+PARTS = ("stages", "decoder", "loader", "peers", "augmented", "step", "end-to-end", "timm")
+WITHOUT_A_MODEL = ("decoder", "loader", "peers", "augmented")
 ROUNDS, STEPS = 9, 20
 QUICK_ROUNDS, QUICK_STEPS = 3, 8
 
@@ -102,6 +102,8 @@ def _part(name: str) -> Callable[[Session], None]:
             from bench.loader import bench_loader as measure
         case "peers":
             from bench.peers import bench_peers as measure
+        case "augmented":
+            from bench.peers import bench_augmented as measure
         case "step":
             from bench.step import bench_step as measure
         case "end-to-end":

@@ -28,6 +28,12 @@ TARGETS = {
     "streaming_over_best_peer": Target(
         "streaming loader / best peer of any kind", "peers", cpu=(1.1, None)
     ),
+    "streaming_over_dataloader_pil_augmented": Target(
+        "augmented: streaming loader / DataLoader with PIL, float32", "augmented", cpu=(2.0, None)
+    ),
+    "streaming_over_best_peer_augmented": Target(
+        "augmented: streaming loader / best peer of any kind", "augmented", cpu=(1.1, None)
+    ),
     "cached_over_streaming": Target("cached / streaming loader", "loader", cpu=(2.5, None)),
     "decodes_per_image": Target(
         "decodes an emitted image", "loader", cpu=(0.5, 0.5), gpu=(0.5, 0.5)

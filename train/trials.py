@@ -14,7 +14,8 @@ from train import config, run_folder, schedule, start
 from train.config import Device
 from train.data import name_of_training, read_test
 from train.distributed import find_world
-from train.evaluation.trained import evaluate_run
+from train.evaluation.options import PLAIN, EvalOptions
+from train.evaluation.trained import evaluate_run, options_for
 from train.live.display import Display
 from train.loop import train
 from train.metrics import FIGURES
@@ -115,25 +116,27 @@ def evaluate_trials(
     data_root: Path | None = None,
     trial: Trial | None = None,
     device_name: str = "auto",
+    options: EvalOptions = PLAIN,
 ) -> dict[str, Any]:
     """Evaluates each trial's run as `evaluate_run` does, and averages; raises as that does."""
     if trial is not None:
         raise InputError(f"--trial {trial}: {run_dir} holds ten; evaluate {run_dir}/trial-NN")
     for n in TRIALS:
-        evaluate_run(folder_of(run_dir, n), display, data_root, device_name=device_name)
-    return summarise(run_dir, display)
+        evaluate_run(folder_of(run_dir, n), display, data_root, None, device_name, options)
+    return summarise(run_dir, display, options_for(run_dir, options, data_root))
 
 
-def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
-    """Averages the trials' `result.json`s into that of `run_dir`, and shows it."""
-    files = [folder_of(run_dir, n) / run_folder.RESULT for n in TRIALS]
+def summarise(run_dir: Path, display: Display, options: EvalOptions = PLAIN) -> dict[str, Any]:
+    """Averages the trials' results of such a test into that of `run_dir`, and shows it."""
+    name = options.file_name()
+    files = [folder_of(run_dir, n) / name for n in TRIALS]
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise InputError(
             f"{missing[0]}: missing; `cdp train --resume {run_dir}` trains the trials that have "
             "no result yet"
         )
-    results = [run_folder.read_result(file.parent) or {} for file in files]
+    results = [run_folder.read_result(file.parent, name) or {} for file in files]
     untested = [result for result in results if "modes" not in result]
     if untested:
         result = untested[0]
@@ -144,8 +147,10 @@ def summarise(run_dir: Path, display: Display) -> dict[str, Any]:
     trainings = sorted({r["training"] for r in results if "training" in r})
     if trainings:
         result["training"] = "; ".join(trainings)
-    run_folder.write_result(run_dir / run_folder.RESULT, result)
+    run_folder.write_result(run_dir / name, result)
     display.result(result)
+    if options != PLAIN:
+        display.say(f"result    {run_dir / name}")
     return result
 
 

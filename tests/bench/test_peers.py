@@ -14,7 +14,8 @@ from bench.plan import Item, plan
 from pipeline import spectrum
 from pipeline.datasets.kinds import read_training
 from pipeline.loader import TrainingLoader
-from pipeline.options import DataOptions
+from pipeline.options import AugmentationOptions, DataOptions
+from train.methods.base import Method
 
 CPU = torch.device("cpu")
 OPTIONS = DataOptions(p=2, k=2, height_px=64, width_px=32, threads=2)
@@ -25,13 +26,19 @@ def index(people):
     return read_training(OPTIONS, people)
 
 
+def ours(index, device: torch.device, augmentation: AugmentationOptions | None):
+    augment = Method(augmentation=augmentation).augment if augmentation else None
+    loader = TrainingLoader(index, OPTIONS, device, seed=0, augment=augment)
+    return loader.epoch(1, spectrum.uniform())
+
+
+@pytest.mark.parametrize("augmentation", [None, AUGMENTED])
 @pytest.mark.parametrize("peer", [PilFloat, TorchvisionUint8, Spdl])
-def test_a_peer_makes_the_pairs_that_we_make(index, peer: type[Items]):
-    batches = plan(index, OPTIONS, steps=3)
+def test_a_peer_makes_the_pairs_that_we_make(index, peer: type[Items], augmentation):
+    batches = plan(index, OPTIONS, 3, augmentation)
     if peer is Spdl and (reason := why_no_spdl(Spdl(batches[0], (64, 32)))):
         pytest.skip(reason)
-    ours = TrainingLoader(index, OPTIONS, CPU, seed=0).epoch(1, spectrum.uniform())
-    for items, batch in zip(batches, ours, strict=False):
+    for items, batch in zip(batches, ours(index, CPU, augmentation), strict=False):
         assert [item.path for item in items] == [index.path(row) for row in batch.rows]
         theirs = torch.stack([peer(items, (64, 32))[i] for i in range(len(items))])
         if peer is PilFloat:
@@ -46,14 +53,15 @@ def test_a_peer_makes_the_pairs_that_we_make(index, peer: type[Items]):
         assert (difference.mean(dim=(1, 2, 3, 4)) < flipped.mean(dim=(1, 2, 3, 4))).all()
 
 
+@pytest.mark.parametrize("augmentation", [None, AUGMENTED])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_the_gpu_s_peer_makes_the_pairs_that_we_make(index, device):
-    planned = plan(index, OPTIONS, steps=6)
+def test_the_gpu_s_peer_makes_the_pairs_that_we_make(index, device, augmentation):
+    planned = plan(index, OPTIONS, 6, augmentation)
     on = torch.device(device)
-    ours = TrainingLoader(index, OPTIONS, on, seed=0).epoch(1, spectrum.uniform())
     made = gpu_peers.batches(planned, (64, 32), on, threads=2)
     rows = np.concatenate([spectrum.rows(OPTIONS.spectra), [spectrum.LUMA]])
-    for items, batch, theirs in zip(planned, ours, made, strict=False):
+    our_batches = ours(index, on, augmentation)
+    for items, batch, theirs in zip(planned, our_batches, made, strict=False):
         assert [item.path for item in items] == [index.path(row) for row in batch.rows]
         weights = np.stack([item.weights for item in items])
         brightness = weights.sum(axis=1, keepdims=True)

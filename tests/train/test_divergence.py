@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from tests.front_door import SMALL, call
-from train import checkpoint, run_folder
+from train import checkpoint, divergence, run_folder
 from train.checkpoint import Progress
-from train.divergence import SMALL as SMALL_SPREAD
-from train.divergence import collapsed, num_last, spread, watch
+from train.divergence import collapsed, spread, watch
 
 NAMES = ("loss", "loss_cls", "loss_tri", "spread")
 ONE_POINT = {"cls": math.log(600), "tri": 0.3}
@@ -28,7 +27,8 @@ def test_the_spread_is_the_root_mean_square_distance_from_the_mean():
     ("changed", "says"),
     [
         ({}, True),
-        ({3: 20.0 * SMALL_SPREAD * 1.01}, False),  # features still differ
+        ({3: 20.0 * divergence.SMALL * 1.01}, False),  # features still differ
+        ({2: 0.35}, True),  # as collapsed features flicker
         ({2: 0.2}, False),  # the triplet loss still tells them apart
         ({1: 3.0}, False),  # so does the classifier
         ({1: 3.0, 2: 0.2}, False),
@@ -45,32 +45,29 @@ def test_a_method_of_unknown_losses_is_judged_by_the_spread():
     assert found.tolist() == [False, True]
 
 
-@pytest.mark.parametrize(
-    ("signs", "expected"), [([], 0), ([0, 1, 1], 2), ([1, 1], 2), ([1, 0], 0), ([0, 0], 0)]
-)
-def test_the_last_steps_of_a_collapse_are_counted(signs, expected):
-    assert num_last(torch.tensor(signs, dtype=torch.bool)) == expected
-
-
-def test_the_watch_tells_once_since_which_step_and_forgets_what_recovers():
+def test_the_watch_tells_once_since_which_step_and_forgets_what_recovers(monkeypatch):
+    monkeypatch.setattr(divergence, "WINDOW", 5)
     at = Progress(epoch=1, step=0)
 
     def look(*rows: list[float]) -> str:
-        return watch(at, torch.tensor(rows).reshape(-1, 4), NAMES, ONE_POINT, steps=4)
+        return watch(at, torch.tensor(rows).reshape(-1, 4), NAMES, ONE_POINT, steps=8)
 
+    flicker = [5.4, 5.0, 0.45, 0.5]
     assert look() == ""
-    assert look(HEALTHY, HEALTHY) == ""
+    assert look(HEALTHY, GONE) == ""  # too few to tell
     assert at.first_spread == 20.0
-    told = look(HEALTHY, HEALTHY, GONE)
+    assert look(HEALTHY, HEALTHY, GONE, GONE, GONE) == ""  # three of five
+    told = look(HEALTHY, HEALTHY, GONE, GONE, flicker, GONE, GONE)
     assert "since step 3 (their spread is 0.05 % of the first step's" in told
     assert "loss_tri is 0.300, of one point 0.300" in told
-    assert look(HEALTHY, HEALTHY, GONE, GONE) == ""
+    assert look(HEALTHY, HEALTHY, GONE, flicker, GONE, GONE, GONE, GONE) == ""
     at = at.next_epoch(0)
     assert look(GONE) == ""
+    assert look(GONE, flicker, GONE, GONE, GONE) == ""
     assert at.collapsed_since == 3
-    assert look(GONE, HEALTHY) == ""
+    assert look(GONE, GONE, HEALTHY, HEALTHY, HEALTHY, HEALTHY) == ""
     assert at.collapsed_since == 0
-    assert "since step 7" in look(GONE, HEALTHY, GONE)
+    assert "since step 11" in look(HEALTHY, HEALTHY, GONE, GONE, GONE, GONE, GONE)
 
 
 # Weight decay of 100 at a rate of 0.01 takes every weight to zero at the first step.

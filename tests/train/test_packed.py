@@ -12,13 +12,14 @@ from pipeline.datasets.kinds import read_training
 from pipeline.datasets.packing import pack
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader, TrainingLoader
-from pipeline.options import DataOptions
+from pipeline.options import AugmentationOptions, DataOptions
 from tests import trees
 from tests.front_door import SMALL, call, refused
 from tests.pipeline.test_cache import assert_alike, assert_equal
 from tests.train.test_bad_images import damage
 from tests.train.test_resume import assert_same_run
 from tests.train.test_trials import TINY
+from train.methods.base import Method
 
 CPU = torch.device("cpu")
 QUICK = [*SMALL, "--epochs", "1"]
@@ -39,11 +40,16 @@ def run(people, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("cache", "prefetch"), [("none", 3), ("host", 1)])
-def test_batches_are_those_of_loose_files_to_the_bit(people, packed, cache, prefetch):
-    loose = TrainingLoader(read_training(OPTIONS, people), OPTIONS, CPU, 3)
+AUGMENTED = Method(augmentation=AugmentationOptions(crop_padding_px=3, erasing=0.5, channel=0.5))
+
+
+@pytest.mark.parametrize(
+    ("cache", "prefetch", "augment"), [("none", 3, None), ("host", 1, AUGMENTED.augment)]
+)
+def test_batches_are_those_of_loose_files_to_the_bit(people, packed, cache, prefetch, augment):
+    loose = TrainingLoader(read_training(OPTIONS, people), OPTIONS, CPU, 3, augment=augment)
     options = dataclasses.replace(OPTIONS, cache=cache, prefetch=prefetch)
-    ours = TrainingLoader(read_training(options, packed), options, CPU, 3)
+    ours = TrainingLoader(read_training(options, packed), options, CPU, 3, augment=augment)
     for epoch in (1, 2, 1):
         some, others = (x.epoch(epoch, spectrum.uniform()) for x in (ours, loose))
         assert_equal(list(some), list(others))
@@ -96,9 +102,12 @@ def test_a_run_is_that_of_loose_files(people, packed, run, tmp_path):
     assert (ours / "result.json").read_bytes() == before
     # Either is tested on the other.
     for folder, root in ((ours, people), (run, packed)):
-        (folder / "result.json").unlink()
         assert call("eval", folder, "--data-root", root, "--device", "cpu") == 0
         assert (folder / "result.json").read_bytes() == before
+        found = json.loads((folder / f"result-on-{root.name}.json").read_text())
+        expected = json.loads(before)
+        for mode, same in zip(found["modes"], expected["modes"], strict=True):
+            assert mode == same | {"data": str(root)}
 
 
 def test_regdb_keeps_its_trials_and_the_guard_of_leaks(tmp_path, capsys):

@@ -125,6 +125,39 @@ def test_what_is_whole_is_read(tmp_path):
         assert run_folder.read_result(tmp_path) == result
 
 
+MADE_WITH = {
+    "result-flip-test.json": ({"test_time": {"flip_test": True, "re_rank": None}}, "flip-test"),
+    "result-re-rank.json": (
+        {"test_time": {"flip_test": False, "re_rank": {"k1": 20, "k2": 6, "lambda": 0.3}}},
+        "re-ranked (k1 20, k2 6, λ 0.3)",
+    ),
+    "result-on-people.json": ({"data": "/people"}, "on /people"),
+}
+
+
+@pytest.mark.parametrize("name", MADE_WITH)
+def test_figures_of_another_test_are_never_taken_for_the_plain_ones(tmp_path, name):
+    made_with, words = MADE_WITH[name]
+    for file in (run_folder.RESULT, name, "result-my-own.json"):
+        run_folder.write_result(tmp_path / file, RESULT | made_with)
+    with pytest.raises(InputError) as error:
+        run_folder.read_result(tmp_path)
+    in_one_line(error, tmp_path / run_folder.RESULT)
+    assert f"another test, {words}, not of the plain one; `cdp eval" in str(error.value)
+    assert run_folder.other_results(tmp_path) == {name: RESULT | made_with}
+    run_folder.write_result(tmp_path / name, RESULT)
+    assert run_folder.other_results(tmp_path) == {}
+
+
+def test_a_result_whose_making_is_unclear_is_refused(tmp_path):
+    letter = {"k1": 20, "k2": 6, "lambda": "λ"}
+    for test_time in (7, {}, *({"flip_test": True, "re_rank": how} for how in (7, {}, letter))):
+        result = RESULT | {"test_time": test_time}
+        run_folder.write_result(tmp_path / "result-re-rank.json", result)
+        with pytest.raises(InputError, match=r"result-re-rank\.json: is no result"):
+            run_folder.other_results(tmp_path)
+
+
 @pytest.mark.parametrize("command", [("eval",), ("report",), ("train", "--resume"), ("export",)])
 def test_commands_refuse_a_damaged_configuration(tmp_path, capsys, command):
     (tmp_path / run_folder.CONFIG).write_bytes(NOT_UTF8)

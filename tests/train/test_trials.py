@@ -130,8 +130,32 @@ def test_fine_tuning_from_one_trial_is_refused_for_all_before_the_first(
 def test_weights_of_another_data_set_may_be_tested(run, people, tmp_path):
     copy = Path(shutil.copytree(run / "trial-01", tmp_path / "copy"))
     assert call("eval", copy, "--data-root", people, "--device", "cpu") == 0
-    result = json.loads((copy / "result.json").read_text())
+    result = json.loads((copy / "result-on-people.json").read_text())
     assert result["protocol"] == "sysu all-search single-shot"
+
+
+def test_all_trials_are_tested_with_options(run, root, tmp_path, capsys):
+    again = Path(shutil.copytree(run, tmp_path / "again"))
+    before = {file: file.read_bytes() for file in again.rglob("result.json")}
+    assert len(before) == 11
+    moved = Path(shutil.copytree(root, tmp_path / "moved"))
+    options = ("--flip-test", "--re-rank", "--data-root", moved, "--device", "cpu")
+    assert call("eval", again, *options) == 0
+    printed = capsys.readouterr().out
+    name = "result-on-moved-flip-test-re-rank.json"
+    assert printed.count("re-ranked (k1 20, k2 6, λ 0.3)") == 11
+    assert f"result    {again / name}\n" in printed
+    assert {file: file.read_bytes() for file in again.rglob("result.json")} == before
+    trials = [json.loads((again / f"trial-{n:02d}" / name).read_text()) for n in range(1, 11)]
+    summary = json.loads((again / name).read_text())
+    for m, mode in enumerate(summary["modes"]):
+        assert mode["mAP"] == pytest.approx(np.mean([t["modes"][m]["mAP"] for t in trials]))
+    for result in (summary, *summary["modes"], *trials):
+        assert result["data"] == str(moved)
+        assert result["test_time"]["flip_test"]
+        assert result["test_time"]["re_rank"]["k1"] == 20
+    assert call("report", again, "--device", "cpu") == 0
+    assert "flip-test, re-ranked" in (again / "report" / "index.html").read_text()
 
 
 def test_only_regdb_has_ten_trainings(people, root, run, tmp_path, capsys):

@@ -66,7 +66,8 @@ def test_eval_says_so_and_tests_on_another_data_set(run, people, tmp_path, capsy
     assert "was trained with --no-test; --data-root may name another data set" in line
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     assert call("eval", copy, "--data-root", people, "--device", "cpu") == 0
-    assert run_folder.read_result(copy)["num_query"] > 0
+    assert run_folder.read_result(copy, "result-on-people.json")["num_query"] > 0
+    assert run_folder.read_result(copy)["test"] is None
 
 
 def test_the_report_says_so(run, tmp_path, capsys):

@@ -81,7 +81,10 @@ def data_pack(args: list[str]) -> None:
 def data_preview(args: list[str]) -> None:
     import tyro
 
+    from pipeline.options import AugmentationOptions
     from pipeline.preview import preview
+
+    off = AugmentationOptions()
 
     def parse(
         root: tyro.conf.Positional[Path],
@@ -91,6 +94,7 @@ def data_preview(args: list[str]) -> None:
         range_16bit: Annotated[
             tuple[int, int] | None, tyro.conf.arg(aliases=["--data.range-16bit"])
         ] = None,
+        augmentation: AugmentationOptions = off,
     ) -> None:
         """Draws originals and their counterparts, made by the training graph, as one picture.
 
@@ -100,8 +104,9 @@ def data_preview(args: list[str]) -> None:
             identities: Rows of the picture.
             seed: Picks the identities and images.
             range_16bit: As in cdp train.
+            augmentation: As in cdp train.
         """
-        preview(root, out, identities, seed, range_16bit)
+        preview(root, out, identities, seed, range_16bit, augmentation)
         print(out)
 
     tyro.cli(parse, prog="cdp data preview", args=args)

@@ -67,6 +67,7 @@ def embed(args: list[str]) -> None:
         modality: Literal["rgb", "ir"] | None = None,
         overwrite: bool = False,
         method: Path | None = None,
+        flip_test: bool = False,
     ) -> None:
         """A run's features of images, as .npz files for `cdp score` and NumPy.
 
@@ -85,14 +86,17 @@ def embed(args: list[str]) -> None:
             modality: Of the images that neither a CSV nor the data set tells about.
             overwrite: Replace the file or folder.
             method: The method file of your own that the run was trained with.
+            flip_test: Average the features of each image and its mirror image; the files say so in
+                an array flip_test, and `cdp score` in its table.
         """
         take(method, run_dir)
         code = MODALITIES[modality] if modality else None
         try:
             if images:
-                embed_images(run_dir, images, out, Display(), data_root, device, code, overwrite)
+                where = (run_dir, images, out, Display(), data_root, device)
+                embed_images(*where, code, overwrite, flip_test)
             else:
-                embed_protocol(run_dir, out, Display(), data_root, device, overwrite)
+                embed_protocol(run_dir, out, Display(), data_root, device, overwrite, flip_test)
         except OSError as error:  # a full disk, above all
             fail(str(error), 1)
 

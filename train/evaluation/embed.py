@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.options import DataOptions
 from train import run_folder
 from train.data import locate
+from train.evaluation.features import FLIP_TEST
 from train.evaluation.trained import TrainedRun, features_of, open_run
 from train.live.display import Display
 
@@ -26,18 +27,21 @@ class Embedded:
     features: Float32[ndarray, "n d"]
     index: Index
     names: Shaped[ndarray, " n"]  # str, paths
+    flip_test: bool = False  # see `extract_features`
 
     def write(self, file: Path, rows: Int64[ndarray, " k"] | slice = slice(None)) -> None:
         """Writes these rows as `.npz`."""
         with run_folder.replacing(file) as temporary, temporary.open("wb") as opened:
-            np.savez(
-                opened,
-                features=self.features[rows],
-                pids=self.index.pids[rows],
-                camids=self.index.camids[rows],
-                modality=self.index.modality[rows],
-                paths=self.names[rows],
-            )
+            arrays = {
+                "features": self.features[rows],
+                "pids": self.index.pids[rows],
+                "camids": self.index.camids[rows],
+                "modality": self.index.modality[rows],
+                "paths": self.names[rows],
+            }
+            if self.flip_test:
+                arrays[FLIP_TEST] = np.array(True)
+            np.savez(opened, allow_pickle=False, **arrays)
 
 
 def embed_images(
@@ -49,6 +53,7 @@ def embed_images(
     device_name: str = "auto",
     modality: Modality | None = None,
     overwrite: bool = False,
+    flip_test: bool = False,
 ) -> None:
     """Embeds images, in the order given, into one `.npz`.
 
@@ -72,8 +77,8 @@ def embed_images(
             f"({len(missing)} such images); pass --modality, or name them in a CSV"
         )
     run_folder.make_parent(file)
-    features = features_of(run, index, display).cpu().numpy()
-    Embedded(features, index, named.names).write(file)
+    features = features_of(run, index, display, flip_test).cpu().numpy()
+    Embedded(features, index, named.names, flip_test).write(file)
     if named.left_out:
         each = (f"{len(p)} {reason}, as {p[0]}" for reason, p in named.left_out.items())
         display.say(f"note      left out in the folders: {'; '.join(each)}")
@@ -83,7 +88,8 @@ def embed_images(
             f"note      {unknown} of {len(index)} images are not of the run's data set: pid and "
             f"camid {UNKNOWN}; a CSV of path,pid,camid,modality names them"
         )
-    display.say(f"embedded  {len(index)} images, {features.shape[1]} numbers each: {file}")
+    how = " (flip-test)" if flip_test else ""
+    display.say(f"embedded  {len(index)} images, {features.shape[1]} numbers each{how}: {file}")
 
 
 def _known(run: TrainedRun, display: Display) -> list[Index]:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from pipeline.datasets.rules import name_of
 from pipeline.errors import InputError
 from train import run_folder
 from train.evaluation.embed import Embedded
+from train.evaluation.options import EvalOptions
 from train.evaluation.trained import embed_test, open_run
 from train.live.display import Display
 from train.metrics import Distance
@@ -30,6 +32,7 @@ def embed_protocol(
     data_root: Path | None = None,
     device_name: str = "auto",
     overwrite: bool = False,
+    flip_test: bool = False,
 ) -> list[str]:
     """Embeds the data set's own test, each mode in a folder of its own below `folder`.
 
@@ -45,10 +48,10 @@ def embed_protocol(
     _check_folder(folder, overwrite)
     run = open_run(run_dir, display, data_root, device_name=device_name)
     run_folder.make_parent(folder)
-    tested = embed_test(run, display)
+    tested = embed_test(run, display, EvalOptions(flip_test))
     protocol, features = tested.protocol, tested.features.cpu().numpy()
     names = np.array([os.fsdecode(bytes(path)) for path in protocol.index.paths], np.str_)
-    embedded = Embedded(features, protocol.index, names)
+    embedded = Embedded(features, protocol.index, names, flip_test)
     commands: list[str] = []
 
     def write(made: Path) -> None:
@@ -57,7 +60,7 @@ def embed_protocol(
             sides = _write_mode(embedded, mode, made / _slug(mode.name))
             commands.append(_command(folder / _slug(mode.name), sides, protocol, run.cfg.distance))
             modes.append({"mode": mode.name, "folder": _slug(mode.name)})
-        about = {
+        about: dict[str, Any] = {
             "format": FORMAT,
             "run": run_dir.absolute().name,
             "checkpoint": run.weights.name,
@@ -68,10 +71,13 @@ def embed_protocol(
         }
         if protocol.remark:
             about["remark"] = protocol.remark
+        if flip_test:
+            about["flip_test"] = True
         (made / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
     _replace_folder(folder, write)
-    display.say(f"embedded  {len(names)} images, {features.shape[1]} numbers each: {folder}")
+    how = " (flip-test)" if flip_test else ""
+    display.say(f"embedded  {len(names)} images, {features.shape[1]} numbers each{how}: {folder}")
     if protocol.remark:
         display.say(f"note      {protocol.remark}")
     for command in commands:

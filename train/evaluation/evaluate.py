@@ -1,17 +1,21 @@
 """A network's figures under a data set's protocol: features → rankings → mean over trials."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
+from numpy import ndarray
 from torch import Tensor
 
 from model.network import ReidNetwork
-from pipeline.datasets.records import Modality, Protocol
+from pipeline.datasets.records import Modality, Protocol, Trial
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
+from train.evaluation.options import PLAIN, EvalOptions, ReRanking
+from train.evaluation.re_ranking import check_size, rank_re_ranked
 from train.metrics import Distance, Images, Ranking, rank, summary
 
 
@@ -20,9 +24,12 @@ def extract_features(
     network: ReidNetwork,
     loader: EvaluationLoader,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    flip_test: bool = False,
 ) -> Float[Tensor, "n d"]:
     """Features of every image of the loader's index, in order, float32, on the device.
 
+    With `flip_test` they are the mean of an image's features and its mirror image's, each as
+    `network.embed` gives them; a cosine distance normalises that mean, not the two.
     Raises `InputError` naming an image whose features are NaN or infinite.
     """
     was_training = network.training
@@ -34,7 +41,10 @@ def extract_features(
         num = len(images)
         if images.is_cuda:  # one shape only: for each new one cuDNN tries its algorithms anew
             images, is_infrared = (fill(x, loader.source.batch) for x in (images, is_infrared))
-        features.append(network.embed(images, is_infrared)[:num])
+        found = network.embed(images, is_infrared)
+        if flip_test:
+            found = (found + network.embed(images.flip(3), is_infrared)) / 2
+        features.append(found[:num])
         on_progress(done, len(loader))
     network.train(was_training)
     joined = torch.cat(features)
@@ -55,18 +65,27 @@ def fill(rows: Tensor, size: int) -> Tensor:
 
 
 def evaluate(
-    features: Float[Tensor, "n d"], protocol: Protocol, distance: Distance = "euclidean"
+    features: Float[Tensor, "n d"],
+    protocol: Protocol,
+    distance: Distance = "euclidean",
+    options: EvalOptions = PLAIN,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Figures in percent, averaged over each mode's trials, as `result.json` holds them.
 
-    `features` are those of the protocol's index, row by row. The first mode's figures stand at the
-    top, all modes' under "modes".
+    `features` are those of the protocol's index, row by row, extracted as `options` say. The first
+    mode's figures stand at the top, all modes' under "modes".
     """
-    return figures(rank_modes(features, protocol, distance), protocol, distance)
+    rankings = rank_modes(features, protocol, distance, options.re_ranking, on_progress)
+    return figures(rankings, protocol, distance, options)
 
 
 def rank_modes(
-    features: Float[Tensor, "n d"], protocol: Protocol, distance: Distance = "euclidean"
+    features: Float[Tensor, "n d"],
+    protocol: Protocol,
+    distance: Distance = "euclidean",
+    re_ranking: ReRanking | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[Ranking]]:
     """The rankings of each mode's trials, for `features` as `evaluate` takes them."""
     codes = protocol.rule.exclusion(protocol.index.pids, protocol.index.camids)
@@ -75,14 +94,17 @@ def rank_modes(
         torch.from_numpy(protocol.index.pids).to(features.device),
         torch.from_numpy(codes).to(features.device),
     )
-    return _rank_modes(images, protocol, distance)
+    return _rank_modes(images, protocol, distance, re_ranking, on_progress)
 
 
 def figures(
-    rankings: list[list[Ranking]], protocol: Protocol, distance: Distance
+    rankings: list[list[Ranking]],
+    protocol: Protocol,
+    distance: Distance,
+    options: EvalOptions = PLAIN,
 ) -> dict[str, Any]:
     """What `evaluate` returns, from the rankings of each mode's trials."""
-    about: dict[str, Any] = {"distance": distance, "unit": "percent"}
+    about: dict[str, Any] = {"distance": distance, "unit": "percent", **options.disclosure()}
     if protocol.remark:
         about["remark"] = protocol.remark
     modes = [
@@ -93,27 +115,53 @@ def figures(
     return modes[0] | {"modes": modes}
 
 
-def _rank_modes(images: Images, protocol: Protocol, distance: Distance) -> list[list[Ranking]]:
+def _rank_modes(
+    images: Images,
+    protocol: Protocol,
+    distance: Distance,
+    re_ranking: ReRanking | None,
+    on_progress: Callable[[int, int], None],
+) -> list[list[Ranking]]:
     """Distances are computed once for all trials of a query."""
-    groups: dict[bytes, list[tuple[int, int]]] = {}  # equal queries: (mode, trial)
-    for m, mode in enumerate(protocol.modes):
-        for t, trial in enumerate(mode.trials):
-            groups.setdefault(trial.query.tobytes(), []).append((m, t))
     rankings: list[list[Any]] = [[None] * len(mode.trials) for mode in protocol.modes]
-    for group in groups.values():
-        trials = [protocol.modes[m].trials[t] for m, t in group]
-        pool = np.unique(np.concatenate([trial.gallery for trial in trials]))
+    total = sum(map(len, rankings))
+    count = itertools.count(1)
+    for group, trials, pool in _groups(protocol):
 
         def rows(numbers: np.ndarray) -> Tensor:
             return torch.from_numpy(numbers).to(images.pids.device)
 
-        found = rank(
+        search = (
             images.take(rows(trials[0].query)),
             images.take(rows(pool)),
             [rows(np.searchsorted(pool, trial.gallery)) for trial in trials],
             protocol.rule.cmc_unique_pids,
             distance,
         )
+        found = (
+            rank_re_ranked(*search, re_ranking, lambda: on_progress(next(count), total))
+            if re_ranking
+            else rank(*search)
+        )
         for (m, t), ranking in zip(group, found, strict=True):
             rankings[m][t] = ranking
     return rankings
+
+
+def _groups(
+    protocol: Protocol,
+) -> Iterator[tuple[list[tuple[int, int]], list[Trial], Int64[ndarray, " pool"]]]:
+    """Trials of equal queries, as (mode, trial) numbers, and all rows that their galleries hold."""
+    groups: dict[bytes, list[tuple[int, int]]] = {}
+    for m, mode in enumerate(protocol.modes):
+        for t, trial in enumerate(mode.trials):
+            groups.setdefault(trial.query.tobytes(), []).append((m, t))
+    for group in groups.values():
+        trials = [protocol.modes[m].trials[t] for m, t in group]
+        yield group, trials, np.unique(np.concatenate([trial.gallery for trial in trials]))
+
+
+def check_re_ranking(protocol: Protocol) -> None:
+    """Raises `InputError` if the protocol has too many images to be re-ranked."""
+    for _, trials, pool in _groups(protocol):
+        check_size(len(trials[0].query), len(pool))

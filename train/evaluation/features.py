@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.errors import InputError, in_one_line
 
 ARRAYS = ("features", "pids", "camids")
+FLIP_TEST = "flip_test"  # true: as `cdp embed --flip-test` made them; may be missing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +22,7 @@ class Features:
     pids: np.ndarray
     camids: np.ndarray
     name: str = "features"
+    flip_test: bool = False  # means over an image and its mirror image; figures then say so
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or 0 in self.features.shape:
@@ -64,12 +66,15 @@ class Features:
 
 
 def read_features(file: Path) -> Features:
-    """Reads an `.npz` of arrays `features`, `pids`, `camids`; raises `InputError` naming it."""
+    """Reads an `.npz` of arrays `features`, `pids`, `camids`; raises `InputError` naming it.
+
+    A `flip_test` that is true, too, marks features as `cdp embed --flip-test` makes them.
+    """
     if not file.exists():
         raise InputError(f"{file}: no such file; expected an .npz of {', '.join(ARRAYS)}")
     try:
         with np.load(file, allow_pickle=False) as opened:
-            arrays = {name: opened[name] for name in ARRAYS if name in opened}
+            arrays = {name: opened[name] for name in (*ARRAYS, FLIP_TEST) if name in opened}
     except Exception as error:  # zip, zlib, NumPy's header and the disk each have their own
         raise InputError(
             f"{file}: is no .npz file of plain arrays ({in_one_line(error)}); write it with "
@@ -81,4 +86,10 @@ def read_features(file: Path) -> Features:
                 f"{file}: holds no array {name!r}; expected {', '.join(ARRAYS)} "
                 "(numpy.savez(file, features=…, pids=…, camids=…))"
             )
-    return Features(**arrays, name=str(file))
+    flip_test = arrays.pop(FLIP_TEST, np.False_)
+    if flip_test.dtype != np.bool_ or flip_test.shape:
+        raise InputError(
+            f"{file}: {FLIP_TEST} is {flip_test.dtype} of shape {list(flip_test.shape)}; expected "
+            "true or false"
+        )
+    return Features(**arrays, name=str(file), flip_test=bool(flip_test))

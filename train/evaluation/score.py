@@ -1,6 +1,6 @@
 """Official figures for features made elsewhere: two or more `.npz` files in, CMC, mAP, mINP out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from pipeline.errors import InputError
 from train import run_folder
 from train.evaluation.features import Features as Features
 from train.evaluation.features import read_features as read_features
+from train.evaluation.options import EvalOptions, ReRanking
+from train.evaluation.re_ranking import rank_re_ranked
 from train.evaluation.sides import cameras_of, check_sides, remark_on
 from train.live.display import Display
 from train.metrics import Distance, Images, rank, summary
@@ -24,6 +26,8 @@ def score(
     protocol: str,
     distance: Distance = "euclidean",
     device: str = "auto",
+    re_ranking: ReRanking | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Figures of one search, in percent; of several trials, mean and deviation.
 
@@ -32,7 +36,8 @@ def score(
     `protocol` is a key of `pipeline.datasets.rules.RULES`: sysu, regdb, llcm, market or plain. The
     result holds rank1, rank5, rank10, rank20, mAP, mINP, `num_query` (queries that have a match, of
     the first gallery), `num_query_left_out` (those without one), `num_gallery`, `chance_rank1` (of
-    a random order), `num_trials`, `std`, and what it rests on: `rule` and the `cameras` found.
+    a random order), `num_trials`, `std`, and what it rests on: `rule` and the `cameras` found; with
+    re-ranking or features of a flip-test also `test_time`, which says so.
     Ties rank in the gallery's order. `device` auto is the GPU if there is one. Raises `InputError`
     if the protocol is unknown, no query has a gallery image to be matched with, or query and
     gallery do not belong together (`check_sides`).
@@ -54,9 +59,10 @@ def score(
     queries, galleries = (
         of_side * (num_trials // len(of_side)) for of_side in (queries, galleries)
     )
+    _check_alike([*queries, *galleries])
     there = resolve_device(device)
     rankings = []
-    for query, gallery in zip(queries, galleries, strict=True):
+    for number, (query, gallery) in enumerate(zip(queries, galleries, strict=True), start=1):
         check_sides(query, gallery, protocol, distance)
         pids = np.concatenate([query.pids, gallery.pids])
         codes = rule.exclusion(pids, np.concatenate([query.camids, gallery.camids]))
@@ -69,14 +75,19 @@ def score(
             )
         )
         everything = torch.arange(len(gallery.pids), device=there)
+        search = (searched, images, [everything], rule.cmc_unique_pids, distance)
         try:
-            rankings += rank(searched, images, [everything], rule.cmc_unique_pids, distance)
+            rankings += rank_re_ranked(*search, re_ranking) if re_ranking else rank(*search)
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(
                 f"{gallery.name}: {error} (protocol {protocol}: {rule.about})"
             ) from error
+        on_progress(number, num_trials)
     cameras = {"query": cameras_of(queries), "gallery": cameras_of(galleries)}
     about: dict[str, Any] = {"protocol": protocol, "distance": distance, "unit": "percent"}
+    about |= EvalOptions(queries[0].flip_test, re_ranking).disclosure()
     remark = remark_on(rule, cameras)
     return {
         **about,
@@ -89,6 +100,16 @@ def score(
     }
 
 
+def _check_alike(files: Sequence[Features]) -> None:
+    """Raises `InputError` if some features are of a flip-test and some are not."""
+    flipped, plain = ([f for f in files if f.flip_test == kind] for kind in (True, False))
+    if flipped and plain:
+        raise InputError(
+            f"{flipped[0].name}: was embedded with --flip-test, and {plain[0].name} was not; embed "
+            "both alike"
+        )
+
+
 def score_files(
     queries: Sequence[Path],
     galleries: Sequence[Path],
@@ -97,6 +118,7 @@ def score_files(
     json_file: Path | None,
     display: Display,
     device: str = "auto",
+    re_ranking: ReRanking | None = None,
 ) -> None:
     """Scores files, shows the table and, if asked to, writes the result as JSON."""
     if json_file is not None:
@@ -106,7 +128,8 @@ def score_files(
         if twice and len(files) > 1:
             raise InputError(f"{side} {twice[0]}: is named twice; each file is a trial of its own")
     read = [[read_features(file) for file in files] for files in (queries, galleries)]
-    result = score(read[0], read[1], protocol, distance, device)
+    with display.progress("ranking") as progress:
+        result = score(read[0], read[1], protocol, distance, device, re_ranking, progress)
     display.result(result)
     display.foundation(result)
     if json_file is not None:

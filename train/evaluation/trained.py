@@ -18,7 +18,8 @@ from pipeline.options import DataOptions, Trial, image_size
 from train import checkpoint, divergence, run_folder, runtime
 from train.config import Config
 from train.data import locate
-from train.evaluation.evaluate import evaluate, extract_features
+from train.evaluation.evaluate import check_re_ranking, evaluate, extract_features
+from train.evaluation.options import PLAIN, EvalOptions
 from train.live.display import Display
 from train.schedule import said
 
@@ -49,19 +50,43 @@ def evaluate_run(
     data_root: Path | None = None,
     trial: Trial | None = None,
     device_name: str = "auto",
+    options: EvalOptions = PLAIN,
 ) -> dict[str, Any]:
-    """Evaluates the last checkpoint in every mode, shows the table and writes `result.json`.
+    """Evaluates the last checkpoint in every mode, shows the table and writes it as JSON.
 
-    Another `data_root` may hold another data set. Raises as `open_run` and `embed_test` do.
+    `result.json` is for the plain test on the run's own data set; others have files of their own,
+    `options.file_name()`, and say what they are. `data_root` may hold another data set. Raises as
+    `open_run` and `embed_test` do, and if the file holds figures of a third data set.
     """
+    options = options_for(run_dir, options, data_root, trial)
+    file = run_dir / options.file_name()
+    run_folder.check_same_data(file, options.data)
     run = open_run(run_dir, display, data_root, trial, device_name)
-    tested = embed_test(run, display)
-    result = evaluate(tested.features, tested.protocol, run.cfg.distance)
+    tested = embed_test(run, display, options)
+    with display.progress("ranking") as progress:
+        result = evaluate(tested.features, tested.protocol, run.cfg.distance, options, progress)
     at = checkpoint.progress_of(run.weights)
     result |= said(run.cfg, at.epoch) | divergence.said(at.collapsed_since)
-    run_folder.write_result(run_dir / run_folder.RESULT, result)
+    if options != PLAIN:
+        result["checkpoint"] = run.weights.name
+    run_folder.write_result(file, result)
     display.result(result)
+    if options != PLAIN:
+        display.say(f"result    {file}")
     return result
+
+
+def options_for(
+    run_dir: Path, options: EvalOptions, data_root: Path | None, trial: Trial | None = None
+) -> EvalOptions:
+    """`options` with the data set, if it lies elsewhere than the one that the run was made for.
+
+    Whether what lies there is a copy cannot be told, so it counts as another.
+    """
+    own = run_folder.read_config(run_dir).data.root
+    if data_root is None or (own and own.resolve() == data_root.resolve()):
+        return options
+    return dataclasses.replace(options, data=data_root.resolve(), trial=trial)
 
 
 def open_run(
@@ -89,11 +114,11 @@ def open_run(
     return TrainedRun(cfg, data, weights, network, device)
 
 
-def embed_test(run: TrainedRun, display: Display) -> TestedRun:
+def embed_test(run: TrainedRun, display: Display, options: EvalOptions = PLAIN) -> TestedRun:
     """Embeds the data set's test images.
 
-    Raises `InputError` if the data set is gone, an image cannot be read, or the weights have seen
-    the identities of the test.
+    Raises `InputError` if the data set is gone, an image cannot be read, the weights have seen the
+    identities of the test, or there are too many images for what `options` ask.
     """
     root = locate(run.data.root, display)
     try:
@@ -105,11 +130,15 @@ def embed_test(run: TrainedRun, display: Display) -> TestedRun:
             f"{error} (the run was trained with --no-test; --data-root may name another data set)"
         ) from error
     checkpoint.check_leak(run.weights, protocol.name)
-    return TestedRun(run, protocol, features_of(run, protocol.index, display))
+    if options.re_ranking:
+        check_re_ranking(protocol)
+    return TestedRun(run, protocol, features_of(run, protocol.index, display, options.flip_test))
 
 
-def features_of(run: TrainedRun, index: Index, display: Display) -> Float32[Tensor, "n d"]:
+def features_of(
+    run: TrainedRun, index: Index, display: Display, flip_test: bool = False
+) -> Float32[Tensor, "n d"]:
     """Features of every image, decoded and resized as in training; raises naming a bad one."""
     loader = EvaluationLoader(index, run.data, run.device)
     with display.progress("embedding") as progress:
-        return extract_features(run.network, loader, progress)
+        return extract_features(run.network, loader, progress, flip_test)

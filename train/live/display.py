@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.datasets.findings import Findings
 from pipeline.datasets.records import Index, Modality, Protocol
 from train.config import Config
+from train.evaluation.options import disclosed
 from train.evaluation.sides import listed
 from train.live.terminal import spelled
 from train.metrics import FIGURES
@@ -185,7 +186,10 @@ class Display:
         modes = result.get("modes", [result])
         trials = modes[0]["num_trials"]
         over = f", mean ± std of {trials} trials" if trials > 1 else ""
-        title = self._cell(f"retrieval, percent, {result['distance']} distance{over}")
+        lines = [f"retrieval, percent, {result['distance']} distance{over}"]
+        if made_with := disclosed(result):
+            lines.append(", ".join(made_with))
+        title = self._cell("\n".join(lines))
         table = Table(title=title, box=HEADS, padding=0, pad_edge=False)  # fits 80 columns
         table.add_column("protocol", min_width=18)
         for name in (*FIGURES, "chance"):

@@ -49,10 +49,10 @@ class Caj(Method):
             return torch.cat([batch.originals(of_images), batch.counterparts(of_images)[:half]])
 
         kept = Outputs(three(out.features), three(out.embedding), three(out.logits), out.extras)
-        of_kept = Examples(
-            *(torch.cat([x, x[:half]]) for x in (batch.pids, batch.modality, batch.spectrum)),
-            views=1,
+        pids, modality, spectrum = (
+            torch.cat([x, x[:half]]) for x in (batch.pids, batch.modality, batch.spectrum)
         )
+        of_kept = Examples(pids, modality, spectrum, views=1)
         return super().losses(kept, of_kept, gather)
 
 

@@ -27,5 +27,16 @@ METHOD = Method(
 
 
 def setting(config: Config) -> Config:
-    """The data set's batches and epochs; cosine distance."""
-    return dataclasses.replace(config, distance="cosine")
+    """The data set's batches and epochs; cosine distance.
+
+    The crop's padding is 10 pixels at a height of 256, and warm-up a tenth of the epochs.
+    """
+    padding = max(1, round(10 / 256 * config.data.height_px))
+    method = dataclasses.replace(
+        config.method,
+        augmentation=dataclasses.replace(config.method.augmentation, crop_padding_px=padding),
+        optimizer=dataclasses.replace(
+            config.method.optimizer, warmup_epochs=max(1, config.epochs // 10)
+        ),
+    )
+    return dataclasses.replace(config, method=method, distance="cosine")

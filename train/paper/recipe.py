@@ -9,9 +9,10 @@ from typing import Any
 
 from train.config import Config, with_data, with_method
 from train.methods import finding
-from train.paper.rows import Row, Setting
+from train.paper.rows import Row, Setting, all_of
 
 CROP = 10 / 256  # padding, of an image's height
+FULL = 200  # epochs of a method that leaves their number to the data set
 
 
 def model(**changes: Any) -> Setting:
@@ -49,8 +50,12 @@ def padded_crop(config: Config) -> Config:
 
 
 def warm_up(config: Config) -> Config:
-    """The rate rises in the first tenth of the epochs, at least in the first."""
-    return optimizer(warmup_epochs=max(1, config.epochs // 10))(config)
+    """The rate rises in the first tenth of the epochs, at least in the first of several."""
+    return optimizer(warmup_epochs=_warmup(config.epochs / 10, config.epochs))(config)
+
+
+def _warmup(epochs: float, of: int) -> int:
+    return min(max(1, round(epochs)), of - 1)
 
 
 def whole(name: str) -> Setting:
@@ -61,20 +66,18 @@ def whole(name: str) -> Setting:
 
     def setting(base: Config) -> Config:
         module = finding.named(name)
-        method = module.METHOD
-        its = module.setting(dataclasses.replace(base, method=method))
+        its = module.setting(dataclasses.replace(base, method=module.METHOD, epochs=FULL))
         kept = {name: getattr(base.data, name) for name in ("height_px", "width_px", "p", "k")}
-        padding = method.augmentation.crop_padding_px * base.data.height_px / its.data.height_px
-        epochs = method.optimizer.warmup_epochs * base.epochs / its.epochs
+        of_it = its.method
+        padding = of_it.augmentation.crop_padding_px * base.data.height_px / its.data.height_px
+        warmup = of_it.optimizer.warmup_epochs * base.epochs / its.epochs
         backbone, weights = base.method.model.backbone, base.method.model.weights
-        config = with_data(dataclasses.replace(its, epochs=base.epochs), **kept)
-        for changed in (
+        changed = all_of(
             model(backbone=backbone, weights=weights),
             augmentation(crop_padding_px=max(1, round(padding))),
-            optimizer(warmup_epochs=max(1, round(epochs))),
-        ):
-            config = changed(config)
-        return config
+            optimizer(warmup_epochs=_warmup(warmup, base.epochs)),
+        )
+        return with_data(dataclasses.replace(changed(its), epochs=base.epochs), **kept)
 
     return setting
 

@@ -112,6 +112,7 @@ def _of_run(
         notes.append(result["remark"])
 
     sections = [summary.figures_section(result, made_by)] if result else []
+    sections += summary.other_tests(run_dir)
     shown = tuple(chart for chart in retrieval if chart)
     if shown:
         sections.append(Section("retrieval", "Retrieval", "", shown, numbers))
@@ -152,6 +153,7 @@ def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], l
     if result and "training" in result:
         notes.append(f"The trainings were {result['training']}.")
     sections = [summary.figures_section(result, "")] if result else []
+    sections += summary.other_tests(run_dir)
     sections.append(summary.trials_section(folders, out))
     return f"{len(folders)} trainings of {cfg.epochs} epochs", notes, sections
 

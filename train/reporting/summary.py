@@ -10,6 +10,7 @@ from typing import Any
 from train import run_folder
 from train.config import Config
 from train.environment import environment
+from train.evaluation.options import disclosed
 from train.metrics import FIGURES
 from train.reporting.page import Markup, Section, element, facts, folded, joined, table, with_code
 
@@ -39,13 +40,14 @@ def header(run_dir: Path, cfg: Config, training: str, notes: Sequence[str]) -> M
     )
 
 
-def figures_section(result: dict[str, Any], made_by: str) -> Section:
-    """Every mode's figures, the first mode's main ones large."""
+def figures_section(result: dict[str, Any], made_by: str, file: str = "") -> Section:
+    """Every mode's figures, the first mode's main ones large; `file` is that of another test."""
+    made_with = "".join(f", {words}" for words in disclosed(result))
     trials = result["num_trials"]
     over = f"; ± is the standard deviation over {trials} trials" if trials > 1 else ""
     lead = (
-        f"{result['protocol']}, in percent, by {result['distance']} distance{over}. {made_by} "
-        "Chance is the rank-1 of a random order."
+        f"{result['protocol']}, in percent, by {result['distance']} distance{made_with}{over}. "
+        f"{made_by} Chance is the rank-1 of a random order."
     )
     tiles = [
         element(
@@ -71,7 +73,18 @@ def figures_section(result: dict[str, Any], made_by: str) -> Section:
     ]
     head = ("mode", *(name.replace("rank", "rank-") for name in FIGURES), "chance")
     more = joined([element("dl", *tiles, chance, class_="tiles"), table("Figures", head, rows)])
-    return Section("figures", "Figures", lead, more=more)
+    name = f"figures-{Path(file).stem}" if file else "figures"
+    return Section(name, f"Figures{made_with}", lead, more=more)
+
+
+def other_tests(run_dir: Path) -> list[Section]:
+    """The figures of each test that was no plain one, which say what they are."""
+    sections = []
+    for name, result in run_folder.other_results(run_dir).items():
+        of = f"Of {result['checkpoint']}, as" if "checkpoint" in result else "As"
+        remark = f" {result['remark']}." if "remark" in result else ""
+        sections.append(figures_section(result, f"{of} {name} holds them.{remark}", name))
+    return sections
 
 
 def trials_section(folders: Sequence[Path], out: Path) -> Section:

@@ -39,17 +39,19 @@ def embedded(run, tmp_path_factory) -> Path:
     return folder
 
 
-def same_figures(run: Path, folder: Path, capsys, tmp_path: Path) -> int:
+def same_figures(
+    run: Path, folder: Path, capsys, tmp_path: Path, embed=(), re_rank=(), result="result.json"
+) -> int:
     """Follows the printed lines; each mode's figures must be eval's. Returns the modes."""
-    assert call("eval", run, "--device", "cpu") == 0
-    modes = json.loads((run / "result.json").read_text())["modes"]
+    assert call("eval", run, "--device", "cpu", *embed, *re_rank) == 0
+    modes = json.loads((run / result).read_text())["modes"]
     capsys.readouterr()
-    assert call("embed", run, "--out", folder, "--device", "cpu") == 0
+    assert call("embed", run, "--out", folder, "--device", "cpu", *embed) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cdp score")]
     for mode, line in zip(modes, lines, strict=True):
         words = [f for w in shlex.split(line)[1:] for f in (sorted(glob(w)) if "*" in w else [w])]
         file = tmp_path / "score.json"
-        assert call(*words, "--json", file) == 0
+        assert call(*words, "--json", file, *re_rank) == 0
         scored = json.loads(file.read_text())
         assert mode["protocol"].startswith(scored["protocol"]) or scored["protocol"] == "market"
         assert {name: scored[name] for name in mode} | {"protocol": mode["protocol"]} == mode
@@ -61,6 +63,23 @@ def test_score_gives_evals_figures_in_every_mode(run, tmp_path, capsys):
     assert same_figures(run, folder, capsys, tmp_path) == 4
     names = sorted(path.name for path in (folder / "all-search-single-shot").iterdir())
     assert names == [*(f"gallery-{t:02d}.npz" for t in range(1, 11)), "query.npz"]
+
+
+def test_it_does_with_a_flip_test_and_re_ranking(people, tmp_path, capsys):
+    run = tmp_path / "run"
+    make_run(run, people, "sysu")
+    options = {
+        "embed": ["--flip-test"],
+        "re_rank": ["--re-rank", "--re-rank-k1", "7"],
+        "result": "result-flip-test-re-rank.json",
+    }
+    assert same_figures(run, tmp_path / "out", capsys, tmp_path, **options) == 4
+    scored = json.loads((tmp_path / "score.json").read_text())
+    how = {"k1": 7, "k2": 6, "lambda": 0.3}
+    assert scored["test_time"] == {"flip_test": True, "re_rank": how}
+    assert "flip-test, re-ranked (k1 7, k2 6, λ 0.3)" in capsys.readouterr().out
+    about = json.loads((tmp_path / "out" / "embedding.json").read_text())
+    assert about["flip_test"] is True
 
 
 def test_it_does_for_regdb_and_a_table(tmp_path, capsys):

@@ -1,0 +1,54 @@
+"""From a feature map to a feature: average or generalized mean, of the whole or of its parts."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from model.options import ModelOptions
+
+EPSILON = 1e-12  # under the root, whose slope at 0 is infinite; that of AGW's code
+
+
+def is_own(options: ModelOptions) -> bool:
+    """Is the pooling done here, rather than by the backbone?"""
+    return options.pooling != "avg" or options.parts > 1
+
+
+def average(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+    """The mean over a map's places."""
+    return maps.mean(dim=(2, 3))
+
+
+def generalized_mean(
+    maps: Float[Tensor, "b c h w"], p: float | Float[Tensor, ""]
+) -> Float[Tensor, "b c"]:
+    """GeM: the p-th root of the mean p-th power over a map's places, in float32 or wider.
+
+    Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019. What
+    is negative (nothing is, after a ReLU) counts as 0.
+    """
+    x = maps.to(torch.promote_types(maps.dtype, torch.float32)).clamp(min=0)
+    return (x.pow(p).mean(dim=(2, 3)) + EPSILON).pow(1 / p)
+
+
+class Pooling(nn.Module):
+    """Pools each of a map's horizontal stripes; their features follow one another, top to bottom.
+
+    Stripes are of equal height, or the upper ones a row higher. Sun et al., "Beyond Part Models"
+    (PCB), ECCV 2018, give each part a classifier of its own; here one classifies all parts.
+    """
+
+    def __init__(self, options: ModelOptions) -> None:
+        super().__init__()
+        self.parts = options.parts
+        self.kind = options.pooling
+        self.p: float | Tensor = options.gem_p
+        if options.gem_learned:
+            self.p = nn.Parameter(torch.tensor(options.gem_p))
+
+    def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        stripes = maps.tensor_split(self.parts, dim=2)
+        pooled = [
+            average(s) if self.kind == "avg" else generalized_mean(s, self.p) for s in stripes
+        ]
+        return torch.cat(pooled, dim=1)

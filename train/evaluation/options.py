@@ -1,0 +1,103 @@
+"""What a test may do beyond the plain one, and how its figures say so wherever they stand."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError
+from pipeline.options import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class ReRanking:
+    """Parameters of re-ranking, by default the paper's; `InputError` if they make no sense."""
+
+    k1: int = 20  # neighbours that may be reciprocal
+    k2: int = 6  # neighbours, the image itself included, whose encodings are averaged
+    lambda_: float = 0.3  # weight of the original distance
+
+    def __post_init__(self) -> None:
+        for name, k in (("k1", self.k1), ("k2", self.k2)):
+            if k < 1:
+                raise InputError(f"--re-rank-{name} {k}: must be at least 1")
+        if not 0 <= self.lambda_ <= 1:
+            raise InputError(f"--re-rank-lambda {self.lambda_}: must be in 0…1")
+
+
+@dataclass(frozen=True, slots=True)
+class ReRankingFlags:
+    """`ReRanking` on the command line."""
+
+    re_rank: bool = False
+    """k-reciprocal re-ranking (Zhong et al., CVPR 2017) of each trial's queries and gallery."""
+
+    re_rank_k1: int = ReRanking().k1
+    """Neighbours that may be reciprocal."""
+
+    re_rank_k2: int = ReRanking().k2
+    """Neighbours, the image itself included, whose encodings are averaged."""
+
+    re_rank_lambda: float = ReRanking().lambda_
+    """Weight of the original distance."""
+
+    def chosen(self) -> ReRanking | None:
+        """None without `--re-rank`; `InputError` for parameters without it."""
+        how = ReRanking(self.re_rank_k1, self.re_rank_k2, self.re_rank_lambda)
+        if not self.re_rank and how != ReRanking():
+            raise InputError("--re-rank-k1, -k2, -lambda: do nothing alone; pass --re-rank too")
+        return how if self.re_rank else None
+
+
+@dataclass(frozen=True, slots=True)
+class EvalOptions:
+    """How a run is tested; by default plainly, on its own data set."""
+
+    flip_test: bool = False  # average the features of an image and of its mirror image
+    re_ranking: ReRanking | None = None
+    data: Path | None = None  # another data set than the run's own, absolute
+    trial: Trial | None = None  # of that data set
+
+    def disclosure(self) -> dict[str, Any]:
+        """What a result holds about it; of a plain test nothing."""
+        re_rank = self.re_ranking and {
+            "k1": self.re_ranking.k1,
+            "k2": self.re_ranking.k2,
+            "lambda": self.re_ranking.lambda_,
+        }
+        used = self.flip_test or re_rank
+        return {
+            **({"test_time": {"flip_test": self.flip_test, "re_rank": re_rank}} if used else {}),
+            **({"data": str(self.data)} if self.data else {}),
+        }
+
+    def file_name(self) -> str:
+        """Of the result: `result.json` is that of the plain test alone."""
+        parts = ["result"]
+        if self.data:
+            parts += ["on", re.sub(r"\W+", "-", self.data.name).strip("-") or "data"]
+            parts += ["trial", str(self.trial)] if self.trial else []
+        if self.flip_test:
+            parts.append("flip-test")
+        if self.re_ranking:
+            parts.append("re-rank")
+        return "-".join(parts) + ".json"
+
+
+PLAIN = EvalOptions()
+
+
+def disclosed(result: dict[str, Any]) -> list[str]:
+    """What a result says of how its figures were made, for people; of a plain test nothing.
+
+    Raises what Python raises if it does not say so as `disclosure` does.
+    """
+    words = []
+    test_time = result.get("test_time", {"flip_test": False, "re_rank": None})
+    if test_time["flip_test"]:
+        words.append("flip-test")
+    if (how := test_time["re_rank"]) is not None:
+        words.append(f"re-ranked (k1 {how['k1']}, k2 {how['k2']}, λ {how['lambda']:g})")
+    if "data" in result:
+        words.append(f"on {result['data']}")
+    return words
