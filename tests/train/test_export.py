@@ -28,7 +28,7 @@ from train.export.parity import ParityError, compare
 from train.export.publish import publish
 
 MODEL = {"backbone": "test_resnet", "weights": "none", "bnneck": True}
-README = (Path(cdp.__file__).parent / "README.md").read_text()
+README = (Path(cdp.__file__).parent / "train" / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
