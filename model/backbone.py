@@ -161,8 +161,9 @@ def _check_map(made: Any, backbone: Any, options: ModelOptions) -> None:
         )
     if made.shape[2] < options.parts:
         raise InputError(
-            f"{wanted}: the feature map of {options.backbone} is only {made.shape[2]} high; pass "
-            f"--model.parts {made.shape[2]} or less, larger images, or --model.last-stride 1"
+            f"--model.parts {options.parts}: the feature map of {options.backbone} is only "
+            f"{made.shape[2]} high; pass --model.parts {made.shape[2]} or less, larger images, or "
+            "--model.last-stride 1"
         )
 
 

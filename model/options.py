@@ -41,7 +41,7 @@ class ModelOptions:
     the mean p-th power."""
 
     gem_p: float = 3.0
-    """p of the generalized mean: 1 is the average, infinity the maximum."""
+    """p of the generalized mean: 1 is the average; the larger, the nearer to the maximum."""
 
     gem_learned: bool = False
     """Train p, from `gem_p` on."""
@@ -77,8 +77,8 @@ class ModelOptions:
             )
         if self.gem_learned and self.pooling != "gem":
             raise InputError("--model.gem-learned: only with --model.pooling gem")
-        if not 1 <= self.gem_p < math.inf:  # nor NaN
-            raise InputError(f"--model.gem-p {self.gem_p}: must be at least 1, and finite")
+        if not 1 <= self.gem_p <= 8:  # beyond, small powers leave float32
+            raise InputError(f"--model.gem-p {self.gem_p}: must be in 1…8")
         if self.parts < 1:
             raise InputError(f"--model.parts {self.parts}: must be at least 1")
         if not 0 <= self.dropout < 1:

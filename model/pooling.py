@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from model.options import ModelOptions
 
-EPSILON = 1e-12  # under the root, whose slope at 0 is infinite; that of AGW's code
+SMALLEST = 1e-4  # what GeM takes less for: the slope of a root is infinite at 0
 
 
 def is_own(options: ModelOptions) -> bool:
@@ -25,10 +25,11 @@ def generalized_mean(
     """GeM: the p-th root of the mean p-th power over a map's places, in float32 or wider.
 
     Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019. What
-    is negative (nothing is, after a ReLU) counts as 0.
+    is less than 1e-4, and so what is negative, counts as 1e-4. AGW's code adds 1e-12 under the root
+    instead, which for p = 3 also makes 1e-4 of 0, but which ONNX optimizers take for 0.
     """
-    x = maps.to(torch.promote_types(maps.dtype, torch.float32)).clamp(min=0)
-    return (x.pow(p).mean(dim=(2, 3)) + EPSILON).pow(1 / p)
+    x = maps.to(torch.promote_types(maps.dtype, torch.float32)).clamp(min=SMALLEST)
+    return x.pow(p).mean(dim=(2, 3)).pow(1 / p)
 
 
 class Pooling(nn.Module):

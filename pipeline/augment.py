@@ -95,15 +95,21 @@ def _recolor(image: Any, draw: Any, options: AugmentationOptions) -> Any:
 
     if image.device == "gpu" or _has_jitter(options):
         return fn.coord_transform(image, **ask(colors), dtype=types.UINT8)
-    # A matrix takes a CPU 1,100 µs an image, the single row of a gray one 350, so images that keep
-    # their colors bypass it. DALI makes these operators of an `if` in a pipeline function.
-    row, chosen = ask(_gray_rows).values()
+    # A matrix takes a CPU 1,100 µs an image, so images that keep their colors bypass what makes the
+    # others gray: one row 350, one channel 200. DALI makes these operators of a pipeline's `if`.
+    drawn = ask(_gray)
     conditional: Any = fn._conditional  # type: ignore[attr-defined]
-    changed, kept = conditional.split(image, predicate=chosen)
-    row, _ = conditional.split(row, predicate=chosen)
-    gray = fn.coord_transform(changed, M=row, dtype=types.UINT8)
-    three = fn.color_space_conversion(gray, image_type=types.GRAY, output_type=types.RGB)
-    return conditional.merge(three, kept, predicate=chosen)
+
+    def of_chosen(node: Any) -> Any:
+        return conditional.split(node, predicate=drawn["chosen"])[0]
+
+    changed, kept = conditional.split(image, predicate=drawn["chosen"])
+    if options.gray:
+        one = fn.coord_transform(changed, M=of_chosen(drawn["row"]), dtype=types.UINT8)
+    else:
+        one = fn.slice(changed, start=of_chosen(drawn["channel"]), shape=[1], axis_names="C")
+    three = fn.color_space_conversion(one, image_type=types.GRAY, output_type=types.RGB)
+    return conditional.merge(three, kept, predicate=drawn["chosen"])
 
 
 def crops(u: Float32[ndarray, "n 2"], padding: int, size: Size) -> dict[str, ndarray]:
@@ -189,13 +195,17 @@ def colors(
     }
 
 
-def _gray_rows(
+def _gray(
     u: Float32[ndarray, "n 6"], infrared: Bool[ndarray, " n"], options: AugmentationOptions
 ) -> dict[str, ndarray]:
-    """Of the `chosen` (bool [n]), which become gray, the row [n, 1, 3] that makes all channels."""
+    """Which are `chosen` (bool [n]) to become gray, and by which row [n, 1, 3], if any may become
+    luma, or else `channel` int32 [n, 1]."""
     matrix = colors(u, infrared, options)["M"]
     chosen = np.not_equal(matrix, np.eye(3)).any(axis=(1, 2))
-    return {"row": matrix[:, :1], "chosen": chosen}
+    row = matrix[:, :1]
+    if options.gray:
+        return {"chosen": chosen, "row": row}
+    return {"chosen": chosen, "channel": row.argmax(axis=2).astype(np.int32)}
 
 
 def _has_jitter(options: AugmentationOptions) -> bool:

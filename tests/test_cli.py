@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -145,6 +146,10 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         (["eval", "/nowhere"], "/nowhere: no run folder"),
         (["data", "make", "PEOPLE"], "exists and is not empty"),
         (["data", "preview", "PEOPLE", "--out", "x.jpg"], "--out x.jpg: must end in .png"),
+        (
+            ["train", "demo", "--data.root", "PEOPLE", "--augmentation.crop-padding-px", "128"],
+            "--augmentation.crop-padding-px 128: must be less than the image's height and width",
+        ),
         (["eval", "PEOPLE"], "no run folder (config.json is missing)"),
         (
             ["score", "--query", "a.npz", "--gallery", "b.npz", "--protocol", "sysu"],
@@ -247,6 +252,11 @@ def test_preview_is_a_picture_of_every_spectrum(people, tmp_path):
         assert sheet.format == "PNG"
         assert sheet.width > 7 * 128
         assert sheet.height > 3 * 256
+        plain = np.asarray(sheet)
+    args = ("--identities", "3", "--augmentation.crop-padding-px", "10")
+    assert call("data", "preview", people, "--out", out, *args) == 0
+    with Image.open(out) as sheet:
+        assert (np.asarray(sheet) == 0).mean() > (plain == 0).mean() + 0.02  # black borders
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench import gpu_peers
 from bench.peers import MEAN, STD, Items, PilFloat, Spdl, TorchvisionUint8, why_no_spdl
-from bench.plan import Item, plan
+from bench.plan import AUGMENTED, Item, plan
 from pipeline import spectrum
 from pipeline.datasets.kinds import read_training
 from pipeline.loader import TrainingLoader

@@ -48,8 +48,10 @@ def test_the_whole_suite_as_tables_json_and_picture(people, tiny, tmp_path, caps
     titles = [comparison["bench"] for comparison in result["comparisons"]]
     for title in (
         "stages, pipeline, truncated",
+        "stages, augmentation",
         "loader, page cache",
         "peers",
+        "augmented",
         "step",
         "step, batch",
         "end to end",

@@ -14,9 +14,9 @@ INFRARED = torch.tensor([False, True, True, False, True, False])
 HALVES = torch.arange(6) >= 3  # as a balanced batch lies
 
 
-def network(structure: str) -> Network:
+def network(structure: str, **options) -> Network:
     torch.manual_seed(0)
-    return Network(ModelOptions("test_resnet", "none", structure=structure), 5)
+    return Network(ModelOptions("test_resnet", "none", structure=structure, **options), 5)
 
 
 def pixels() -> torch.Tensor:
@@ -65,6 +65,36 @@ def test_two_stems_treat_the_two_halves_in_training_as_they_do_in_a_test():
     in_training = net.enter(same, HALVES)
     net.eval()
     torch.testing.assert_close(net.enter(same, HALVES), in_training)
+
+
+@pytest.mark.parametrize("depth", range(5))
+def test_stems_of_any_depth_are_equal_at_first_and_share_what_follows(depth):
+    net, one, images = network("two-stems", stem_depth=depth), network("one-stream"), pixels()
+    net.eval(), one.eval()
+    torch.testing.assert_close(net.embed(images, INFRARED), one.embed(images))
+    stages = [f"layer{i}" for i in range(1, 5)]
+    shared = {name.split(".")[0] for name, _ in net.backbone.named_parameters()}
+    assert shared == set(stages[depth:])
+    count = {n: len([*one.backbone.get_submodule(n).parameters()]) for n in stages[:depth]}
+    stem = len([*one.backbone.conv1.parameters(), *one.backbone.bn1.parameters()])
+    for own in (net.enter.rgb, net.enter.infrared):
+        assert len([*own.parameters()]) == stem + sum(count.values())
+    # In training the gradient of one modality's images stays out of the other's stem.
+    net.train()
+    net.enter(torch.randn(6, 3, 32, 16), HALVES)[:3].square().sum().backward()
+    assert all(w.grad is None or not w.grad.any() for w in net.enter.infrared.parameters())
+    assert any(w.grad.any() for w in net.enter.rgb.parameters())
+
+
+def test_non_local_blocks_in_stems_are_each_modalitys_own():
+    net = network("two-stems", stem_depth=2, non_local=True)
+    blocks = [stem[5][0].non_local for stem in (net.enter.rgb, net.enter.infrared)]
+    ran = []
+    for block in blocks:
+        block.register_forward_hook(lambda block, *_: ran.append(block))
+    net(pixels(), HALVES)
+    assert ran == blocks
+    assert blocks[0].theta.weight is not blocks[1].theta.weight
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

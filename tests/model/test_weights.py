@@ -1,5 +1,6 @@
 """Weights from a file: loaded whole under any of the usual names, or refused in a line."""
 
+import dataclasses
 from importlib import metadata
 
 import pytest
@@ -190,10 +191,82 @@ def test_both_stems_take_the_weights_of_one(trained, tmp_path):
     assert_loaded(network.backbone, trained)
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_deeper_stems_take_the_weights_of_one_and_of_less_deep_ones(trained, tmp_path, depth):
+    torch.save(trained, tmp_path / "weights.pth")
+    network = fine_tuned(tmp_path / "weights.pth", structure="two-stems")
+    assert network.account.startswith("90 of 90 tensors")  # the stem's 15 twice
+    save_file(network.state_dict(), tmp_path / "run.safetensors")
+    for file in ("weights.pth", "run.safetensors"):
+        network = fine_tuned(tmp_path / file, structure="two-stems", stem_depth=depth)
+        for stem in (network.enter.rgb, network.enter.infrared):
+            for i, part in enumerate((TwoStems.PARTS + TwoStems.STAGES)[: 4 + depth]):
+                for name, value in stem[i].state_dict().items():
+                    assert torch.equal(value, trained[f"{part}.{name}"]), name
+        assert_loaded(network.backbone, trained)
+
+
+AGW = {
+    "structure": "two-stems",
+    "non_local": True,
+    "pooling": "gem",
+    "gem_learned": True,
+    "bnneck": True,
+}
+
+
+def test_parts_that_the_file_lacks_start_afresh(trained, tmp_path):
+    torch.save(trained, tmp_path / "weights.pth")
+    network = fine_tuned(tmp_path / "weights.pth", **AGW, classifier_bias=False)
+    afresh = "; the BNNeck starts afresh; the p of GeM starts afresh; the non-local blocks start "
+    assert afresh in network.account
+    # 90 as above, 4 of the BNNeck, p, and of two blocks 4 x 2 and batch norm's 4.
+    assert network.account.startswith("90 of 119 tensors from ")
+    assert network.backbone.layer2[0].non_local.norm.weight.abs().max() == 0
+    of_file = {n: t for n, t in network.backbone.state_dict().items() if "non_local" not in n}
+    assert all(torch.equal(value, trained[name]) for name, value in of_file.items())
+
+
+def test_half_of_a_part_is_refused_and_a_part_too_many(tmp_path):
+    state = Network(ModelOptions("test_resnet", "none", **AGW), 5, (32, 16)).state_dict()
+    save_file(state, tmp_path / "whole.safetensors")
+    line = refused(tmp_path / "whole.safetensors", **AGW | {"non_local": False})
+    assert "layer2.0.non_local." in line
+    assert "is no part of it" in line
+    del state["backbone.layer3.0.non_local.theta.weight"]
+    save_file(state, tmp_path / "half.safetensors")
+    assert "(layer3.0.non_local.theta.weight is missing" in refused(
+        tmp_path / "half.safetensors", **AGW
+    )
+
+
+def test_centers_of_the_center_loss_are_left_out(tmp_path):
+    options = ModelOptions("test_resnet", "none")
+    old = Network(options, 5, (32, 16), centers=True)
+    torch.nn.init.ones_(old.centers)
+    save_file(old.state_dict(), tmp_path / "old.safetensors")
+    new = Network(
+        dataclasses.replace(options, weights=str(tmp_path / "old.safetensors")), 7, (32, 16), True
+    )
+    assert new.account.endswith(
+        "left out: classifier.bias, classifier.weight (a classifier), centers"
+    )
+    assert new.centers.shape == (7, 96)
+    assert new.centers.abs().max() == 0
+
+
 @pytest.mark.parametrize("prefix", ["", "network."])  # an export, a checkpoint
-@pytest.mark.parametrize("structure", ["one-stream", "zero-padding-4", "two-stems"])
-def test_our_own_networks_are_taken_over_but_for_the_classifier(tmp_path, prefix, structure):
-    options = {"structure": structure, "bnneck": True}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"structure": "one-stream"},
+        {"structure": "zero-padding-4"},
+        {"structure": "two-stems"},
+        AGW | {"stem_depth": 2, "parts": 2, "last_stride": 1, "non_local_inner": "half"},
+    ],
+)
+def test_our_own_networks_are_taken_over_but_for_the_classifier(tmp_path, prefix, options):
+    options = options | {"bnneck": True}
     torch.manual_seed(3)
     old = Network(ModelOptions("test_resnet", "none", **options), 5, (32, 16))
     for weight in (*old.parameters(), *old.neck.buffers()):
@@ -201,7 +274,7 @@ def test_our_own_networks_are_taken_over_but_for_the_classifier(tmp_path, prefix
     state = {prefix + name: value for name, value in old.state_dict().items()}
     save_file(state | {"optimizer.0.exp_avg": torch.ones(2)}, tmp_path / "old.safetensors")
     new = fine_tuned(tmp_path / "old.safetensors", **options)
-    for part in ("backbone", "enter", "neck"):
+    for part in ("backbone", "enter", "pool", "neck"):
         assert_loaded(getattr(new, part), getattr(old, part).state_dict())
     assert "; left out: classifier.bias, classifier.weight (a classifier)" in new.account
     assert "afresh" not in new.account

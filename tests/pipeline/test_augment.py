@@ -197,19 +197,21 @@ def test_switched_off_nothing_is_in_the_graph(index, monkeypatch):
         change = Method(augmentation=augmentation).augment if augmentation else None
         made = graph.training_graph(TrainingSource(index, opts, 0), opts, None, 2, augment=change)
         made.serialize()
-        return sorted(op.spec.schema_name() for op in made._ops)
+        return sorted(op.name.strip("_").partition("_")[0] for op in made._ops)
+
+    def work(augmentation: AugmentationOptions | None) -> list[str]:
+        return [name for name in operators(augmentation) if name != "ExternalSource"]
 
     bare = operators(None)
     assert operators(OFF) == bare
     assert operators(AugmentationOptions(share_crop=False, share_erasing=False)) == bare
-    own = "_ExternalSource"
-    for augmentation, added in (
-        (EACH["crop"], ["MultiPaste", own]),
-        (EACH["crop of its own"], ["MultiPaste", "MultiPaste", own, own]),
-        (EACH["erasing"], ["Erase", own]),
-        (EACH["brightness"], ["CoordTransform", own]),
+    for name, added in (
+        ("crop", ["MultiPaste"]),
+        ("crop of its own", ["MultiPaste", "MultiPaste"]),
+        ("erasing", ["Erase"]),
+        ("brightness", ["CoordTransform"]),
     ):
-        assert operators(augmentation) == sorted(bare + added)
+        assert work(EACH[name]) == sorted(work(None) + added)
 
 
 @pytest.mark.parametrize("cache", ["none", "host", "gpu"])
@@ -272,7 +274,7 @@ def test_boxes_lie_inside_and_have_the_area_and_aspect_asked_for(
     box = augment.boxes(u, np.zeros(200, bool), opts, size)
     erased = box["shape"].all(axis=1)
     assert (box["shape"][~erased] == 0).all()
-    assert not erased[u[:, 0] >= probability].any()
+    assert not erased[u[:, 0].astype(float) >= probability].any()
     anchor, shape = box["anchor"][erased].astype(float), box["shape"][erased].astype(float)
     assert (anchor >= 0).all()
     assert (anchor + shape <= size).all()

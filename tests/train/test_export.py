@@ -28,7 +28,7 @@ from train.export.parity import ParityError, compare
 from train.export.publish import publish
 
 MODEL = {"backbone": "test_resnet", "weights": "none", "bnneck": True}
-README = (Path(cdp.__file__).parent / "README.md").read_text()
+README = (Path(cdp.__file__).parent / "train" / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +178,38 @@ def test_parity_is_the_largest_difference_and_nan_is_none():
     nan = torch.full((2, 2), torch.nan)
     assert not compare(lambda _: nan, lambda _: expected, [()]).holds
     assert not compare(lambda _: expected[:1], lambda _: expected, [()]).holds
+
+
+AGW = {"structure": "two-stems", "non_local": True, "pooling": "gem", "gem_learned": True}
+LATER = AGW | {"stem_depth": 1, "parts": 2, "last_stride": 1, "classifier_bias": False}
+
+
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+def test_attention_parts_and_gem_are_exported(people, tmp_path, name, unchecked):
+    run = tmp_path / "run"
+    make_run(run, people, "sysu", model=ModelOptions(**MODEL, **LATER))
+    file = tmp_path / "model"
+    assert call("export", run, "--format", name, "--out", file) == 0
+    infrared = torch.tensor([True, False, False])
+    network = network_of(run)
+    assert network.backbone.layer2[0].non_local.norm.weight.min() > 0  # or it would do nothing
+    expected = network.embed(pixels(3), infrared).detach()
+    assert expected.shape == (3, 192)
+    if name == "torchscript":
+        with pytest.deprecated_call():
+            found = torch.jit.load(file)(pixels(3), infrared).detach().numpy()
+    else:
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        inputs = {"images": pixels(3).numpy(), "infrared": infrared.numpy()}
+        (found,) = session.run(["features"], inputs)
+    assert_close(found, expected)
+
+
+def test_what_only_losses_need_is_not_exported():
+    network = Network(ModelOptions(**MODEL), 5, (32, 16), centers=True)
+    assert "network.centers" not in Retrieval(network).state_dict()
+    assert network.centers is not None
 
 
 @pytest.mark.parametrize("structure", ["zero-padding-2", "two-stems"])

@@ -1,6 +1,7 @@
 """Training on a pack is training on its loose files: batches, losses, weights and figures."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 

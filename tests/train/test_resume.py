@@ -155,7 +155,7 @@ def test_a_folder_in_use_is_refused(whole, people, tmp_path, capsys):
 def test_a_checkpoint_of_another_version_is_refused(whole, tmp_path, monkeypatch):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     monkeypatch.setattr(checkpoint, "FORMAT", "cdp-reid checkpoint 99")
-    with pytest.raises(InputError, match="is cdp-reid checkpoint 4, not 'cdp-reid checkpoint 99'"):
+    with pytest.raises(InputError, match="is cdp-reid checkpoint 5, not 'cdp-reid checkpoint 99'"):
         checkpoint.load(checkpoint.latest(run), run_folder.read_config(run).method, (32, 16))
 
 

@@ -164,7 +164,7 @@ def test_a_method_file_that_is_not_there_is_named(tmp_path, capsys):
 
 
 def test_the_readme_shows_it_whole():
-    readme = (OWN.parents[1] / "README.md").read_text()
+    readme = (OWN.parents[1] / "train" / "README.md").read_text()
     section = readme.split("## Your own method\n")[1].split("\n## ")[0]
     shown = [line[4:] for line in section.splitlines() if line.startswith("    ")]
     assert shown == [line for line in OWN.read_text().splitlines() if line.strip()]
