@@ -27,7 +27,7 @@ def classification_loss(
     The factor only shrinks the loss as M grows, against λ = 1 in Eq. 4, so it is off by default.
     `label_smoothing` ε gives every class ε/M of the target, and the right one 1 - ε more.
     """
-    loss = F.cross_entropy(_at_least_float32(logits), targets, label_smoothing=label_smoothing)
+    loss = F.cross_entropy(at_least_float32(logits), targets, label_smoothing=label_smoothing)
     return loss / logits.shape[1] if divide_by_classes else loss
 
 
@@ -136,16 +136,21 @@ def center_loss(
     who sum over the batch and move the centers by a rule of their own; here they are weights of the
     network like any other, and the mean does not depend on the batch's size.
     """
-    difference = _at_least_float32(features) - _at_least_float32(centers)[targets]
+    difference = at_least_float32(features) - at_least_float32(centers)[targets]
     return difference.square().sum(dim=1).mean() / 2
 
 
 def pairwise_distance(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     """Euclidean distances; equal features have distance 0 and gradient 0, never NaN."""
-    x = _at_least_float32(features)
+    x = at_least_float32(features)
     # Differences instead of |a|² + |b|² - 2ab: the latter cancels badly for close pairs, which are
     # the ones that mining picks.
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32, or wider if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _hardest(distance: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +176,7 @@ def _centers(
 
     The mask keeps those that exist, and of an identity's equal ones the first.
     """
-    x = _at_least_float32(features)
+    x = at_least_float32(features)
     same = _same(pids)
     first = ~same.tril(diagonal=-1).any(dim=1)
     of_modality = torch.stack([modality == 0, modality == 1])
@@ -182,7 +187,3 @@ def _centers(
 
 def _same(pids: Tensor) -> Bool[Tensor, "n n"]:
     return pids[:, None] == pids[None, :]
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,8 +1,9 @@
 """The network: normalise → backbone → global average pool → dropout → linear.
 
-Options add what later networks have: non-local blocks in the backbone, generalized mean and part
-pooling, a BNNeck. RGB, infrared and counterpart images take the same path (Fig. 7b), but in the
-structures that the paper compares with, which differ in how an image enters (structures.py).
+Options add what other networks have: non-local blocks in the backbone, generalized mean and part
+pooling, a fully connected layer after it (heads.py), a BNNeck. RGB, infrared and counterpart images
+take the same path (Fig. 7b), but in the structures that the paper compares with, which differ in
+how an image enters (structures.py) or leaves.
 Normalisation is the network's first operation, so that training, evaluation and export cannot
 differ in it. Its mean and standard deviation are those that the backbone's pretrained weights
 expect: ImageNet's, as in the paper, for a ResNet, but others for many transformers and
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from model import pooling, structures, weights
+from model import heads, pooling, structures, weights
 from model.backbone import ImageSize, build, normalisation, source
 from model.options import NAMED_WEIGHTS, ModelOptions
 from model.outputs import Outputs
@@ -74,15 +75,18 @@ class Network(ReidNetwork):
         """
         super().__init__()
         file = _weights_file(options)
-        self.needs_modality = options.structure != "one-stream"
+        self.needs_modality = options.structure != "one-stream" or options.fc == "per-modality"
         self.needs_balanced = options.structure == "two-stems"
         self.backbone, channels = build(options, image_size)
-        self.width = channels * options.parts
+        pooled = channels * options.parts
+        self.width = options.fc_width or pooled
         self.enter = structures.entry(options.structure, self.backbone, options.stem_depth)
         self.pool = Pooling(options) if pooling.is_own(options) else nn.Identity()
+        self.project = heads.projection(options, pooled)
         self.neck = nn.BatchNorm1d(self.width) if options.bnneck else nn.Identity()
         if options.bnneck:
             self.neck.bias.requires_grad_(options.bnneck_bias)
+        self.activation = nn.Identity() if options.fc == "none" else nn.ReLU()
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = nn.Linear(self.width, num_classes, bias=options.classifier_bias)
         # Counterparts are selected and triplicated in pixel space, then normalised like any image.
@@ -102,22 +106,24 @@ class Network(ReidNetwork):
     def forward(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
     ) -> Outputs:
-        """Pixels 0…255 to pooled features, which the triplet loss takes, and class logits."""
-        features = self._pool(images, infrared)
+        """Pixels 0…255 to features, which the triplet loss takes, and class logits."""
+        features = self._features(images, infrared)
         embedding = self.neck(features)
+        logits = self.classifier(self.dropout(self.activation(embedding)))
         extras: dict[str, Tensor] = {} if self.centers is None else {"centers": self.centers}
-        return Outputs(features, embedding, self.classifier(self.dropout(embedding)), extras)
+        return Outputs(features, embedding, logits, extras)
 
     def embed(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b e"]:
         """The features that retrieval compares, float32; without the classifier's work."""
-        return self.neck(self._pool(images, infrared)).float()
+        return self.neck(self._features(images, infrared)).float()
 
-    def _pool(self, images: Tensor, infrared: Tensor | None) -> Tensor:
+    def _features(self, images: Tensor, infrared: Tensor | None) -> Tensor:
         # The pixels' layout, NCHW or channels_last, is that of what follows.
         pixels = (images.to(self.mean.dtype) - self.mean) * self.inverse_std
-        return self.pool(self.backbone(self.enter(pixels, infrared)))
+        pooled = self.pool(self.backbone(self.enter(pixels, infrared)))
+        return self.project(pooled, infrared)
 
 
 def _weights_file(options: ModelOptions) -> Path | None:

@@ -8,6 +8,7 @@ from pipeline.errors import InputError
 
 NAMED_WEIGHTS = ("imagenet", "wheel", "none")  # of ModelOptions.weights; all else is a file
 StructureName = Literal["one-stream", "zero-padding-2", "zero-padding-4", "two-stems"]
+FcName = Literal["none", "shared", "per-modality"]
 TripletKind = Literal["hard", "soft-margin", "weighted", "squared-difference"]
 
 
@@ -60,7 +61,14 @@ class ModelOptions:
     """Give the classifier a bias."""
 
     dropout: float = 0.5
-    """Dropout between the pooled feature and the classifier."""
+    """Dropout between the pooled feature and the classifier; with `fc`, before and after it."""
+
+    fc: FcName = "none"
+    """A fully connected layer on the pooled feature: shared: one for both modalities; per-modality:
+    one for each (Wu et al., 2017). Losses and retrieval use its output, the classifier its ReLU."""
+
+    fc_width: int = 0
+    """With `fc`: width of its output; 0: that of the pooled feature."""
 
     structure: StructureName = "one-stream"
     """one-stream: every image takes the same path; zero-padding-2: gray images in a first channel,
@@ -81,6 +89,12 @@ class ModelOptions:
             raise InputError(f"--model.gem-p {self.gem_p}: must be in 1…8")
         if self.parts < 1:
             raise InputError(f"--model.parts {self.parts}: must be at least 1")
+        if self.fc_width < 0:
+            raise InputError(f"--model.fc-width {self.fc_width}: must be at least 0")
+        if self.fc_width and self.fc == "none":
+            raise InputError(
+                f"--model.fc-width {self.fc_width}: only with --model.fc shared or per-modality"
+            )
         if not 0 <= self.dropout < 1:
             raise InputError(f"--model.dropout {self.dropout}: must be in 0…1, 1 excluded")
 

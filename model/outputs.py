@@ -14,7 +14,7 @@ class Outputs(NamedTuple):
     own parameters belong to the network, so that they are trained, saved and resumed with it.
     """
 
-    features: Float[Tensor, "b d"]  # pooled
+    features: Float[Tensor, "b d"]  # pooled; with a fully connected layer, its output
     embedding: Float[Tensor, "b e"]  # what retrieval compares
     logits: Float[Tensor, "b m"]  # of the training identities; DHSM takes its confidence from them
     extras: dict[str, Tensor] = {}  # noqa: RUF012 - never changed

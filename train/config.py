@@ -147,6 +147,13 @@ def with_method(config: Config, **changes: Any) -> Config:
     return dataclasses.replace(config, method=dataclasses.replace(config.method, **changes))
 
 
+def with_padded_crop(config: Config) -> Config:
+    """Random crops, out of 10 pixels of padding at a height of 256 and in proportion at others."""
+    padding = max(1, round(10 / 256 * config.data.height_px))
+    augmentation = dataclasses.replace(config.method.augmentation, crop_padding_px=padding)
+    return with_method(config, augmentation=augmentation)
+
+
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every option by its name on the command line."""
     options: dict[str, Any] = {}

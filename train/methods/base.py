@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from model import losses
@@ -137,6 +137,21 @@ def _centers(out: Outputs) -> Tensor:
             'extras["centers"], one row an identity, or leave --loss.center at 0'
         )
     return out.extras["centers"]
+
+
+def of_global_batch(
+    out: Outputs, batch: Examples, gather: Gather
+) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"], UInt8[Tensor, " n"]]:
+    """Features, pids and modality of the global batch's originals."""
+    return gather(batch.originals(out.features)), gather(batch.pids), gather(batch.modality)
+
+
+def refuse_negative(method: Method, *options: str) -> None:
+    """Raises `InputError` if one of these options of the method is negative, infinite or NaN."""
+    for name in options:
+        value = getattr(method, name)
+        if not 0 <= value < math.inf:  # nor NaN
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 0")
 
 
 def without_weights(method: Method) -> Method:
