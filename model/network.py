@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model import pooling, structures, weights
 from model.backbone import ImageSize, build, normalisation, source
+from model.heads import CosineClassifier
 from model.options import NAMED_WEIGHTS, ModelOptions
 from model.outputs import Outputs
 from model.pooling import Pooling
@@ -84,7 +85,7 @@ class Network(ReidNetwork):
         if options.bnneck:
             self.neck.bias.requires_grad_(options.bnneck_bias)
         self.dropout = nn.Dropout(options.dropout)
-        self.classifier = nn.Linear(self.width, num_classes, bias=options.classifier_bias)
+        self.classifier = _classifier(options, self.width, num_classes)
         # Counterparts are selected and triplicated in pixel space, then normalised like any image.
         mean, std = normalisation(options.backbone)
         for name, value in (
@@ -118,6 +119,12 @@ class Network(ReidNetwork):
         # The pixels' layout, NCHW or channels_last, is that of what follows.
         pixels = (images.to(self.mean.dtype) - self.mean) * self.inverse_std
         return self.pool(self.backbone(self.enter(pixels, infrared)))
+
+
+def _classifier(options: ModelOptions, width: int, num_classes: int) -> nn.Module:
+    if options.cosine_scale:
+        return CosineClassifier(width, num_classes, options.cosine_scale)
+    return nn.Linear(width, num_classes, bias=options.classifier_bias)
 
 
 def _weights_file(options: ModelOptions) -> Path | None:
