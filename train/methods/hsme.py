@@ -12,7 +12,7 @@ Not found, so chosen: the streams share nothing but the classifier; dropout, opt
 are those of SphereReID (Fan et al., 2019), where sphere softmax comes from: Adam, 140 epochs,
 warm-up in the first 20, a tenth of the rate after 80 and after 100; batches are CDP's. The paper
 also speaks of an "identification constraint", whose form was not found either, so there is none
-here. Its second stage, D-HSME, is not part of this method.
+here. Its further stages are those of d_hsme.py.
 """
 
 import dataclasses
