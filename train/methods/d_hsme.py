@@ -83,7 +83,12 @@ class DHsme(Method):
         return network
 
 
-METHOD = DHsme(**{f.name: getattr(hsme.METHOD, f.name) for f in dataclasses.fields(Method)})
+METHOD = DHsme(
+    model=hsme.METHOD.model,
+    loss=hsme.METHOD.loss,
+    dhsm=hsme.METHOD.dhsm,
+    optimizer=hsme.METHOD.optimizer,
+)
 
 
 def setting(config: Config) -> Config:
