@@ -1,9 +1,9 @@
 """The network: normalise → backbone → global average pool → dropout → linear.
 
 Options add what other networks have: non-local blocks in the backbone, generalized mean and part
-pooling, a fully connected layer after it (heads.py), a BNNeck. RGB, infrared and counterpart images
-take the same path (Fig. 7b), but in the structures that the paper compares with, which differ in
-how an image enters (structures.py) or leaves.
+pooling, a fully connected layer after it (projection.py), a BNNeck. RGB, infrared and counterpart
+images take the same path (Fig. 7b), except in the structures that the paper compares with, which
+differ in how an image enters (structures.py).
 Normalisation is the network's first operation, so that training, evaluation and export cannot
 differ in it. Its mean and standard deviation are those that the backbone's pretrained weights
 expect: ImageNet's, as in the paper, for a ResNet, but others for many transformers and
@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from model import heads, pooling, structures, weights
+from model import pooling, projection, structures, weights
 from model.backbone import ImageSize, build, normalisation, source
+from model.heads import CosineClassifier
 from model.options import NAMED_WEIGHTS, ModelOptions
 from model.outputs import Outputs
 from model.pooling import Pooling
@@ -82,13 +83,13 @@ class Network(ReidNetwork):
         self.width = options.fc_width or pooled
         self.enter = structures.entry(options.structure, self.backbone, options.stem_depth)
         self.pool = Pooling(options) if pooling.is_own(options) else nn.Identity()
-        self.project = heads.projection(options, pooled)
+        self.project = projection.make(options, pooled)
         self.neck = nn.BatchNorm1d(self.width) if options.bnneck else nn.Identity()
         if options.bnneck:
             self.neck.bias.requires_grad_(options.bnneck_bias)
         self.activation = nn.Identity() if options.fc == "none" else nn.ReLU()
         self.dropout = nn.Dropout(options.dropout)
-        self.classifier = nn.Linear(self.width, num_classes, bias=options.classifier_bias)
+        self.classifier = _classifier(options, self.width, num_classes)
         # Counterparts are selected and triplicated in pixel space, then normalised like any image.
         mean, std = normalisation(options.backbone)
         for name, value in (
@@ -124,6 +125,12 @@ class Network(ReidNetwork):
         pixels = (images.to(self.mean.dtype) - self.mean) * self.inverse_std
         pooled = self.pool(self.backbone(self.enter(pixels, infrared)))
         return self.project(pooled, infrared)
+
+
+def _classifier(options: ModelOptions, width: int, num_classes: int) -> nn.Module:
+    if options.cosine_scale:
+        return CosineClassifier(width, num_classes, options.cosine_scale)
+    return nn.Linear(width, num_classes, bias=options.classifier_bias)
 
 
 def _weights_file(options: ModelOptions) -> Path | None:

@@ -60,6 +60,10 @@ class ModelOptions:
     classifier_bias: bool = True
     """Give the classifier a bias."""
 
+    cosine_scale: float = 0.0
+    """Sphere softmax: logits are the cosine of feature and class weights, times this, without a
+    bias; 14 is common. 0: an ordinary linear classifier."""
+
     dropout: float = 0.5
     """Dropout between the pooled feature and the classifier; with `fc`, before and after it."""
 
@@ -87,6 +91,8 @@ class ModelOptions:
             raise InputError("--model.gem-learned: only with --model.pooling gem")
         if not 1 <= self.gem_p <= 8:  # beyond, small powers leave float32
             raise InputError(f"--model.gem-p {self.gem_p}: must be in 1…8")
+        if not 0 <= self.cosine_scale < math.inf:  # nor NaN
+            raise InputError(f"--model.cosine-scale {self.cosine_scale}: must be at least 0")
         if self.parts < 1:
             raise InputError(f"--model.parts {self.parts}: must be at least 1")
         if self.fc_width < 0:

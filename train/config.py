@@ -16,6 +16,7 @@ import tyro
 
 from pipeline.errors import InputError, in_one_line
 from pipeline.options import CacheName, DataOptions, KindName
+from train import stages
 from train.methods import finding
 from train.methods.base import Method
 from train.metrics import Distance
@@ -95,9 +96,11 @@ class Config:
                     f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {low}"
                 )
         warmup = self.method.optimizer.warmup_epochs
-        if warmup >= self.epochs:
+        shortest = min(stages.lengths(self.method.stages, self.epochs))
+        if warmup >= shortest:
+            of = "" if shortest == self.epochs else f", of which the shortest stage has {shortest}"
             raise InputError(
-                f"--optimizer.warmup-epochs {warmup}: must be less than --epochs {self.epochs}"
+                f"--optimizer.warmup-epochs {warmup}: must be less than --epochs {self.epochs}{of}"
             )
         if self.eval_every and not self.test:
             raise InputError(

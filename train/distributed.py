@@ -108,6 +108,12 @@ class World:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
 
+    def share_weights(self, network: nn.Module) -> None:
+        """Gives every rank rank 0's parameters."""
+        if self.size > 1:
+            for weight in network.parameters():
+                dist.broadcast(weight.data, 0)
+
     def _gather(self, values: Tensor) -> list[Tensor]:
         values = values.contiguous()
         parts = [torch.empty_like(values) for _ in range(self.size)]

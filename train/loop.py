@@ -25,6 +25,7 @@ from train import (
     run_folder,
     runtime,
     schedule,
+    stages,
     start,
 )
 from train.checkpoint import Progress
@@ -61,6 +62,7 @@ class Run:
     test_loader: EvaluationLoader | None
     network: ReidNetwork
     step: TrainingStep
+    learning: frozenset[str]  # the parameters that learn, unless a stage freezes them
     mining: Mining  # DHSM: P̂, R, and the epoch's sums
     state: checkpoint.State
     at: Progress
@@ -180,6 +182,7 @@ def prepare(
         test_loader=test_loader,
         network=network,
         step=step,
+        learning=stages.learning(network, method.stages),
         mining=mining,
         state=checkpoint.State(network, loader.num_classes, optimizer, step.scaler, mining, losses),
         at=Progress(1, 0, bad=loader.plan.bad),
@@ -239,6 +242,7 @@ def train_epoch(run: Run) -> None:
     """Trains the epoch to its end, or until a signal comes."""
     cfg, at, losses, steps = run.cfg, run.at, run.state.losses, len(run.loader)
     run.network.train()
+    enter_stage(run)
     set_learning_rate(run.state.optimizer, schedule.rate(cfg, at.epoch))
     clock, looks = Clock(run.device, at.seconds, at.waited), Looks(losses)
     batches = run.loader.epoch(at.epoch, run.mining.probability, first_step=at.step)
@@ -267,6 +271,20 @@ def train_epoch(run: Run) -> None:
     at.waited, at.seconds = clock.waited, clock.seconds()
     for bad in run.world.collect(at.bad):
         at.bad.update(bad)
+
+
+def enter_stage(run: Run) -> None:
+    """Makes the network ready for the running epoch's stage, which may begin with it."""
+    cfg, at = run.cfg, run.at
+    place = schedule.place(cfg, at.epoch)
+    stage = cfg.method.stages[place.stage]
+    begins = at.step == 0 and schedule.begins_stage(cfg, at.epoch)
+    if stages.enter(stage, begins, run.network, run.learning, run.state.optimizer, run.world):
+        run.step.restart()
+    if begins and len(cfg.method.stages) > 1:
+        last = at.epoch + place.epochs - place.epoch
+        frozen = f"; frozen: {', '.join(stage.frozen)}" if stage.frozen else ""
+        run.display.say(f"stage     {stage.name}, epochs {at.epoch} to {last}{frozen}")
 
 
 def watch(run: Run, seen: Float32[Tensor, "seen names"]) -> None:

@@ -1,4 +1,4 @@
-"""A run that is trained for another number of epochs than it began with: what applies when.
+"""What applies in which epoch, also in a run that is trained for more or fewer than it began with.
 
 Milestones are shares of the epochs, so another number of them moves every milestone. What was
 trained keeps its learning rates, and `Config.history` tells which those were, so that the rate of
@@ -8,7 +8,9 @@ an epoch depends on the configuration alone, and whoever reads the run knows wha
 import dataclasses
 
 from pipeline.errors import InputError
+from train import stages
 from train.config import Config, Stretch
+from train.stages import Place
 
 
 def epochs_of(cfg: Config, epoch: int) -> int:
@@ -16,9 +18,20 @@ def epochs_of(cfg: Config, epoch: int) -> int:
     return next((past.epochs for past in cfg.history if epoch <= past.until), cfg.epochs)
 
 
+def place(cfg: Config, epoch: int) -> Place:
+    """The stage of `epoch`, from 1, and where in it that is."""
+    return stages.place(cfg.method.stages, epoch, epochs_of(cfg, epoch))
+
+
+def begins_stage(cfg: Config, epoch: int) -> bool:
+    """Is `epoch` in another stage than the one before?"""
+    return epoch == 1 or place(cfg, epoch).stage != place(cfg, epoch - 1).stage
+
+
 def rate(cfg: Config, epoch: int) -> float:
     """The learning rate of `epoch`, from 1."""
-    return cfg.method.lr_at(epoch, epochs_of(cfg, epoch))
+    at = place(cfg, epoch)
+    return cfg.method.lr_at(at.epoch, at.epochs)
 
 
 def is_end(cfg: Config, epoch: int) -> bool:

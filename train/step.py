@@ -112,6 +112,11 @@ class TrainingStep:
         self._graph.replay()  # type: ignore[union-attr]
         return self._losses.clone()
 
+    def restart(self) -> None:
+        """Forgets a recorded graph, when other weights learn or the optimizer has begun anew."""
+        self._num_calls = 0
+        self._graph = None
+
     def _record(self, batch: PairedBatch) -> None:
         """Records `_update` on buffers of its own; nothing is computed yet."""
         self._batch = dataclasses.replace(

@@ -1,99 +1,50 @@
-"""The fully connected layer after pooling: shared, or one for each modality."""
+"""The cosine classifier against its definition."""
+
+import math
 
 import pytest
 import torch
 from torch import nn
 
+from model.heads import CosineClassifier
 from model.network import Network
 from model.options import ModelOptions
 from pipeline.errors import InputError
 
-INFRARED = torch.tensor([False, True, True, False])
+SMALL = {"backbone": "test_resnet", "weights": "none"}
 
 
-def network(**options) -> Network:
+def test_logits_are_cosines_times_the_scale():
     torch.manual_seed(0)
-    return Network(ModelOptions("test_resnet", "none", **options), 5)
+    head = CosineClassifier(5, 3, 14.0).double()
+    x = torch.randn(4, 5, dtype=torch.double)
+    found = head(x).detach()
+    for i, feature in enumerate(x):
+        for m, weights in enumerate(head.weight):
+            a, b = feature.tolist(), weights.tolist()
+            dot = sum(x * y for x, y in zip(a, b, strict=True))
+            assert float(found[i, m]) == pytest.approx(14 * dot / (math.hypot(*a) * math.hypot(*b)))
 
 
-def pixels() -> torch.Tensor:
-    rng = torch.Generator().manual_seed(1)
-    return torch.randint(256, (4, 3, 32, 16), dtype=torch.uint8, generator=rng)
-
-
-def test_without_it_a_network_is_as_it_was():
-    assert not any(name.startswith("project.") for name in network().state_dict())
-
-
-def test_a_shared_layer_makes_the_features_and_the_classifier_sees_its_relu():
-    net, images = network(fc="shared", fc_width=7).eval(), pixels()
-    assert not net.needs_modality
-    pooled = network().eval().embed(images)
-    expected = net.project.layer(pooled)
-    features, embedding, logits, _ = net(images)
-    assert (net.width, features.shape) == (7, (4, 7))
-    torch.testing.assert_close(features, expected)
-    torch.testing.assert_close(embedding, expected)
-    torch.testing.assert_close(net.embed(images), expected)
-    assert (expected < 0).any()
-    torch.testing.assert_close(logits, net.classifier(expected.clamp(min=0)))
-
-
-def test_layers_per_modality_are_equal_at_first_and_each_takes_its_own_images():
-    net, images = network(fc="per-modality").eval(), pixels()
-    assert net.needs_modality
-    assert not net.needs_balanced
-    torch.testing.assert_close(net.embed(images, INFRARED), net.embed(images, ~INFRARED))
+def test_only_directions_count():
+    head = CosineClassifier(5, 3, 14.0)
+    x = torch.randn(4, 5)
+    before = head(x)
     with torch.no_grad():
-        net.project.infrared.weight.mul_(2)
-    pooled = network().eval().embed(images)
-    found = net.embed(images, INFRARED)
-    for layer, mask in ((net.project.rgb, ~INFRARED), (net.project.infrared, INFRARED)):
-        torch.testing.assert_close(found[mask], layer(pooled[mask]))
+        head.weight *= torch.tensor([[0.5], [3.0], [7.0]])
+    torch.testing.assert_close(head(10 * x), before)
+    assert head(torch.zeros(1, 5)).isfinite().all()
 
 
-@pytest.mark.parametrize("fc", ["shared", "per-modality"])
-def test_dropout_is_before_and_after_it(fc):
-    net = network(fc=fc, dropout=0.5)
-    dropped = [layer for layer in net.modules() if isinstance(layer, nn.Dropout)]
-    assert [layer.p for layer in dropped] == [0.5, 0.5]
-    net.eval()
-    net.project.dropout.train()
-    with torch.no_grad():
-        assert not torch.equal(net(pixels(), INFRARED).features, net(pixels(), INFRARED).features)
+def test_it_is_the_networks_classifier_if_its_scale_is_not_0():
+    linear = Network(ModelOptions(**SMALL), 5, (32, 16)).classifier
+    cosine = Network(ModelOptions(**SMALL, cosine_scale=14.0), 5, (32, 16)).classifier
+    assert type(linear) is nn.Linear
+    assert isinstance(cosine, CosineClassifier)
+    assert (cosine.scale, list(cosine.state_dict())) == (14.0, ["weight"])
 
 
-def test_a_bnneck_and_centers_are_as_wide_as_it():
-    options = ModelOptions("test_resnet", "none", fc="shared", fc_width=7, bnneck=True)
-    net = Network(options, 5, centers=True).train()
-    out = net(pixels())
-    assert out.embedding.shape == (4, 7)
-    assert out.extras["centers"].shape == (5, 7)
-
-
-def test_it_is_taken_from_a_file_that_has_one_and_starts_afresh_otherwise(tmp_path):
-    trained, plain = network(fc="shared", fc_width=7), network()
-    with torch.no_grad():
-        trained.project.layer.weight.fill_(0.25)
-    for name, saved, account in (
-        ("trained.pth", trained, ""),
-        ("plain.pth", plain, "the fully connected layer starts afresh"),
-    ):
-        file = tmp_path / name
-        torch.save(saved.state_dict(), file)
-        loaded = Network(ModelOptions("test_resnet", str(file), fc="shared", fc_width=7), 3)
-        assert account in loaded.account
-        assert ("afresh" in loaded.account) == bool(account)
-        assert (loaded.project.layer.weight == 0.25).all() == (not account)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"fc": "shared", "fc_width": -1}, "--model.fc-width -1: must be at least 0"),
-        ({"fc_width": 9}, "--model.fc-width 9: only with --model.fc shared or per-modality"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        ModelOptions(**options)
+@pytest.mark.parametrize("scale", [-1.0, math.inf, math.nan])
+def test_a_scale_that_cannot_be_is_refused(scale):
+    with pytest.raises(InputError, match=r"--model.cosine-scale .*: must be at least 0"):
+        ModelOptions(cosine_scale=scale)

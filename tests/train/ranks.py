@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model.network import ReidNetwork
 from model.options import LossOptions
 from pipeline.datasets.kinds import read_training
 from pipeline.loader import TrainingLoader
@@ -28,6 +29,7 @@ from train.live.display import Display
 from train.loop import train
 from train.methods import finding
 from train.runtime import StepOptions
+from train.stages import Stage, enter, learning
 from train.step import TrainingStep
 from train.trials import resume
 
@@ -42,8 +44,19 @@ HOW = StepOptions("off", "off", "on", "off")
 STEPS = 3
 
 
+def halve(network: ReidNetwork) -> None:
+    """The classifier's weights; on other ranks than the first they get something else."""
+    network.get_parameter("classifier.weight").mul_(0.5 if find_world().leads else 0.25)
+
+
+HELD = Stage("held", frozen=("classifier.",), begin=halve)
+
+
 def steps(root: Path) -> dict[str, torch.Tensor]:
-    """Losses, gathered features, DHSM's sums, and the weights after steps of plain SGD."""
+    """Losses, gathered features, DHSM's sums, and the weights after steps of plain SGD.
+
+    Before the last step a stage begins, in which the classifier does not learn.
+    """
     world = find_world()
     options = dataclasses.replace(DATA, root=root)
     torch.manual_seed(0)
@@ -56,16 +69,22 @@ def steps(root: Path) -> dict[str, torch.Tensor]:
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     mining = Mining(METHOD.dhsm, 4, CPU, world.total)
+    names = learning(network, [HELD])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     step = TrainingStep(network, method, optimizer, mining, "off", CPU, HOW, world)
     network.train()
     losses, gathered = [], []
-    for _, batch in zip(range(STEPS), loader.epoch(1, np.full(4, 0.25)), strict=False):
+    for i, batch in zip(range(STEPS), loader.epoch(1, np.full(4, 0.25)), strict=False):
+        if i == STEPS - 1:
+            before = network.classifier.weight.clone()
+            enter(HELD, True, network, names, optimizer, world)
+            assert torch.equal(network.classifier.weight, before / 2)  # as rank 0 left it
         losses.append(step(batch))
         means = batch.images.double().mean(dim=(1, 2, 3))
         means, pids = world.gather(means), world.gather(batch.pids)
         rows = torch.cat([means.flatten(1), pids[:, None]], dim=1)
         gathered.append(rows[rows[:, 0].argsort()])  # ranks' parts come in another order
+    assert torch.equal(network.classifier.weight, before / 2)  # it did not learn
     state = {f"weight {name}": value for name, value in network.state_dict().items()}
     return state | {
         "losses": torch.stack(losses),

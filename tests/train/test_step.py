@@ -15,9 +15,11 @@ from pipeline.errors import InputError
 from train import checkpoint, run_folder
 from train.checkpoint import Progress, State
 from train.dhsm import DhsmOptions, Mining
+from train.distributed import ALONE
 from train.methods.base import Method
 from train.optimizer import OptimizerOptions, build
 from train.runtime import StepOptions, own_stream, resolve_precision, resolve_step
+from train.stages import Stage, enter, learning
 from train.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -184,6 +186,25 @@ def test_a_recorded_step_sees_a_new_learning_rate(unchecked, gpu):
         step.optimizer.param_groups[0]["lr"].fill_(0)
         step(make_batch(6, gpu))
         assert torch.equal(network.classifier.weight, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_a_recorded_step_holds_what_a_stage_freezes_and_frees_it_again(unchecked, gpu, compiled):
+    with own_stream(gpu):
+        network, _, step = make_step("off", gpu, cuda_graph="on", compile=compiled)
+        names = learning(network, ())
+
+        def moved_in(stage: Stage) -> bool:
+            if enter(stage, True, network, names, step.optimizer, ALONE):
+                step.restart()
+            before = network.classifier.weight.clone()
+            for seed in range(5):  # the last two are replayed
+                step(make_batch(seed, gpu))
+            return not torch.equal(network.classifier.weight, before)
+
+        held = Stage(frozen=("classifier.",))
+        assert [moved_in(stage) for stage in (Stage(), held, Stage())] == [True, False, True]
 
 
 @pytest.mark.gpu

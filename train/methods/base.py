@@ -23,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.options import AugmentationOptions
 from train.dhsm import DhsmOptions
 from train.optimizer import Group, OptimizerOptions, learning_rate
+from train.stages import Stage
 
 Gather = Callable[[Tensor], Tensor]  # [n, …] of this process → [N, …] of the global batch
 Losses = dict[str, Float[Tensor, ""]]
@@ -100,8 +101,13 @@ class Method:
             values["tri"] = self.loss.margin
         return values
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The trainings that follow one another; most methods have one."""
+        return (Stage(),)
+
     def lr_at(self, epoch: int, epochs: int) -> float:
-        """The learning rate of `epoch`, from 1; a group's is its scale times that."""
+        """The learning rate of a stage's `epoch`, from 1; a group's is its scale times that."""
         return learning_rate(self.optimizer, epoch, epochs)
 
 

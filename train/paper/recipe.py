@@ -10,6 +10,7 @@ from typing import Any
 from train.config import Config, with_data, with_method, with_padded_crop
 from train.methods import finding
 from train.paper.rows import Row, Setting, all_of
+from train.stages import lengths
 
 FULL = 200  # epochs of a method that leaves their number to the data set
 
@@ -59,7 +60,8 @@ def _scaled(value: float) -> int:
 def whole(name: str) -> Setting:
     """A method of train/methods/, with the experiment's backbone, image size, batches and epochs.
 
-    What it gives in pixels or epochs is scaled from its own image size and number of epochs.
+    What it gives in pixels or epochs is scaled from its own image size and number of epochs. If it
+    has more stages than the experiment epochs, it gets one for each.
     """
 
     def setting(base: Config) -> Config:
@@ -68,14 +70,16 @@ def whole(name: str) -> Setting:
         kept = {name: getattr(base.data, name) for name in ("height_px", "width_px", "p", "k")}
         of_it = its.method
         padding = of_it.augmentation.crop_padding_px * base.data.height_px / its.data.height_px
-        warmup = of_it.optimizer.warmup_epochs * base.epochs / its.epochs
+        epochs = max(base.epochs, len(of_it.stages))
+        warmup = of_it.optimizer.warmup_epochs * epochs / its.epochs
+        shortest = min(lengths(of_it.stages, epochs))
         backbone, weights = base.method.model.backbone, base.method.model.weights
         changed = all_of(
             model(backbone=backbone, weights=weights),
             augmentation(crop_padding_px=_scaled(padding)),
-            optimizer(warmup_epochs=_warmup(warmup, base.epochs)),
+            optimizer(warmup_epochs=_warmup(warmup, shortest) if warmup else 0),
         )
-        return with_data(dataclasses.replace(changed(its), epochs=base.epochs), **kept)
+        return with_data(dataclasses.replace(changed(its), epochs=epochs), **kept)
 
     return setting
 

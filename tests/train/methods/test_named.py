@@ -47,6 +47,15 @@ def test_a_method_is_found_by_its_name_and_says_what_to_expect(name):
     assert preset.config.distance == "cosine"
 
 
+@pytest.mark.parametrize("name", ["cmgan", "hsme", "d-hsme"])
+def test_the_figures_of_a_row_are_those_of_its_docstring(name):
+    about = " ".join(find_preset(name).about.split())
+    assert f"Command: cdp train {name} --data.root DIR. Hardware:" in about
+    for figures in of_method(name).paper.values():
+        words = zip(("R1", "R10", "R20", "mAP"), figures, strict=True)
+        assert ", ".join(f"{what} {x}" for what, x in words) in about
+
+
 def test_batches_are_those_published():
     agw, caj = (find_preset(name).config.data for name in ("agw", "caj"))
     for data in (agw, caj):
