@@ -85,7 +85,7 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsy
     assert printed.err.count("\n") == 1
     assert "all features have collapsed into one point since step 2" in printed.err
     assert "training stopped after a whole epoch of it" in printed.err
-    assert "--optimizer.warmup-epochs" in printed.err
+    assert "--loss.triplet-weight" in printed.err
     assert "collapsed into one point since step 2" in " ".join(printed.out.split())
     assert [record["epoch"] for record in run_folder.read_metrics(run)] == [1, 2]
     assert json.loads((run / "collapsed.json").read_text())["since_step"] == 2
