@@ -39,6 +39,32 @@ class Experiment:
 
 
 EXPERIMENTS = {
+    "table1": Experiment(
+        "Table I: other methods, of which HCML and D2RL are missing",
+        (
+            ("One-stream", "wu-one-stream"),
+            ("Two-stream", "wu-two-stream"),
+            ("Zero-padding", "wu-zero-padding"),
+            ("TONE", "tone"),
+            ("BDTR", "bdtr"),
+            ("cmGAN", "cmgan"),
+            ("D-HSME", "d-hsme"),
+            ("CDP", "cdp"),
+            ("CDP+DHSM", "cdp-dhsm"),
+        ),
+    ),
+    "table2": Experiment(
+        "Table II: other methods, of which HCML and D2RL are missing",
+        (
+            ("Zero-padding", "wu-zero-padding"),
+            ("TONE", "tone"),
+            ("BDTR", "bdtr"),
+            ("HSME", "hsme"),
+            ("D-HSME", "d-hsme"),
+            ("CDP", "cdp"),
+            ("CDP+DHSM", "cdp-dhsm"),
+        ),
+    ),
     "table3": Experiment(
         "Table III: PK sampling and losses",
         tuple((name, name) for name in ("baseline-1", "baseline-2", "baseline-3", "baseline-4")),

@@ -97,8 +97,8 @@ def test_an_interrupted_experiment_goes_on(people, tmp_path, capsys):
 
 
 def test_wrong_use_is_one_line(people, out, capsys):
-    assert "which one? table3" in refused(capsys, "experiment")
-    assert "no 'table9'; there are table3" in refused(capsys, "experiment", "table9")
+    assert "which one? table1" in refused(capsys, "experiment")
+    assert "no 'table9'; there are table1" in refused(capsys, "experiment", "table9")
     args = ("experiment", "structures", "--seed", "1", "--data", people, "--out", out, *OPTIONS)
     assert "--seeds 0: must be" in refused(capsys, *args, "--seeds", "0")
     message = refused(capsys, *args, "--optimizer.lr", "0.5")
