@@ -129,7 +129,7 @@ def test_a_bad_file_is_named_and_the_loader_works_again_once_it_is_mended(index,
 
 def where(index: Index, name: str, free: dict, monkeypatch) -> str:
     monkeypatch.setattr(cache, "free_bytes", lambda device: free)
-    return cache.place(index, DataOptions(**{**SMALL, "cache": name}), CPU)
+    return cache.choose_place(index, DataOptions(**{**SMALL, "cache": name}), CPU)
 
 
 def test_auto_takes_the_nearest_place_with_ample_room(index, monkeypatch):

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline import guard, spectrum
 from pipeline.check import check
 from pipeline.datasets.kinds import read_training
-from pipeline.guard import Flaw, look, why_undecodable
+from pipeline.guard import Flaw, check_header, why_undecodable
 from pipeline.loader import TrainingLoader
 from pipeline.options import DataOptions
 from pipeline.picture import Examination
@@ -79,7 +79,7 @@ def test_check_warns_of_a_jpeg_that_was_cut_and_closed(people, tmp_path):
 def test_damaged_headers_raise_nothing(format):
     rng = random.Random(0)
     whole = saved(format)
-    assert look(np.frombuffer(whole, np.uint8)).flaw is None
+    assert check_header(np.frombuffer(whole, np.uint8)).flaw is None
     num_flaws = 0
     for _ in range(150):
         damaged = bytearray(whole)

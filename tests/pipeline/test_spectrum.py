@@ -89,8 +89,8 @@ def test_a_cache_changes_nothing_without_spectra(people):
 @pytest.mark.parametrize(
     ("spectra", "message"),
     [
-        (("R", "gray"), r"--data.spectra gray: unknown; there are R, G, B, X, U"),
-        (("R", "R"), r"--data.spectra R R: names one twice"),
+        (("R", "gray"), r"--data.spectra gray: unknown; choose from R, G, B, X, U"),
+        (("R", "R"), r"--data.spectra R R: names a spectrum twice"),
     ],
 )
 def test_bad_names_are_refused(spectra, message):
