@@ -3,8 +3,8 @@
 An epoch is ceil(N / PK) steps. Its identities are successive permutations of all identities, so
 each occurs equally often (±1); each occurrence takes the next images of that identity's shuffled
 list (cyclically), so within an identity and modality each image occurs equally often (±1). An
-identity with fewer images than a batch needs repeats some. `shuffle` is the paper's baseline without
-PK sampling: a permutation of the images, whose last step is filled up from its start.
+identity with fewer images than a batch needs repeats some. `shuffle` is the paper's baseline, which
+has no PK sampling: a permutation of the images, whose last step is filled up from its start.
 """
 
 from dataclasses import dataclass

@@ -127,7 +127,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "identity 2^63": (
         "sysu",
         lambda t: edit(t / "exp/test_id.txt", lambda c: c.strip() + b",%d" % 2**63),
-        "test_id.txt: '9223372036854775808' is no identity",
+        "test_id.txt: '9223372036854775808' is not an identity",
     ),
     "ids in UTF-16": (
         "sysu",
@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "permutations empty": (
         "sysu",
         lambda t: (t / PERMUTATIONS).write_bytes(b""),
-        f"{PERMUTATIONS}: not SYSU-MM01's permutations (no MATLAB file); copy it again",
+        f"{PERMUTATIONS}: not SYSU-MM01's permutations (not a MATLAB file); copy it again",
     ),
     "permutations cut": (
         "sysu",
@@ -200,7 +200,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "lists exchanged": (
         "regdb",
         lambda t: swap(t / "idx/test_visible_1.txt", t / "idx/test_thermal_1.txt"),
-        "is no visible image; restore the list",
+        "is not a visible image; restore the list",
     ),
     "a listed image missing": (
         "regdb",
@@ -215,7 +215,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "an LLCM line twice": (
         "llcm",
         lambda t: edit(t / "idx/train_vis.txt", first_line_again),
-        "again, as line 1 does",
+        " of line 1; remove one of them",
     ),
     "an LLCM image in both lists": (
         "llcm",
@@ -253,7 +253,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a row twice": (
         "table",
         lambda t: edit(t / "people.csv", lambda c: c + b"./" + c.splitlines()[1] + b"\n"),
-        "people.csv, line 86: names 0-1-0.jpg again, as line 2 does; remove one",
+        "people.csv, line 86: repeats 0-1-0.jpg of line 2; remove one",
     ),
     "CSV in GBK": (
         "table",
@@ -284,7 +284,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a field too many": (
         "table",
         row(b"Smith, J.jpg,1,1,rgb,train,"),
-        "line 86: has 7 fields, and the first line names 6 columns; put quotes",
+        "line 86: has 7 fields, but the first line names 6 columns; put quotes",
     ),
     "a test row without a role": (
         "table",

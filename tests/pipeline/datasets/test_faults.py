@@ -113,7 +113,7 @@ def test_regdb_with_one_trial_is_told_once(tree, capsys):
     assert call("data", "check", root) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
     assert lines == [
-        "note      idx: has no lists of trial 2, 3, 4, 5, 6, 7, 8, 9, 10: these cannot be trained"
+        "note      idx: has no lists for trial 2, 3, 4, 5, 6, 7, 8, 9, 10: these cannot be trained"
     ]
 
 
@@ -167,7 +167,7 @@ def test_a_table_may_name_its_rule(tree):
     write(["llcm" if r["split"] == "test" else "" for r in rows])
     assert kinds.read_protocol(DataOptions(), root / "people.csv").rule.cmc_unique_pids
     write(["llcm"] * (len(rows) - 1) + ["market"])
-    assert f"line {len(rows) + 1}: has another rule than the test row of line" in refusal()
+    assert f"line {len(rows) + 1}: has a different rule than line" in refusal()
     write(["llcm"] * (len(rows) - 1) + [""])
     assert "a test row without a rule" in refusal()
     write(["cuhk"] * len(rows))

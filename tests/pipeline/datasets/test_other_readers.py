@@ -73,7 +73,7 @@ def test_regdb_searches_both_directions_over_one_trials_lists(roots):
             lambda file: file.write_text("Visible/1/a.bmp 0\nVisible/1/b.bmp\n"),
             "train_visible_2.txt, line 2: 'Visible/1/b.bmp' is not of the form",
         ),
-        (lambda file: file.write_text("a.bmp 0\n"), "'a.bmp' lies in no numbered folder"),
+        (lambda file: file.write_text("a.bmp 0\n"), "'a.bmp' has no numbered folder"),
     ],
 )
 def test_regdb_lists_that_are_damaged_are_named(roots, tmp_path, damage, message):
@@ -229,7 +229,7 @@ def test_every_kind_is_told_by_its_layout(roots, people):
 
 
 def test_an_unknown_folder_is_refused_with_the_layouts(tmp_path):
-    with pytest.raises(InputError, match=r"holds no data set that is known .*cam1…cam6.*Visible"):
+    with pytest.raises(InputError, match=r"holds no known data set .*cam1…cam6.*Visible"):
         kind_of(tmp_path)
     with pytest.raises(InputError, match=r"nowhere: no such folder; `cdp data make"):
         kind_of(tmp_path / "nowhere", "sysu")

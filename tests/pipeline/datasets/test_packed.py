@@ -150,7 +150,7 @@ DAMAGES = {
     "no shard": (lambda r: (r / "shard-000000.tar").unlink(), "shard-000000.tar: missing; copy"),
     "cut shard": (
         lambda r: (r / "shard-000000.tar").open("r+b").truncate(5000),
-        "shard-000000.tar: has 5000 bytes, and pack.json says ",
+        "shard-000000.tar: has 5000 bytes, but pack.json says ",
     ),
     "cut index": (
         lambda r: (r / "index/train+val-01/offset.npy").open("r+b").truncate(130),
@@ -162,13 +162,16 @@ DAMAGES = {
     ),
     "no object": (
         lambda r: (r / ABOUT).write_text("[]"),
-        "pack.json: is no index of a packed data",
+        "pack.json: is not the index of a packed data",
     ),
     "half an index": (
         lambda r: (r / ABOUT).write_text(json.dumps({"format": FORMAT, "kind": "regdb"})),
         "pack.json: lacks 'splits'; copy the pack again",
     ),
-    "no JSON": (lambda r: (r / ABOUT).write_text("{"), "pack.json: is no index of a packed data"),
+    "no JSON": (
+        lambda r: (r / ABOUT).write_text("{"),
+        "pack.json: is not the index of a packed data",
+    ),
 }
 
 
@@ -205,14 +208,14 @@ def test_what_cannot_be_packed_is_refused(packs, loose, tmp_path):
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(InputError, match=r"--out .*full: exists; name another folder"):
         pack(loose["regdb"], tmp_path / "full")
-    with pytest.raises(InputError, match="is packed already"):
+    with pytest.raises(InputError, match="is already packed"):
         pack(packs["regdb"], tmp_path / "new")
     with pytest.raises(InputError, match="--shard-mib 0: must be at least 1"):
         pack(loose["regdb"], tmp_path / "new", shard_mib=0)
     with pytest.raises(InputError, match=r"--data.kind sysu: .* is packed regdb"):
         kind_of(packs["regdb"], "sysu")
     assert kind_of(packs["regdb"], "regdb") == "packed"  # as the preset says
-    with pytest.raises(InputError, match="--trial 2: sysu has one training"):
+    with pytest.raises(InputError, match="--trial 2: sysu has only one trial"):
         read_training(DataOptions(trial=2), packs["sysu"])
     with pytest.raises(InputError, match="one trial is read at a time"):
         read_training(DataOptions(trial="all"), packs["regdb"])
@@ -244,7 +247,7 @@ def test_a_half_written_pack_is_none(loose, packs, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         pack(loose["sysu"], tmp_path / "new", on_progress=interrupt)
     assert [p.name for p in tmp_path.iterdir()] == ["left"]
-    with pytest.raises(InputError, match="holds no data set that is known"):
+    with pytest.raises(InputError, match="holds no known data set"):
         kind_of(tmp_path / "left")
 
 

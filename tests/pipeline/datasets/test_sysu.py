@@ -123,8 +123,8 @@ def break_tree(tree: Path, fault: str) -> None:
     ("fault", "message"),
     [
         ("no list", r"train_id.txt: missing; --data.root must be the data set's folder"),
-        ("empty list", r"train_id.txt: lists no identity; expected integers as 1,2"),
-        ("no number", r"train_id.txt: 'two' is no identity"),
+        ("empty list", r"train_id.txt: lists no identity; expected integers such as 1,2"),
+        ("no number", r"train_id.txt: 'two' is not an identity"),
         ("no images", r"exp/train_id.txt, identity 6: has no image in any camera folder"),
     ],
 )
