@@ -158,5 +158,5 @@ def test_agws_neck_has_a_bias_that_stays_0_and_its_classifier_none():
 
 
 def test_non_local_blocks_in_no_resnet_are_refused():
-    with pytest.raises(InputError, match=r"--model.non-local: lcnet_035 is no ResNet .* layer2"):
+    with pytest.raises(InputError, match=r"--model.non-local: lcnet_035 is not a ResNet .* layer2"):
         Network(ModelOptions("lcnet_035", "none", non_local=True), 3, SIZE)

@@ -76,11 +76,11 @@ def test_unreachable_pretrained_weights_say_what_to_do(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (ModelOptions(backbone="resnet51"), r"timm has no such model; close: .*resnet51q"),
+        (ModelOptions(backbone="resnet51"), r"timm has no such model; similar: .*resnet51q"),
         (ModelOptions(weights="/nowhere.pth"), r"--model.weights /nowhere.pth: no such file"),
         (
             ModelOptions("convnext_atto", "none", last_stride=1),
-            r"--model.last-stride 1: convnext_atto is no ResNet",
+            r"--model.last-stride 1: convnext_atto is not a ResNet",
         ),
     ],
 )

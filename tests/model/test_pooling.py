@@ -107,7 +107,7 @@ def test_average_pooling_here_is_that_of_timm():
         ({"backbone": "test_vit", "pooling": "gem"}, "--model.pooling gem: test_vit makes no"),
         (
             {"backbone": "test_mambaout", "parts": 2},
-            "--model.parts 2: test_mambaout makes no feature map",
+            "--model.parts 2: test_mambaout has no feature map",
         ),
         ({"parts": 3}, "--model.parts 3: the feature map of test_resnet is only 2 high; pass --mo"),
     ],

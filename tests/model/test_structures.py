@@ -110,5 +110,5 @@ def test_modality_matters_but_for_one_stream(structure):
 
 def test_two_stems_of_no_resnet_are_refused():
     options = ModelOptions("convnext_atto", "none", structure="two-stems")
-    with pytest.raises(InputError, match=r"--model.structure two-stems: .* no ResNet"):
+    with pytest.raises(InputError, match=r"--model.structure two-stems: .* not a ResNet"):
         Network(options, 3)
