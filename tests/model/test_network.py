@@ -16,7 +16,7 @@ def pixels(n: int = 2, height: int = 64, width: int = 32) -> torch.Tensor:
     return torch.randint(256, (n, 3, height, width), dtype=torch.uint8, generator=rng)
 
 
-def test_it_is_normalise_backbone_pool_dropout_linear():
+def test_the_network_is_normalise_backbone_pool_dropout_linear():
     network = Network(SMALL, num_classes=7).eval()
     images = pixels()
     normalised = (images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]

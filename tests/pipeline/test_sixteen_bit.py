@@ -117,7 +117,7 @@ def test_without_16_bit_images_a_range_changes_nothing(tmp_path):
     assert torch.equal(without, with_it)
 
 
-def test_without_a_range_they_are_refused_by_name_and_skippable(thermal):
+def test_without_a_range_16_bit_images_are_refused_by_name_and_skippable(thermal):
     index = read_training(TRAIN, thermal)
     message = r"\.png: has 16 bits per channel; train with --data.range-16bit LOW HIGH, the values"
     for cache in ("none", "host"):
@@ -131,7 +131,7 @@ def test_without_a_range_they_are_refused_by_name_and_skippable(thermal):
         list(TrainingLoader(index, skip, CPU, 0).epoch(1, spectrum.uniform()))
 
 
-def test_a_damaged_one_is_replaced(thermal):
+def test_a_damaged_16_bit_image_is_replaced(thermal):
     index = read_training(TRAIN, thermal)
     options = dataclasses.replace(WITH_RANGE, on_bad_image="skip")
     first = next(iter(TrainingLoader(index, options, CPU, 0).epoch(1, spectrum.uniform())))
@@ -148,7 +148,7 @@ def test_a_damaged_one_is_replaced(thermal):
     assert victim not in np.concatenate([batch.rows for batch in batches])
 
 
-def test_check_tells_the_range_to_pass(thermal):
+def test_check_prints_the_range_to_pass(thermal):
     _, found = check(thermal)
     assert found.faults == []
     (note,) = (warning.text for warning in found.warnings)
@@ -163,7 +163,7 @@ def test_check_tells_the_range_to_pass(thermal):
     assert 0.998 <= ((counts >= inside[0]) & (counts <= inside[1])).mean() <= 1
 
 
-def test_the_suggested_range_leaves_dead_pixels_out_and_is_a_range():
+def test_the_suggested_range_excludes_dead_pixels_and_is_valid():
     histogram = np.zeros(MAX_COUNT + 1, np.int64)
     histogram[20000:23000] = 1000
     histogram[[0, MAX_COUNT]] = 100
@@ -176,7 +176,7 @@ def test_the_suggested_range_leaves_dead_pixels_out_and_is_a_range():
         DataOptions(range_16bit=(low, high))
 
 
-def test_a_run_s_range_holds_for_eval_embed_and_packs(thermal, tmp_path, capsys):
+def test_a_runs_range_applies_to_eval_embed_and_packs(thermal, tmp_path, capsys):
     run = tmp_path / "run"
     size = {"height_px": 32, "width_px": 16, "eval_batch": 32}
     make_run(
@@ -197,6 +197,6 @@ def test_a_run_s_range_holds_for_eval_embed_and_packs(thermal, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("wrong", [(5, 5), (9, 3), (-1, 8), (0, MAX_COUNT + 1)])
-def test_a_range_that_is_none_is_refused(wrong):
+def test_an_invalid_range_is_refused(wrong):
     with pytest.raises(InputError, match=r"--data.range-16bit .*: must be two numbers in 0…65535"):
         DataOptions(range_16bit=wrong)
