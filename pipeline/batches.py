@@ -35,7 +35,7 @@ class Source(Protocol):
     def skip(self, error: BadImageError) -> bool:
         """Replaces a bad image and stops; returns False if the run must end instead."""
 
-    def go_back(self) -> None:
+    def rewind(self) -> None:
         """After `skip`: continues from the first batch in flight."""
 
 
@@ -82,7 +82,7 @@ def run_raw(
                 if not (isinstance(cause, BadImageError) and source.skip(cause)):
                     raise cause from error
                 _drain(pipeline)
-                source.go_back()
+                source.rewind()
                 continue
             yield source.in_flight.popleft(), outputs
             if stream:

@@ -27,7 +27,7 @@ class Part:
     first: Int64[ndarray, " m"]
     count: Int64[ndarray, " m"]
 
-    def of_equal_size(self) -> Iterator[Int64[ndarray, "identities size"]]:
+    def equal_size_blocks(self) -> Iterator[Int64[ndarray, "identities size"]]:
         """Yields `order` in blocks of identities with equally many images."""
         sizes, identities = np.unique(self.count, return_counts=True)
         ends = np.cumsum(sizes * identities)
@@ -43,7 +43,7 @@ class Groups:
     labels: Int64[ndarray, " n"]  # of each row: the position of its pid in `pids`
     parts: tuple[Part, ...]
 
-    def alike(self, index: Index, row: int) -> Int64[ndarray, " k"]:
+    def rows_like(self, index: Index, row: int) -> Int64[ndarray, " k"]:
         """Returns the rows of the same identity and modality as `row`, ascending."""
         modality = index.modality[row]
         part = self.parts[modality if len(self.parts) > 1 else 0]

@@ -89,7 +89,7 @@ class Plan:
 
     def _next_good(self, row: int) -> int:
         index = self.index
-        rows = self._groups.alike(index, row)
+        rows = self._groups.rows_like(index, row)
         for other in np.roll(rows, -int(np.searchsorted(rows, row)) - 1):
             if int(other) not in self.bad:
                 return int(other)

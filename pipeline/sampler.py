@@ -140,7 +140,7 @@ def _shuffled(rng: np.random.Generator, part: Part) -> Int64[ndarray, " r"]:
     random = rng.integers(2**32, size=len(part.rows), dtype=np.uint32)
     shuffled = np.empty_like(part.rows)
     start = 0
-    for block in part.of_equal_size():
+    for block in part.equal_size_blocks():
         size = block.shape[1]
         keys = random[block].astype(np.uint64) << np.uint64(32)
         keys |= np.arange(size, dtype=np.uint64)

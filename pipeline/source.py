@@ -83,14 +83,14 @@ class TrainingSource:
         self._go_to(len(self.plan))
 
     def skip(self, error: BadImageError) -> bool:
-        """Replaces a bad image, if the options allow it, and stops until `go_back` is called."""
+        """Replaces a bad image, if the options allow it, and stops until `rewind` is called."""
         if not self._replace(error):
             return False
         self._resume_at = self._step - len(self.in_flight)
         self.stop()
         return True
 
-    def go_back(self) -> None:
+    def rewind(self) -> None:
         """Continues from the first batch that DALI has taken but nobody received."""
         self._go_to(self._resume_at)
         self.in_flight.clear()
@@ -181,7 +181,7 @@ class EvaluationSource:
         """Returns False: a pass leaves nothing out."""
         return False
 
-    def go_back(self) -> None:
+    def rewind(self) -> None:
         """Never needed."""
 
     def __call__(self) -> tuple[ndarray | list[ndarray]]:

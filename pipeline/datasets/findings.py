@@ -58,7 +58,7 @@ class Findings:
         self.warnings.append(Fault(kind, self._short(where), text))
 
     @contextmanager
-    def noting(self, kind: str, where: Path) -> Iterator[None]:
+    def recording(self, kind: str, where: Path) -> Iterator[None]:
         """Turns an `InputError`, whose message is `WHERE…: text`, into a fault."""
         try:
             yield
@@ -66,7 +66,7 @@ class Findings:
             more, _, text = str(error).removeprefix(str(where)).partition(": ")
             self.fault(kind, f"{where}{more}", text)
 
-    def only(self, *kinds: str) -> bool:
+    def has_only(self, *kinds: str) -> bool:
         """Are all faults of these kinds?"""
         return all(fault.kind in kinds for fault in self.faults)
 

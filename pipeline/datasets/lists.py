@@ -79,7 +79,7 @@ def read_ids(root: Path, name: str, found: Findings) -> list[int]:
         found.fault("missing list", file, "missing; --data.root must be the data set's folder")
         return []
     text, ids = "", set[int]()
-    with found.noting("bad list", file):
+    with found.recording("bad list", file):
         text = read_text(file)
         if not text.strip(" ,\r\n"):
             raise InputError(f"{file}: lists no identity; expected integers such as 1,2")
@@ -102,7 +102,7 @@ def read_list(root: Path, name: str, found: Findings) -> list[Line]:
         found.fault("missing list", file, "missing; --data.root must be the folder that holds idx/")
         return []
     text = ""
-    with found.noting("bad list", file):
+    with found.recording("bad list", file):
         text = read_text(file)
         if not text.strip():
             raise InputError(f"{file}: lists no image; restore it")
@@ -217,13 +217,13 @@ def find_missing_files(found: Findings, index: Index, lists: Sequence[str]) -> N
         found.fault("missing file", index.path(row), text)
 
 
-def find_missing_modality(found: Findings, index: Index, where: str, stops: bool) -> None:
+def find_missing_modality(found: Findings, index: Index, where: str, is_fault: bool) -> None:
     """Records identities that are in only one modality; `where` formats a pid."""
     rgb, infrared = (set(np.unique(index.pids[index.modality == m]).tolist()) for m in Modality)
     for pid in sorted(rgb ^ infrared):
         lacking = "infrared" if pid in rgb else "RGB"
         text = f"has no {lacking} image; restore one, or take the identity off its lists"
-        (found.fault if stops else found.warn)("one modality", where.format(pid), text)
+        (found.fault if is_fault else found.warn)("one modality", where.format(pid), text)
 
 
 def find_leaks(found: Findings, training: list[int], test: list[int], where: str) -> None:

@@ -65,9 +65,9 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
         text = "is in both training lists; remove it from one of them"
         found.fault("listed twice", index.path(row), text)
     find_missing_files(found, index, [f"idx/train_{name}.txt" for name in CAMERAS])
-    if found.only("missing file"):
+    if found.has_only("missing file"):
         where = f"{root / 'idx/train_*.txt'}, label {{}}"
-        find_missing_modality(found, index, where, stops=options.sampling == "balanced")
+        find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
     return index
 
 
@@ -128,7 +128,7 @@ def read_test(root: Path, found: Findings) -> Index:
         text = "has no image in test_vis or test_nir; restore them, or take it off the list"
         found.fault("no image", f"{root / TEST_IDS}, identity {pid}", text)
     # The published protocol searches only for identities with images in both modalities.
-    find_missing_modality(found, index, f"{root / TEST_IDS}, identity {{}}", stops=False)
+    find_missing_modality(found, index, f"{root / TEST_IDS}, identity {{}}", is_fault=False)
     return index
 
 

@@ -154,7 +154,7 @@ def survey(root: Path, options: DataOptions, found: Findings) -> None:
     """Checks every file's checksum, every tar header, and the identities of each view."""
     about = read_about(root)
     for name, expected in about["files"].items():
-        with found.noting("damaged pack", root / name):
+        with found.recording("damaged pack", root / name):
             check_sizes(root, {name: expected})
             if sha256(root / name) != expected["sha256"]:
                 raise InputError(f"{root / name}: differs from its SHA-256 in {ABOUT}; {REMEDY}")
@@ -200,7 +200,7 @@ def _count(found: Findings, about: About, indices: dict[str, Index]) -> None:
         found.count(counts, {})
         if not view.startswith("test"):
             where = f"index/{view}, identity {{}}"
-            find_missing_modality(found, index, where, stops=True)
+            find_missing_modality(found, index, where, is_fault=True)
             test = indices.get(view.replace(view.partition("-")[0], "test", 1))
             # LLCM's training lists have their own numbering of identities.
             if test is not None and about["kind"] != "llcm":

@@ -42,9 +42,9 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
     """Reads a trial's training images."""
     assert options.trial != "all"
     index = read_part(root, "train", options.trial, found)
-    if found.only("missing file"):
+    if found.has_only("missing file"):
         where = f"{root / list_of('train', '*', options.trial)}, identity {{}}"
-        find_missing_modality(found, index, where, stops=options.sampling == "balanced")
+        find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
         test = read_part(root, "test", options.trial, Findings(root))  # if it is there
         _find_unlisted(root, options.trial, (index, test), index.pids.tolist(), found)
     return index
@@ -65,10 +65,10 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     where = f"{root / list_of('test', '*', trial)}, identity {{}}"
     training_faults = Findings(root)  # faults in the training lists do not matter for the test
     training = read_part(root, "train", trial, training_faults)
-    if found.only("missing file"):
-        find_missing_modality(found, index, where, stops=True)
+    if found.has_only("missing file"):
+        find_missing_modality(found, index, where, is_fault=True)
         find_leaks(found, training.pids.tolist(), index.pids.tolist(), where)
-        people = None if training_faults.only("missing file") else index.pids.tolist()
+        people = None if training_faults.has_only("missing file") else index.pids.tolist()
         _find_unlisted(root, trial, (training, index), people, found)
     if found.faults:
         return None

@@ -86,7 +86,7 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
     for part, ids in parts.items():
         _check_images(found, index, ids, part, permutations)
     where = str(root / "cam*" / "{:04d}")
-    find_missing_modality(found, index, where, stops=options.sampling == "balanced")
+    find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
     return index
 
 
@@ -109,11 +109,11 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     index = read_images(root, ids, found)
     permutations = None
     if not drawn:
-        with found.noting("no permutations", root / PERMUTATIONS):
+        with found.recording("no permutations", root / PERMUTATIONS):
             permutations = read_permutations(root)
     _check_cameras(found, root)
     _check_images(found, index, ids, "test", permutations)
-    find_missing_modality(found, index, str(root / "cam*" / "{:04d}"), stops=True)
+    find_missing_modality(found, index, str(root / "cam*" / "{:04d}"), is_fault=True)
     if found.faults:
         return None
     find_gaps(found, index)

@@ -101,7 +101,7 @@ def _training(table: Table, options: DataOptions, found: Findings) -> Index:
         found.fault("no training", table.file, f"no row has split {options.split}")
     find_missing_files(found, index, [table.file.name] * 2)
     where = f"{table.file}, pid {{}}"
-    find_missing_modality(found, index, where, stops=options.sampling == "balanced")
+    find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
     return index
 
 
@@ -165,7 +165,7 @@ def read_table(
     """
     noted = Findings(file) if found is None else found
     chunks: list[list[ndarray]] = []
-    with noted.noting("bad row", file):
+    with noted.recording("bad row", file):
         rows = _rows(file, columns, noted)
         chunks += map(_arrays, iter(lambda: list(islice(rows, CHUNK)), []))
     arrays = [np.concatenate(parts) for parts in zip(*chunks, strict=True)] or _arrays([])

@@ -31,7 +31,7 @@ def test_every_image_is_in_its_identitys_group(sampling):
             assert (groups.labels[rows] == i).all()
             assert (np.diff(rows) > 0).all()
             seen += rows.tolist()
-        blocks = [block.shape for block in part.of_equal_size()]
+        blocks = [block.shape for block in part.equal_size_blocks()]
         assert sum(identities * size for identities, size in blocks) == len(part.rows)
         sizes = [size for identities, size in blocks if identities]
         assert sizes == sorted(set(part.count[part.count > 0].tolist()))
@@ -39,12 +39,12 @@ def test_every_image_is_in_its_identitys_group(sampling):
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "random", "shuffle"])
-def test_alike_is_one_identity_and_one_modality(sampling):
+def test_rows_like_an_image_share_its_identity_and_modality(sampling):
     index = synthetic(400, 30)
     groups = group(index, sampling)
     for row in range(len(index)):
         same = (index.pids == index.pids[row]) & (index.modality == index.modality[row])
-        assert (groups.alike(index, row) == np.flatnonzero(same)).all()
+        assert (groups.rows_like(index, row) == np.flatnonzero(same)).all()
 
 
 def test_bad_images_are_replaced_and_the_rest_of_the_plan_stays():
