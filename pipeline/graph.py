@@ -88,11 +88,11 @@ def training_graph(
             image = _flip(image, pair_inputs["flip"])
         node["flip"] = other = image
         if augment:
-            made = augment(image, Ask(source, options))
-            image, other = made if isinstance(made, tuple) else (made, made)
+            augmented = augment(image, Ask(source, options))
+            image, other = augmented if isinstance(augmented, tuple) else (augmented, augmented)
             if not all(isinstance(node, DataNode) for node in (image, other)):
                 raise InputError(
-                    f"the method's augment() returned {made!r}; return one image or two"
+                    f"the method's augment() returned {augmented!r}; return one image or two"
                 )
         node["counterpart"] = other
         if num_views(options) == 2 and leave_out != "counterpart":
@@ -183,8 +183,8 @@ class Ask:
         them (an array whose first axis is the batch, or a dict of such arrays), as graph nodes."""
 
         def named(u: ndarray, originals: Originals) -> dict[str, ndarray]:
-            made = host(u, originals)
-            arrays = made if isinstance(made, dict) else {name: made}
+            result = host(u, originals)
+            arrays = result if isinstance(result, dict) else {name: result}
             for array in arrays.values():
                 if not isinstance(array, ndarray) or len(array) != len(u):
                     raise InputError(
@@ -256,10 +256,10 @@ def _counterpart(image: Any, pair_inputs: dict[str, Any], device_id: int | None)
         take_hsv = pair_inputs["hsv"] if device_id is None else pair_inputs["hsv"].gpu()
         image = fn.cast(_blend(take_hsv, _hsv(image), image), dtype=types.UINT8)
     offset = {"T": pair_inputs["offset"]} if "offset" in pair_inputs else {}
-    made = fn.coord_transform(image, M=pair_inputs["row"], **offset, dtype=types.UINT8)
+    counterpart = fn.coord_transform(image, M=pair_inputs["row"], **offset, dtype=types.UINT8)
     if device_id is not None:
-        return made
-    return fn.color_space_conversion(made, image_type=types.GRAY, output_type=types.RGB)
+        return counterpart
+    return fn.color_space_conversion(counterpart, image_type=types.GRAY, output_type=types.RGB)
 
 
 def _hsv(image: Any) -> Any:

@@ -140,8 +140,8 @@ class TrainingSource:
             all_uniforms = uniforms(
                 self._seed, draw.name, self._epoch, step, self._num_originals, draw.count
             )
-            made = draw.host(all_uniforms[self.plan.columns], self._originals(step))
-            return tuple(np.ascontiguousarray(array) for array in made.values())
+            arrays = draw.host(all_uniforms[self.plan.columns], self._originals(step))
+            return tuple(np.ascontiguousarray(array) for array in arrays.values())
 
         return next_batch
 

@@ -206,8 +206,8 @@ def repeated(paths: Shaped[ndarray, " n"]) -> list[tuple[int, int]]:
     if not (in_order[1:] == in_order[:-1]).any():
         return []
     _, first, inverse = np.unique(paths, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[inverse] != np.arange(len(paths)))
-    return [(row, int(first[inverse[row]])) for row in again.tolist()]
+    repeats = np.flatnonzero(first[inverse] != np.arange(len(paths)))
+    return [(row, int(first[inverse[row]])) for row in repeats.tolist()]
 
 
 def find_missing_files(found: Findings, index: Index, lists: Sequence[str]) -> None:
