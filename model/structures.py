@@ -24,7 +24,7 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 
 def entry(structure: StructureName, backbone: Any, stem_depth: int = 0) -> nn.Module:
-    """Returns a structure's entry; two stems take `stem_depth` stages off the backbone.
+    """Returns a structure's entry; two stems take the first layers and `stem_depth` stages away.
 
     Raises `InputError` if two stems are to come from a backbone that is not a ResNet.
     """
