@@ -1,4 +1,4 @@
-"""The files below a folder, also those behind links to other folders."""
+"""Finds the files below a folder, following links to other folders."""
 
 import os
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ HIDDEN, NOT_A_FILE, LOOP = "hidden", "not a file", "link to a folder above it"
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What a folder holds, at any depth."""
+    """The content of a folder, at any depth."""
 
-    files: list[Path]  # in the order of their paths
+    files: list[Path]  # in order of path
     left_out: dict[Path, str] = field(default_factory=dict)  # and why: HIDDEN, NOT_A_FILE or LOOP
 
 
@@ -28,28 +28,28 @@ def walk(folder: Path) -> Walked:
     files: list[Path] = []
     left_out: dict[Path, str] = {}
     above = {str(folder): frozenset({_identity(folder)})}  # each folder's own and its ancestors'
-    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        ancestors = above.pop(place)
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        ancestors = above.pop(parent)
         for name in tuple(folders):
-            path = Path(place, name)
-            if reason := _why_closed(path, ancestors):
+            path = Path(parent, name)
+            if reason := _why_skipped(path, ancestors):
                 left_out[path] = reason
                 folders.remove(name)
             else:
-                above[os.path.join(place, name)] = ancestors | {_identity(path)}
+                above[os.path.join(parent, name)] = ancestors | {_identity(path)}
         for name in names:
-            path = Path(place, name)
+            path = Path(parent, name)
             if name.startswith("."):
                 left_out[path] = HIDDEN
-            elif not path.is_file():  # a pipe, a device, a link to nothing
+            elif not path.is_file():  # a pipe, a device, a dangling link
                 left_out[path] = NOT_A_FILE
             else:
                 files.append(path)
     return Walked(sorted(files), left_out)
 
 
-def _why_closed(folder: Path, ancestors: frozenset[tuple[int, int]]) -> str | None:
-    """The reason not to enter a folder, or None."""
+def _why_skipped(folder: Path, ancestors: frozenset[tuple[int, int]]) -> str | None:
+    """Returns the reason not to enter a folder, or None."""
     if folder.name.startswith("."):
         return HIDDEN
     return LOOP if _identity(folder) in ancestors else None

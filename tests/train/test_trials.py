@@ -164,7 +164,7 @@ def test_only_regdb_has_ten_trainings(people, root, run, tmp_path, capsys):
         capsys, "train", "sysu", "--trial", "all", *args
     )
     assert "needs a folder" in refused(capsys, "train", "demo", "--trial", "all")
-    assert "sysu has one training" in refused(capsys, "train", "sysu", "--trial", "3", *args)
+    assert "sysu has only one trial" in refused(capsys, "train", "sysu", "--trial", "3", *args)
     again = ("--data.root", root, "--run-dir", run, "--trial", "all", *TINY)
     assert "holds a run" in refused(capsys, "train", "regdb", *again)
     assert not (tmp_path / "r").exists()

@@ -213,10 +213,10 @@ def test_what_cannot_be_embedded_is_one_clear_line(run, people, tmp_path, capsys
     out = ("--out", tmp_path / "F.npz", "--device", "cpu")
     for args, message in (
         ((tmp_path / "gone.jpg", *out), "gone.jpg: no such file or folder"),
-        ((text, *out), "notes.txt: is no image file (.jpg, .jpeg, .png, .bmp), folder or CSV"),
+        ((text, *out), "notes.txt: is not an image file (.jpg, .jpeg, .png, .bmp), folder or CSV"),
         ((tmp_path / "empty", *out), "empty: holds no image file"),
         ((table, *out), "has no column 'camid'; the first line must name path,pid,camid,modality"),
-        ((image, table, *out), "list.csv: a CSV stands alone"),
+        ((image, table, *out), "list.csv: a CSV must be the only argument"),
         ((image, damaged, *out), f"{damaged}: "),
         ((image, "--out", old), f"--out {old}: exists; name another, or pass --overwrite"),
         ((image, "--out", tmp_path / "F.npy"), "F.npy: must end in .npz"),
