@@ -64,7 +64,7 @@ def training_step(device: str, people: Path) -> str:
             losses = step(batch)
             synchronize()
             ms.append(1000 * (time.perf_counter() - start))
-    how = dataclasses.asdict(step.how)
+    how = dataclasses.asdict(step.options)
     options = ", ".join(f"{name} {value}" for name, value in how.items())
     assert torch.isfinite(losses).all(), f"losses {losses.tolist()} ({options})"
     slow = [name for name in ("compile", "cuda_graph") if device == "cuda" and how[name] != "on"]

@@ -19,7 +19,7 @@ from pipeline.loader import TrainingLoader
 from train import runtime
 from train.divergence import check_finite
 from train.live.clock import Mark, mark, seconds_between
-from train.looks import Looks
+from train.loss_reader import LossReader
 from train.step import TrainingStep
 
 CEILING = "resident data"
@@ -132,7 +132,7 @@ class Real:
         self._ends: list[Mark] = [mark(device)]
         names = self._step.names
         losses = torch.zeros(len(self._loader), len(names), device=device)
-        looks = Looks(losses)
+        loss_reader = LossReader(losses)
         batches = iter(self._loader.epoch(1, spectrum.uniform()))
         for i in range(1, len(self._loader) + 1):
             begin = mark(device)
@@ -140,7 +140,7 @@ class Real:
             self._waits.append((begin, mark(device)))
             losses[i - 1] = self._step(batch)
             if i % every == 0:
-                check_finite(looks.look(i), names, 1, self._session.precision)
+                check_finite(loss_reader.read(i), names, 1, self._session.precision)
             self._ends.append(mark(device))
             yield
 
@@ -156,7 +156,7 @@ def times(ends: Sequence[Mark], waits: Sequence[tuple[Mark, Mark]]) -> tuple[lis
 
 
 def _host_syncs(session: Session, real: Real) -> float:
-    """How often torch waits for the GPU in a step of the real run, its looks included."""
+    """How often torch waits for the GPU per step of the real run, reading losses included."""
     running = real.run()
     for _ in islice(running, LEAD):
         pass

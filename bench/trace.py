@@ -63,7 +63,7 @@ def trace(session: Session, folder: Path, step: TrainingStep, loader: TrainingLo
     file = folder / "trace.json.gz"
     profiler.export_chrome_trace(str(file))
     events = read(file)
-    found = idle(events) | {"steps": steps, "cuda_graph": step.how.cuda_graph}
+    found = idle(events) | {"steps": steps, "cuda_graph": step.options.cuda_graph}
     run_folder.write_result(folder / "idle.json", found)
     say(found, session.display)
 

@@ -144,7 +144,7 @@ def metrics_bytes(run_dir: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def take_back(run_dir: Path, length: int) -> None:
+def roll_back(run_dir: Path, length: int) -> None:
     """Cuts `metrics.jsonl` to what a resumed run keeps; removes half-written files."""
     for file in [*run_dir.iterdir(), *(run_dir / CHECKPOINTS).iterdir()]:
         if HALF_WRITTEN.fullmatch(file.name):

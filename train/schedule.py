@@ -47,7 +47,7 @@ def extended(cfg: Config, trained: int, epochs: int) -> Config:
     return dataclasses.replace(cfg, epochs=epochs, history=tuple(history))
 
 
-def said(cfg: Config, epoch: int) -> dict[str, str]:
+def disclosure(cfg: Config, epoch: int) -> dict[str, str]:
     """What a result after `epoch` must say, under "training"; empty if all was one straight run."""
     history = [past for past in cfg.history if past.until < epoch]
     if not history:
@@ -63,7 +63,7 @@ def said(cfg: Config, epoch: int) -> dict[str, str]:
     }
 
 
-def announced(cfg: Config, trained: int) -> str:
+def describe_change(cfg: Config, trained: int) -> str:
     """What happens to the learning rate after the `trained` epochs."""
     words = f"{cfg.epochs} epochs from here on; milestones move with their number"
     last = rate(cfg, trained) if trained else None

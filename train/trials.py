@@ -101,7 +101,7 @@ def resume(
 def _is_done(folder: Path, cfg: config.Config) -> bool:
     """Is there a result, of a run as long as the configuration says?"""
     result = run_folder.read_result(folder)
-    said = schedule.said(cfg, cfg.epochs).get("training")
+    said = schedule.disclosure(cfg, cfg.epochs).get("training")
     return result is not None and result.get("training") == said
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from pipeline.errors import InputError
 from tests.front_door import SMALL, call, refused
 from train import checkpoint, run_folder, runtime, schedule
-from train.commands.ending import to_its_end
+from train.commands.ending import run_to_end
 from train.config import Stretch
 from train.divergence import NotFiniteError
 from train.live.display import Display
@@ -80,7 +80,7 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(
     signal_at(monkeypatch, epoch, step % (steps_of(whole) + 1), number)
     assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 3
     line = capsys.readouterr().err.strip()
-    assert line == f"cdp: {number.name}: saved; go on with `cdp train --resume {run}`"
+    assert line == f"cdp: {number.name}: saved; resume with `cdp train --resume {run}`"
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
     assert call("train", "--resume", run) == 0
     assert f"after {step % (steps_of(whole) + 1)} of its" in capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_a_finished_run_is_trained_longer_and_says_so(whole, longer, tmp_path, c
     assert [e["lr"] for e in after if e["event"] == "epoch"] == [1e-3, 1e-3, 1e-4, 1e-4]
     assert schedule.rate(cfg, 4) == 1e-4
     result = run_folder.read_result(longer)
-    assert result["training"] == schedule.said(cfg, 4)["training"]
+    assert result["training"] == schedule.disclosure(cfg, 4)["training"]
     assert "resumed from 3 to 4 epochs, which is no straight run of 4" in result["training"]
     assert "training" not in run_folder.read_result(whole)
 
@@ -236,7 +236,7 @@ def test_a_signal_before_there_is_a_run_promises_none(people, tmp_path, monkeypa
         before = signal.getsignal(number)
         assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 1
         line = capsys.readouterr().err.strip()
-        assert line == f"cdp: {number.name}: start the run again, of which nothing was trained"
+        assert line == f"cdp: {number.name}: start the run again, nothing was trained yet"
         assert signal.getsignal(number) == before
         assert not run.exists()
 
@@ -246,7 +246,7 @@ def test_a_folder_that_cannot_be_made_promises_no_run(people, tmp_path, capsys):
     run = tmp_path / "file" / "run"
     assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 1
     line = capsys.readouterr().err.strip()
-    assert "when that is mended, start the run again" in line
+    assert "once that is fixed, start the run again" in line
     assert "--resume" not in line
 
 
@@ -256,6 +256,6 @@ def test_the_replay_of_a_loss_that_is_no_number_is_offered_without_options(capsy
         raise NotFiniteError("loss is nan", 2)
 
     with pytest.raises(SystemExit):
-        to_its_end(f"cdp train --resume runs/x{more}", diverge)
+        run_to_end(f"cdp train --resume runs/x{more}", diverge)
     line = capsys.readouterr().err.strip()
     assert line == "cdp: loss is nan; `cdp train --replay-batch runs/x` shows that batch"

@@ -19,7 +19,7 @@ def rates(cfg: Config) -> list[float]:
 
 def test_a_straight_run_steps_down_at_its_milestones_and_says_nothing():
     assert rates(RUN) == [1.0] * 4 + [0.5] * 3 + [0.25] * 3
-    assert schedule.said(RUN, 10) == {}
+    assert schedule.disclosure(RUN, 10) == {}
     assert schedule.extended(RUN, 3, 10) == RUN
     assert [e for e in range(1, 11) if schedule.is_end(RUN, e)] == [10]
 
@@ -31,11 +31,11 @@ def test_what_was_trained_keeps_its_rates_and_the_rest_has_those_of_all_epochs()
     assert rates(longer) == rates(RUN) + straight[10:]
     assert [e for e in range(1, 21) if schedule.is_end(longer, e)] == [10, 20]
     assert from_json(to_json(longer), "here") == longer
-    assert schedule.said(longer, 10) == {}
-    said = schedule.said(longer, 20)["training"]
+    assert schedule.disclosure(longer, 10) == {}
+    said = schedule.disclosure(longer, 20)["training"]
     assert said.startswith("resumed from 10 to 20 epochs, which is no straight run of 20")
     assert "1-10 as of 10, 11-20 as of 20" in said
-    announced = schedule.announced(longer, 10)
+    announced = schedule.describe_change(longer, 10)
     assert "from epoch 11: 0.25 to 0.5; from epoch 15: 0.5 to 0.25" in announced
 
 
@@ -44,7 +44,7 @@ def test_a_run_is_made_longer_twice_or_put_back():
     again = schedule.extended(longer, 12, 40)
     assert again.history == (Stretch(10, 10), Stretch(12, 20))
     assert rates(again)[:12] == rates(longer)[:12]
-    assert "resumed from 10 to 20 to 40 epochs" in schedule.said(again, 40)["training"]
+    assert "resumed from 10 to 20 to 40 epochs" in schedule.disclosure(again, 40)["training"]
     # What no epoch was trained with leaves no trace.
     assert schedule.extended(longer, 10, 40).history == (Stretch(10, 10),)
     assert schedule.extended(longer, 10, 10) == RUN

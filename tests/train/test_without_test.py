@@ -54,7 +54,7 @@ def test_it_goes_on_and_becomes_longer(run, tmp_path, capsys):
     assert call("train", "--resume", again) == 0
     assert (again / "result.json").read_bytes() == (run / "result.json").read_bytes()
     assert call("train", "--resume", again, "--epochs", "2") == 0
-    assert "without a test: no figures" in capsys.readouterr().out
+    assert "no figures (--no-test)" in capsys.readouterr().out
     result = run_folder.read_result(again)
     assert result["test"] is None
     assert "resumed from 1 to 2 epochs" in result["training"]

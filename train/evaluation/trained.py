@@ -15,13 +15,12 @@ from pipeline.datasets.records import Index, Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
 from pipeline.options import DataOptions, Trial, image_size
-from train import checkpoint, divergence, run_folder, runtime
+from train import checkpoint, divergence, run_folder, runtime, schedule
 from train.config import Config
 from train.data import locate
 from train.evaluation.evaluate import check_re_ranking, evaluate, extract_features
 from train.evaluation.options import PLAIN, EvalOptions
 from train.live.display import Display
-from train.schedule import said
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def evaluate_run(
     with display.progress("ranking") as progress:
         result = evaluate(tested.features, tested.protocol, run.cfg.distance, options, progress)
     at = checkpoint.progress_of(run.weights)
-    result |= said(run.cfg, at.epoch) | divergence.said(at.collapsed_since)
+    result |= schedule.disclosure(run.cfg, at.epoch) | divergence.said(at.collapsed_since)
     if options != PLAIN:
         result["checkpoint"] = run.weights.name
     run_folder.write_result(file, result)

@@ -24,7 +24,7 @@ from train.paper import rows, tables
 from train.paper.recipe import PARTS, of_method
 from train.paper.rows import SEARCHES
 from train.paper.tables import Row
-from train.replay import PLACE
+from train.replay import BATCH
 from train.trials import resume, train_trials
 
 QUICK: dict[str, Any] = {"epochs": 2, "eval_every": 0, "checkpoint_every": 0}
@@ -130,7 +130,7 @@ class Run:
     @property
     def is_done(self) -> bool:
         """Is there a result, or a loss that was no number, or a collapse?"""
-        ends = (run_folder.RESULT, PLACE, COLLAPSED)
+        ends = (run_folder.RESULT, BATCH, COLLAPSED)
         return any((self.folder / name).is_file() for name in ends)
 
     def outcome(self, mode: int) -> dict[str, Any] | None:

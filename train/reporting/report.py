@@ -79,7 +79,7 @@ def _of_run(
     if epochs:
         training += f" in {curves.duration(sum(record['seconds'] for record in epochs))}"
     if cfg.history:
-        words = schedule.said(cfg, cfg.epochs).get("training")
+        words = schedule.disclosure(cfg, cfg.epochs).get("training")
         notes.append(f"The run was {words}.")
         if result and result.get("training") != words:
             notes.append("result.json is of the run before it was resumed for other epochs.")

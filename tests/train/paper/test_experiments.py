@@ -87,7 +87,7 @@ def test_an_interrupted_experiment_goes_on(people, tmp_path, capsys):
     thread.start()
     assert call(*args) == 3
     thread.join()
-    assert "go on with `cdp experiment dhsm --data" in capsys.readouterr().err
+    assert "resume with `cdp experiment dhsm --data" in capsys.readouterr().err
     before = metrics.read_text()
     assert not (tmp_path / "dhsm.csv").exists()
     assert call(*args) == 0
@@ -98,10 +98,10 @@ def test_an_interrupted_experiment_goes_on(people, tmp_path, capsys):
 
 def test_wrong_use_is_one_line(people, out, capsys):
     assert "which one? table3" in refused(capsys, "experiment")
-    assert "no 'table9'; there are table3" in refused(capsys, "experiment", "table9")
+    assert "unknown 'table9'; choose one of table3" in refused(capsys, "experiment", "table9")
     args = ("experiment", "structures", "--seed", "1", "--data", people, "--out", out, *OPTIONS)
     assert "--seeds 0: must be" in refused(capsys, *args, "--seeds", "0")
     message = refused(capsys, *args, "--optimizer.lr", "0.5")
     assert "was made with --optimizer.lr 0.001, and 0.5 is wanted now" in message
-    assert "--preset nonsense: there is none" in refused(capsys, *args, "--preset", "nonsense")
+    assert "--preset nonsense: unknown" in refused(capsys, *args, "--preset", "nonsense")
     assert "no such folder" in refused(capsys, "experiment", "dhsm", "--data", "/nowhere")

@@ -1,26 +1,26 @@
-"""Losses on their way to the host: nothing is lost, and a look does not wait."""
+"""Losses on their way to the host: nothing is lost, and reading does not wait."""
 
 import time
 
 import pytest
 import torch
 
-from train.looks import Looks
+from train.loss_reader import LossReader
 
 
 def test_without_a_gpu_a_look_has_every_loss():
     losses = torch.zeros(6, 2)
-    looks = Looks(losses)
+    loss_reader = LossReader(losses)
     for step in range(1, 5):
         losses[step - 1] = torch.tensor([step, -step])
-        assert looks.look(step).tolist() == [[i, -i] for i in range(1, step + 1)]
-    assert looks.wait(4).tolist() == looks.look(4).tolist()
+        assert loss_reader.read(step).tolist() == [[i, -i] for i in range(1, step + 1)]
+    assert loss_reader.wait(4).tolist() == loss_reader.read(4).tolist()
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_look_does_not_wait_and_waiting_loses_nothing(gpu):
     losses = torch.zeros(60, 3, device=gpu)
-    looks = Looks(losses)
+    loss_reader = LossReader(losses)
     torch.cuda._sleep(1_000_000)
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -28,6 +28,6 @@ def test_on_a_gpu_a_look_does_not_wait_and_waiting_loses_nothing(gpu):
         torch.cuda._sleep(20_000_000)  # some 10 ms
         losses[step - 1] = float(step)
         if step % 20 == 0:
-            assert len(looks.look(step)) < step
+            assert len(loss_reader.read(step)) < step
     assert time.perf_counter() - start < 0.2
-    assert looks.wait(60)[:, 0].tolist() == list(range(1, 61))
+    assert loss_reader.wait(60)[:, 0].tolist() == list(range(1, 61))
