@@ -123,7 +123,7 @@ def test_fine_tuning_from_one_trial_is_refused_for_all_before_the_first(
     line = refused(capsys, "train", "regdb", *again, run / "trial-01", "--trial", "all")
     assert "was trained on regdb trial 1, and so on identities that regdb trial 2 tests" in line
     line = refused(capsys, "train", "regdb", *again, run, "--trial", "1")
-    assert f"--model.weights {run}: holds ten runs; name one, as {run}/trial-01" in line
+    assert f"--model.weights {run}: holds ten runs; name one, such as {run}/trial-01" in line
     assert not (tmp_path / "new").exists()
 
 

@@ -38,7 +38,7 @@ def test_the_mend_is_named(root, tmp_path, capsys):
     assert "exp/test_id.txt: missing" in line
     assert "or pass --no-test to train without a test" in line
     assert call("train", "demo", *args, *SMALL, "--no-test") == 2
-    assert "--eval-every 1: nothing is evaluated with --no-test" in capsys.readouterr().err
+    assert "--eval-every 1: has no effect with --no-test" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
 
 

@@ -142,9 +142,9 @@ def test_images_are_looked_up_in_the_data_set(run, embedded, people, tmp_path, c
     capsys.readouterr()
     assert call("embed", run, "--out", out, *args) == 0
     printed = capsys.readouterr().out
-    assert "1 of 5 images are not of the run's data set: pid and camid -1; a CSV" in printed
+    assert "1 of 5 images are not in the run's data set and get pid and camid -1" in printed
     notes = tmp_path / "strangers" / "notes.txt"
-    assert f"left out in the folders: 1 no image file, as {notes}" in printed
+    assert f"left out in the folders: 1 no image file, such as {notes}" in printed
     found = np.load(out)
     assert found["paths"].tolist() == [*map(str, given), str(train.path(3)), str(stranger)]
     assert found["pids"].tolist() == [*query["pids"][rows], train.pids[3], -1]
@@ -153,7 +153,7 @@ def test_images_are_looked_up_in_the_data_set(run, embedded, people, tmp_path, c
     assert [found[name].dtype for name in ("features", "pids", "camids")] == ["f4", "i8", "i8"]
     np.testing.assert_allclose(found["features"][:3], query["features"][rows], rtol=1e-4, atol=1e-5)
     score_args = ("--query", out, "--gallery", out, "--protocol", "plain")
-    assert "pids, row 4: is -1, of nobody known (1 such rows)" in refused(
+    assert "pids, row 4: is -1, an unknown person (1 such rows)" in refused(
         capsys, "score", *score_args
     )
 
@@ -220,7 +220,7 @@ def test_what_cannot_be_embedded_is_one_clear_line(run, people, tmp_path, capsys
         ((image, damaged, *out), f"{damaged}: "),
         ((image, "--out", old), f"--out {old}: exists; name another, or pass --overwrite"),
         ((image, "--out", tmp_path / "F.npy"), "F.npy: must end in .npz"),
-        (out, "F.npz: without images the data set's own test is embedded, many files: name a"),
+        (out, "F.npz: must be a folder, as embedding the data set's own test writes many"),
         (("--out", tmp_path), f"--out {tmp_path}: exists and was not made by cdp embed"),
         ((*out[2:], "--overwrite", "--out", tmp_path), "was not made by cdp embed; name another"),
     ):

@@ -193,7 +193,7 @@ def test_score_discloses_what_the_files_say(tmp_path, capsys):
             bool(options),
         )
     line = refused(capsys, *args(plain[0], flipped[1]))
-    assert f"{flipped[1]}: was embedded with --flip-test, and {plain[0]} was not" in line
+    assert f"{flipped[1]}: was embedded with --flip-test, but {plain[0]} was not" in line
     odd = side(tmp_path / "odd.npz", flip_test=np.array([1, 0]))
     assert "flip_test is int64 of shape [2]; expected true or false" in refused(
         capsys, *args(odd, plain[1])
@@ -210,7 +210,7 @@ def test_wrong_use_is_one_line(run, tmp_path, capsys, monkeypatch):
     sides = ("--query", side(tmp_path / "q.npz"), "--gallery", side(tmp_path / "gal.npz"))
     for command in (("eval", run), ("score", *sides, "--protocol", "plain")):
         for options, message in (
-            (("--re-rank-k1", "5"), "--re-rank-k1, -k2, -lambda: do nothing alone; pass --re-rank"),
+            (("--re-rank-k1", "5"), "--re-rank-k1, -k2, -lambda: have no effect alone; pass"),
             (("--re-rank", "--re-rank-k1", "0"), "--re-rank-k1 0: must be at least 1"),
             (("--re-rank", "--re-rank-lambda", "nan"), "--re-rank-lambda nan: must be in 0…1"),
         ):
