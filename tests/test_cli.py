@@ -117,7 +117,7 @@ def test_an_existing_run_is_never_touched_unless_told_to(run, people, tmp_path, 
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     keepsake = tmp_path / "holiday.txt"
     keepsake.write_text("not a run")
-    assert "is no run folder" in refused(capsys, *args, "--run-dir", tmp_path, "--overwrite")
+    assert "is not a run folder" in refused(capsys, *args, "--run-dir", tmp_path, "--overwrite")
     assert keepsake.read_text() == "not a run"
 
 
@@ -142,10 +142,10 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
             ["train", "demo", "--data.root", "PEOPLE", "--model.weights", "/nowhere.pth"],
             "--model.weights /nowhere.pth: no such file",
         ),
-        (["eval", "/nowhere"], "/nowhere: no run folder"),
+        (["eval", "/nowhere"], "/nowhere: is not a run folder"),
         (["data", "make", "PEOPLE"], "exists and is not empty"),
         (["data", "preview", "PEOPLE", "--out", "x.jpg"], "--out x.jpg: must end in .png"),
-        (["eval", "PEOPLE"], "no run folder (config.json is missing)"),
+        (["eval", "PEOPLE"], "is not a run folder (config.json is missing)"),
         (
             ["score", "--query", "a.npz", "--gallery", "b.npz", "--protocol", "sysu"],
             "a.npz: no such",
@@ -154,9 +154,12 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         (["data", "check", "PEOPLE", "--kind", "regdb"], "faults (missing list"),
         (["bench", "nonsense"], "no part 'nonsense'; there are stages, decoder, loader, peers"),
         (["bench", "step", "--preset", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
-        (["bench", "loader", "--json", "/proc/x/b.json"], "/proc/x/b.json: cannot make its folder"),
-        (["train", "--resume", "/nowhere"], "/nowhere: no run folder"),
-        (["train", "--replay-batch", "PEOPLE"], "no run folder (config.json is missing)"),
+        (
+            ["bench", "loader", "--json", "/proc/x/b.json"],
+            "/proc/x/b.json: cannot create its folder",
+        ),
+        (["train", "--resume", "/nowhere"], "/nowhere: is not a run folder"),
+        (["train", "--replay-batch", "PEOPLE"], "is not a run folder (config.json is missing)"),
         (["train", "table", "--data.root", "/nowhere.csv"], "/nowhere.csv: no such"),
         (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
     ],

@@ -241,7 +241,9 @@ def test_what_cannot_be_exported_is_one_clear_line(run, tmp_path, capsys, monkey
     )
     assert file.read_text() == "mine"
     assert "is a folder; name a file" in refused(capsys, *args, tmp_path)
-    assert "/nowhere: no run folder" in refused(capsys, "export", "/nowhere", "--format", "onnx")
+    assert "/nowhere: is not a run folder" in refused(
+        capsys, "export", "/nowhere", "--format", "onnx"
+    )
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     line = refused(capsys, "export", run, "--format", "onnx", "--out", tmp_path / "m.onnx")
     assert "--format onnx: needs onnxruntime; uv sync --group export" in line
@@ -263,14 +265,14 @@ def test_without_its_data_a_run_is_checked_on_noise(run, tmp_path, capsys):
 
 
 def test_a_file_of_another_program_is_not_loaded(run, tmp_path):
-    with pytest.raises(InputError, match="is no 'cdp-reid export 2'; write it with cdp export"):
+    with pytest.raises(InputError, match="is not a 'cdp-reid export 2' file; write one"):
         load(checkpoint.latest(run))
     (tmp_path / "x.safetensors").write_bytes(b"text")
-    with pytest.raises(InputError, match=r"x\.safetensors: is no whole \.safetensors file"):
+    with pytest.raises(InputError, match=r"x\.safetensors: is not an intact \.safetensors file"):
         load(tmp_path / "x.safetensors")
     inputs = {"images": {"shape": ["n", 3, 32, 16]}}
     for described in ({"method": {}}, {"inputs": inputs, "method": {}}):
         metadata = {"about": json.dumps({"format": FORMAT, **described})}
         save_file({}, tmp_path / "x.safetensors", metadata=metadata)
-        with pytest.raises(InputError, match="metadata do not describe a network"):
+        with pytest.raises(InputError, match="metadata does not describe a network"):
             load(tmp_path / "x.safetensors")

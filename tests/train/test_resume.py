@@ -177,7 +177,7 @@ def test_a_finished_run_is_trained_longer_and_says_so(whole, longer, tmp_path, c
     assert schedule.rate(cfg, 4) == 1e-4
     result = run_folder.read_result(longer)
     assert result["training"] == schedule.disclosure(cfg, 4)["training"]
-    assert "resumed from 3 to 4 epochs, which is no straight run of 4" in result["training"]
+    assert "resumed from 3 to 4 epochs, unlike a single run of 4" in result["training"]
     assert "training" not in run_folder.read_result(whole)
 
     copy = Path(shutil.copytree(longer, tmp_path / "run"))
@@ -202,7 +202,7 @@ def test_the_learning_rate_of_a_longer_run_is_told(whole, tmp_path, capsys, monk
     signal_at(monkeypatch, EPOCHS + 1, 1, signal.SIGTERM)
     assert call("train", "--resume", run, "--epochs", "10") == 3
     printed = capsys.readouterr()
-    assert "10 epochs from here on; milestones move with their number" in printed.out
+    assert "10 in total from now on; milestones move accordingly" in printed.out
     assert "from epoch 4: 0.0001 to 0.001" in printed.out
     assert "from epoch 8: 0.001 to 0.0001" in printed.out
     assert f"`cdp train --resume {run} --epochs 10`" in printed.err
@@ -212,14 +212,14 @@ def test_the_learning_rate_of_a_longer_run_is_told(whole, tmp_path, capsys, monk
     # Epoch 4 has begun at the rate of ten epochs, so it is one of ten: no fewer than 4 will do.
     for number, status in (("3", 2), ("0", 2)):
         assert call("train", "--resume", run, "--epochs", number) == status
-        assert f"--epochs {number}: the run has trained epoch 4" in capsys.readouterr().err
+        assert f"--epochs {number}: the run is already at epoch 4" in capsys.readouterr().err
 
 
 def test_too_few_epochs_touch_nothing(whole, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     line = refused(capsys, "train", "--resume", run, "--epochs", "2")
-    assert "--epochs 2: the run has trained epoch 3; pass 3 or more" in line
+    assert "--epochs 2: the run is already at epoch 3; pass 3 or more" in line
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 

@@ -95,7 +95,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     with pytest.raises(InputError) as error:
         run_folder.read_metrics(tmp_path)
     in_one_line(error, file)
-    assert line == NOT_UTF8 or "line 2 is no record" in str(error.value)
+    assert line == NOT_UTF8 or "line 2 is not a valid record" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_result_whose_making_is_unclear_is_refused(tmp_path):
     for test_time in (7, {}, *({"flip_test": True, "re_rank": how} for how in (7, {}, letter))):
         result = RESULT | {"test_time": test_time}
         run_folder.write_result(tmp_path / "result-re-rank.json", result)
-        with pytest.raises(InputError, match=r"result-re-rank\.json: is no result"):
+        with pytest.raises(InputError, match=r"result-re-rank\.json: is not a valid result"):
             run_folder.other_results(tmp_path)
 
 
@@ -174,7 +174,7 @@ def test_a_folder_that_a_dying_run_left_empty_can_be_used(tmp_path):
     assert run_folder.read_config(tmp_path) == Config()
     (tmp_path / run_folder.CONFIG).unlink()
     (tmp_path / run_folder.CHECKPOINTS / "step-0000001.safetensors").touch()
-    with pytest.raises(InputError, match="exists and is no run folder"):
+    with pytest.raises(InputError, match="exists and is not a run folder"):
         run_folder.check_free(tmp_path, overwrite=True)
 
 

@@ -33,7 +33,7 @@ def test_what_was_trained_keeps_its_rates_and_the_rest_has_those_of_all_epochs()
     assert from_json(to_json(longer), "here") == longer
     assert schedule.disclosure(longer, 10) == {}
     said = schedule.disclosure(longer, 20)["training"]
-    assert said.startswith("resumed from 10 to 20 epochs, which is no straight run of 20")
+    assert said.startswith("resumed from 10 to 20 epochs, unlike a single run of 20")
     assert "1-10 as of 10, 11-20 as of 20" in said
     announced = schedule.describe_change(longer, 10)
     assert "from epoch 11: 0.25 to 0.5; from epoch 15: 0.5 to 0.25" in announced
@@ -55,7 +55,7 @@ def test_a_run_is_made_longer_twice_or_put_back():
 @pytest.mark.parametrize(("trained", "epochs"), [(10, 9), (4, 3), (1, 0), (5, 9)])
 def test_fewer_epochs_than_are_trained_are_refused(trained, epochs):
     cfg = schedule.extended(RUN, 10, 20) if (trained, epochs) == (5, 9) else RUN
-    with pytest.raises(InputError, match=f"--epochs {epochs}: the run has trained epoch"):
+    with pytest.raises(InputError, match=f"--epochs {epochs}: the run is already at epoch"):
         schedule.extended(cfg, trained, epochs)
 
 

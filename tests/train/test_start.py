@@ -93,7 +93,7 @@ def test_damage_is_noticed(run, tmp_path):
     ("option", "value", "message"),
     [
         ("--model.weights", "EMPTY", "conv1.0.weight is missing; 0 of its 79 tensors are there"),
-        ("--model.weights", "FOLDER", "is no run folder"),
+        ("--model.weights", "FOLDER", "is not a run folder"),
         (
             "--model.weights",
             "/nowhere.pth",

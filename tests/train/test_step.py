@@ -153,7 +153,7 @@ def test_what_a_machine_cannot_do_is_refused(monkeypatch):
         resolve_step(StepOptions(cuda_graph="on"), CPU, "off")
     with pytest.raises(InputError, match=r"--step.compile on: torch 2.10 fails to compile"):
         resolve_step(StepOptions(compile="on"), CPU, "bf16")
-    with pytest.raises(InputError, match=r"--step.cuda-graph on: in fp16 only with the fused"):
+    with pytest.raises(InputError, match=r"--step.cuda-graph on: in fp16 requires the fused"):
         resolve_step(StepOptions("off", "on", "on", "off"), torch.device("cuda"), "fp16")
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match=r"--step.compile on: found no C\+\+ compiler"):

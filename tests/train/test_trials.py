@@ -72,9 +72,7 @@ def test_an_interrupted_run_goes_on_with_the_trials_that_are_missing(run, tmp_pa
 
 def test_all_trainings_become_longer(run, tmp_path, capsys):
     longer = Path(shutil.copytree(run, tmp_path / "longer"))
-    assert "can only be made longer" in refused(
-        capsys, "train", "--resume", longer, "--epochs", "0"
-    )
+    assert "can only be extended" in refused(capsys, "train", "--resume", longer, "--epochs", "0")
     assert call("train", "--resume", longer, "--epochs", "2") == 0
     configs = [json.loads(file.read_text()) for file in longer.glob("trial-*/config.json")]
     assert [c["epochs"] for c in configs] == [2] * 10
@@ -160,7 +158,7 @@ def test_all_trials_are_tested_with_options(run, root, tmp_path, capsys):
 
 def test_only_regdb_has_ten_trainings(people, root, run, tmp_path, capsys):
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *TINY)
-    assert "only RegDB's protocol is ten" in refused(
+    assert "only RegDB's protocol has ten" in refused(
         capsys, "train", "sysu", "--trial", "all", *args
     )
     assert "needs a folder" in refused(capsys, "train", "demo", "--trial", "all")

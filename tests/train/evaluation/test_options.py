@@ -129,7 +129,9 @@ def test_another_data_set_is_named_and_never_replaces_the_runs_own(run, people, 
     # A third set of that name; the run's own by another path.
     third = Path(shutil.copytree(people, tmp_path / "deep" / "other people"))
     line = refused(capsys, "eval", copy, "--data-root", third, *CPU)
-    assert f"{file}: holds figures of {other}, which those of {third} would replace" in line
+    assert (
+        f"{file}: holds figures of {other} and would be overwritten with those of {third}" in line
+    )
     assert json.loads(file.read_text()) == result
     (copy / "result.json").unlink()
     (tmp_path / "link").symlink_to(people)

@@ -102,6 +102,6 @@ def test_wrong_use_is_one_line(people, out, capsys):
     args = ("experiment", "structures", "--seed", "1", "--data", people, "--out", out, *OPTIONS)
     assert "--seeds 0: must be" in refused(capsys, *args, "--seeds", "0")
     message = refused(capsys, *args, "--optimizer.lr", "0.5")
-    assert "was made with --optimizer.lr 0.001, and 0.5 is wanted now" in message
+    assert "was made with --optimizer.lr 0.001, but 0.5 is requested now" in message
     assert "--preset nonsense: unknown" in refused(capsys, *args, "--preset", "nonsense")
     assert "no such folder" in refused(capsys, "experiment", "dhsm", "--data", "/nowhere")

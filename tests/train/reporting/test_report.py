@@ -321,10 +321,10 @@ def test_ten_trainings_are_listed_with_their_reports(run, tmp_path):
 
 
 def test_wrong_use_is_one_line(run, tmp_path, capsys, monkeypatch):
-    assert "no run folder" in refused(capsys, "report", tmp_path)
+    assert "is not a run folder" in refused(capsys, "report", tmp_path)
     assert "--seed -1" in refused(capsys, "report", run, "--seed", "-1")
     (tmp_path / "file").write_text("")
-    assert "cannot make" in refused(capsys, "report", run, "--out", tmp_path / "file" / "there")
+    assert "cannot create" in refused(capsys, "report", run, "--out", tmp_path / "file" / "there")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "matplotlib and scikit-learn; uv sync" in refused(capsys, "report", run)
 

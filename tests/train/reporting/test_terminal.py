@@ -54,7 +54,9 @@ def test_a_training_ends_whatever_the_terminal_can_write(people, tmp_path, monke
     assert call("eval", tmp_path / "…/P̂ \udcff") == 2
     expected = "…" if encoding in ("gbk", "utf-8") else "..."
     assert f"PRESET [--field value {expected}]" in shown(streams["stdout"])
-    assert f"/{expected}/{spelled('P̂', encoding)} \\xff: no run folder" in shown(streams["stderr"])
+    assert f"/{expected}/{spelled('P̂', encoding)} \\xff: is not a run folder" in shown(
+        streams["stderr"]
+    )
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
