@@ -146,7 +146,7 @@ def test_the_report_labels_such_figures(run, tmp_path):
     page = (copy / "report" / "index.html").read_text()
     title = "Figures, flip-test, re-ranked (k1 20, k2 6, λ 0.3)"
     assert f'<section id="figures-result-flip-test-re-rank"><h2>{title}</h2>' in page
-    assert "as result-flip-test-re-rank.json holds them" in page
+    assert "From result-flip-test-re-rank.json" in page
     assert page.count("flip-test, re-ranked") == 3  # link, heading and lead of that section alone
 
 
