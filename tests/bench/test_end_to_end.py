@@ -31,5 +31,5 @@ def test_a_gpu_s_round_has_enough_steps_for_its_99th_percentile(people, capsys):
     assert spread(one_slow)["p99"] == 1.0
 
     assert enough_steps(on_gpu, LEAD + 30 + TAIL).steps == 30
-    assert "an epoch has 40 batches: 30 steps a round" in capsys.readouterr().out
+    assert "an epoch has 40 batches: 30 steps per round" in capsys.readouterr().out
     assert enough_steps(on_gpu, 5).steps == 20  # which the loader's side refuses
