@@ -45,7 +45,7 @@ def run(people, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_run_leaves_what_the_contract_says(run, people):
+def test_a_run_writes_all_documented_files(run, people):
     config = json.loads((run / "config.json").read_text())
     assert config["data"]["root"] == str(people)
     assert (config["device"], config["precision"]) == ("cpu", "off")
@@ -78,7 +78,7 @@ def test_the_second_epoch_follows_eq_6_and_7(run):
         assert probability == pytest.approx(expected, abs=1e-12)
 
 
-def test_without_dhsm_the_probabilities_stay(people, tmp_path):
+def test_without_dhsm_the_probabilities_stay_uniform(people, tmp_path):
     folder = tmp_path / "run"
     args = ["--data.root", people, "--run-dir", folder, *SMALL, "--dhsm.no-enabled"]
     assert call("train", "demo", *args) == 0
@@ -97,7 +97,7 @@ def test_eval_repeats_the_result_exactly_and_shows_the_table(run, tmp_path, caps
         assert mode in printed
 
 
-def test_one_seed_gives_the_same_losses_to_the_bit_and_another_differs(run, people, tmp_path):
+def test_equal_seeds_give_bit_identical_losses_and_others_differ(run, people, tmp_path):
     args = ("train", "demo", "--data.root", people, *SMALL)
     # Neither threads nor prefetch depth nor the pixel cache may change a loss.
     repeat, other = tmp_path / "repeat", tmp_path / "other"
@@ -110,7 +110,7 @@ def test_one_seed_gives_the_same_losses_to_the_bit_and_another_differs(run, peop
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_an_existing_run_is_never_touched_unless_told_to(run, people, tmp_path, capsys):
+def test_an_existing_run_is_not_touched_without_overwrite(run, people, tmp_path, capsys):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     args = ("train", "demo", "--data.root", people, *SMALL)
     assert "holds a run" in refused(capsys, *args, "--run-dir", run)
@@ -164,7 +164,7 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
     ],
 )
-def test_wrong_use_is_one_clear_line(args, message, people, tmp_path, capsys, monkeypatch):
+def test_wrong_use_gives_one_clear_line(args, message, people, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = [str(people) if arg == "PEOPLE" else arg for arg in args]
     assert message in refused(capsys, *args)
@@ -212,11 +212,11 @@ def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
         assert picture.width > 8 * 16
 
 
-def test_a_batch_is_not_replayed_where_none_failed(run, capsys):
+def test_there_is_nothing_to_replay_without_a_failed_batch(run, capsys):
     assert "nothing to replay" in refused(capsys, "train", "--replay-batch", run)
 
 
-def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(run, tmp_path, capsys):
+def test_a_damaged_or_missing_checkpoint_is_rejected(run, tmp_path, capsys):
     import shutil
 
     folder = tmp_path / "run"
@@ -228,7 +228,7 @@ def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(run, tmp_path, capsy
     assert "has no checkpoint yet" in refused(capsys, "eval", folder)
 
 
-def test_figures_of_stand_in_galleries_say_so(run, people, tmp_path, capsys):
+def test_figures_of_stand_in_galleries_are_labelled(run, people, tmp_path, capsys):
     import shutil
 
     root = Path(shutil.copytree(people, tmp_path / "people"))
@@ -243,7 +243,7 @@ def test_figures_of_stand_in_galleries_say_so(run, people, tmp_path, capsys):
     assert all("not comparable" in mode["remark"] for mode in result["modes"])
 
 
-def test_preview_is_a_picture_of_every_spectrum(people, tmp_path):
+def test_preview_draws_every_spectrum(people, tmp_path):
     out = tmp_path / "sheet.png"
     assert call("data", "preview", people, "--out", out, "--identities", "3") == 0
     with Image.open(out) as sheet:
@@ -267,7 +267,7 @@ def test_preview_is_a_picture_of_every_spectrum(people, tmp_path):
         ["data", "--help"],
     ],
 )
-def test_help_is_there(args, capsys):
+def test_every_command_has_help(args, capsys):
     assert call(*args) == 0
     printed = capsys.readouterr().out
     assert "cdp" in printed

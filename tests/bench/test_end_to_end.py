@@ -11,7 +11,7 @@ from bench.suite import make_session
 from train.live.display import Display
 
 
-def test_the_step_after_the_gpu_ran_empty_does_not_count():
+def test_the_step_after_an_idle_gpu_is_not_counted():
     """Steps of 20, 20 and 30 ms follow one that began with a start from nothing."""
     ends = [1.0, 1.5, 1.52, 1.54, 1.57]
     waits = [(1.0, 1.48), (1.5, 1.507), (1.52, 1.52), (1.54, 1.54)]
@@ -20,7 +20,7 @@ def test_the_step_after_the_gpu_ran_empty_does_not_count():
     assert wait == pytest.approx(0.1)
 
 
-def test_a_gpu_s_round_has_enough_steps_for_its_99th_percentile(people, capsys):
+def test_a_gpu_round_has_enough_steps_for_a_99th_percentile(people, capsys):
     quick = make_session("demo", people, torch.device("cpu"), Display(), quick=True)
     assert enough_steps(quick, 1000) is quick
     on_gpu = dataclasses.replace(quick, device=torch.device("cuda"), quick=False, steps=20)

@@ -40,7 +40,7 @@ def out(people, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_a_few_steps_are_those_of_one_process(out, n):
+def test_a_few_steps_equal_those_of_one_process(out, n):
     alone, shared = (torch.load(out / str(i) / "step.pt") for i in (1, n))
     assert set(alone) == set(shared)
     # The same batches, whole on every rank; the same losses; the same gradients.
@@ -49,7 +49,7 @@ def test_a_few_steps_are_those_of_one_process(out, n):
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_a_run_is_that_of_one_process(out, n):
+def test_a_run_equals_that_of_one_process(out, n):
     def events(i: int) -> list[dict]:
         lines = (out / str(i) / "run" / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
@@ -71,7 +71,7 @@ def test_a_run_is_that_of_one_process(out, n):
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
-def test_a_run_of_several_ranks_is_trained_longer(out, n):
+def test_a_run_of_several_ranks_is_extended(out, n):
     before, after = (
         [json.loads(line) for line in (out / str(n) / name / "metrics.jsonl").open()]
         for name in ("run", "longer")
@@ -89,7 +89,7 @@ def test_a_run_of_several_ranks_is_trained_longer(out, n):
     ]
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(out, tmp_path, people):
+def test_a_run_resumes_with_another_number_of_ranks(out, tmp_path, people):
     """Two epochs on two ranks, of which the second is taken away and done again on one."""
     run = out / "2" / "run"
     before = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -107,7 +107,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(out, tmp_path, people):
 
 
 @pytest.mark.slow
-def test_a_dead_rank_ends_the_job_which_one_rank_finishes(people, tmp_path):
+def test_a_dead_rank_ends_the_job_and_one_rank_can_resume_it(people, tmp_path):
     run = tmp_path / "run"
     args = ["--data.root", people, "--run-dir", run, *SMALL, "--epochs", "40", "--eval-every", "0"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -34,18 +34,18 @@ def test_the_spread_is_the_root_mean_square_distance_from_the_mean():
         ({1: 3.0, 2: 0.2}, False),
     ],
 )
-def test_every_sign_must_say_so(changed, says):
+def test_a_collapse_needs_every_sign(changed, says):
     row = [changed.get(i, value) for i, value in enumerate(GONE)]
     assert collapsed(torch.tensor([row]), NAMES, 20.0, ONE_POINT).tolist() == [says]
 
 
-def test_a_method_of_unknown_losses_is_judged_by_the_spread():
+def test_unknown_losses_are_judged_by_the_spread_alone():
     seen = torch.tensor([[1.0, 1.0, 20.0], [1.0, 1.0, 0.1]])
     found = collapsed(seen, ("loss", "loss_own", "spread"), 20.0, {})
     assert found.tolist() == [False, True]
 
 
-def test_the_watch_tells_once_since_which_step_and_forgets_what_recovers(monkeypatch):
+def test_a_collapse_is_reported_once_with_its_step_and_forgotten_after_recovery(monkeypatch):
     monkeypatch.setattr(divergence, "WINDOW", 5)
     at = Progress(epoch=1, step=0)
 
@@ -97,7 +97,7 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsy
     assert "since step 2" in capsys.readouterr().err
 
 
-def test_a_collapsed_run_may_go_on_and_its_result_says_so(people, tmp_path, capsys):
+def test_a_collapsed_run_may_continue_and_its_result_says_so(people, tmp_path, capsys):
     run = tmp_path / "r"
     args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO)
     assert call(*args, "--on-collapse", "warn", "--run-dir", run) == 0

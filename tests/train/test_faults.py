@@ -31,7 +31,7 @@ class Bomb:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["pickle", "torch"])
-def test_weights_that_want_to_run_code_are_refused(people, tmp_path, capsys, how):
+def test_weights_that_would_run_code_are_rejected(people, tmp_path, capsys, how):
     mark, bomb = tmp_path / "mark", tmp_path / "bomb.pth"
     if how == "pickle":
         bomb.write_bytes(pickle.dumps({"conv1.weight": Bomb(mark)}))
@@ -55,7 +55,7 @@ def run_command(*args: str) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_every_run_is_resumed_and_identical(people, tmp_path, capsys):
+def test_runs_killed_at_random_moments_resume_to_identical_results(people, tmp_path, capsys):
     """50 runs, each killed at a random moment, resumed, killed again or not, resumed to its end."""
     # Children begin with everything imported, from a process that never ran a pipeline.
     processes = multiprocessing.get_context("forkserver")

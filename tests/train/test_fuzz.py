@@ -132,7 +132,7 @@ def compare(loader: EvaluationLoader, index, row: int) -> str:
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(ROUNDS, marks=pytest.mark.slow)])
-def test_hostile_files_are_refused_or_read_right(people, tmp_path, capsys, rounds):
+def test_hostile_files_are_rejected_or_read_correctly(people, tmp_path, capsys, rounds):
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.train.test_fuzz", "train.loop", "train.trials"])
     table = {name: Counter() for name in MUTATIONS}

@@ -8,7 +8,7 @@ import torch
 from train.loss_reader import LossReader
 
 
-def test_without_a_gpu_a_look_has_every_loss():
+def test_without_a_gpu_every_loss_is_read_at_once():
     losses = torch.zeros(6, 2)
     loss_reader = LossReader(losses)
     for step in range(1, 5):
@@ -18,7 +18,7 @@ def test_without_a_gpu_a_look_has_every_loss():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_look_does_not_wait_and_waiting_loses_nothing(gpu):
+def test_on_a_gpu_reading_does_not_wait_and_waiting_loses_nothing(gpu):
     losses = torch.zeros(60, 3, device=gpu)
     loss_reader = LossReader(losses)
     torch.cuda._sleep(1_000_000)

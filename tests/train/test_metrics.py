@@ -112,7 +112,7 @@ def test_equals_brute_force_ties_and_duplicates_included(
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.booleans())
-def test_nothing_changes_under_what_keeps_the_order(seed, unique):
+def test_figures_do_not_change_if_the_order_is_kept(seed, unique):
     rng = np.random.default_rng(seed)
     query, gallery = rng.standard_normal((20, 4)), rng.standard_normal((60, 4))
     query_pids, gallery_pids = rng.integers(6, size=20), rng.integers(6, size=60)
@@ -168,7 +168,7 @@ def test_a_single_match():
     assert got.cmc[:4].tolist() == [0, 0, 1, 1]
 
 
-def test_ignored_pairs_are_gone_before_anything_is_counted():
+def test_ignored_pairs_are_removed_before_counting():
     """The same-place rule: the nearest image, of the query's pid or not, does not exist for it."""
     assert one_query([7, 1, 7]).cmc[0] == 1
     ignored = one_query([7, 1, 7], ignored=(0,))
@@ -197,7 +197,7 @@ def test_queries_without_a_match_are_not_scored():
     assert got.cmc[0] == 1
 
 
-def test_a_pool_too_large_for_short_ranks_ranks_alike():
+def test_a_pool_too_large_for_16_bit_ranks_gives_the_same_figures():
     # Ranks of up to 16,382 images fit in 16 bits; in more, what lies before a match is counted.
     rng = np.random.default_rng(0)
     gallery_pids = rng.integers(50, size=20000)
@@ -214,14 +214,14 @@ def test_a_pool_too_large_for_short_ranks_ranks_alike():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("side", ["query", "gallery"])
-def test_features_that_are_not_finite_are_refused_naming_the_row(value, side):
+def test_features_that_are_not_finite_are_rejected_naming_the_row(value, side):
     features = {"query": [0.0, 1.0, 2.0], "gallery": [0.0, 1.0, 2.0]}
     features[side][2] = value
     with pytest.raises(ValueError, match=f"{side} features, row 2: holds NaN or infinity"):
         run(features["query"], [1, 2, 3], features["gallery"], [1, 2, 3])
 
 
-def test_equal_features_tie_whatever_their_place_in_the_matrix():
+def test_equal_features_tie_wherever_they_are_in_the_matrix():
     rng = np.random.default_rng(0)
     gallery = np.repeat(rng.standard_normal((7, 300)), 400, axis=0)[rng.permutation(2800)]
     query = np.r_[gallery[:5], rng.standard_normal((30, 300))]
@@ -248,7 +248,7 @@ def test_distances_equal_numpys(kind):
 @pytest.mark.gpu
 @pytest.mark.parametrize("max_ranked", [0, metrics.MAX_RANKED])
 @pytest.mark.parametrize("unique", [False, True])
-def test_cuda_ranks_as_the_cpu_does(unique, max_ranked, gpu, monkeypatch):
+def test_cuda_ranks_like_the_cpu(unique, max_ranked, gpu, monkeypatch):
     monkeypatch.setattr(metrics, "MAX_RANKED", max_ranked)
     rng = np.random.default_rng(0)
     query = images(rng.standard_normal((500, 64)), rng.integers(30, size=500), np.arange(500) % 5)
@@ -261,7 +261,7 @@ def test_cuda_ranks_as_the_cpu_does(unique, max_ranked, gpu, monkeypatch):
         np.testing.assert_allclose(figures(mine), figures(other), rtol=1e-9)
 
 
-def test_a_batch_is_filled_up_with_its_last_row():
+def test_a_batch_is_padded_with_its_last_row():
     rows = torch.arange(6.0).reshape(3, 2)
     assert fill(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
     assert fill(rows, 3) is rows

@@ -73,7 +73,7 @@ def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> Non
         (3, -1, signal.SIGTERM),
     ],
 )
-def test_interrupted_and_resumed_is_as_if_never_interrupted(
+def test_an_interrupted_run_resumes_as_if_never_interrupted(
     whole, people, tmp_path, monkeypatch, capsys, epoch, step, number
 ):
     run = tmp_path / "run"
@@ -87,7 +87,7 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(
     assert_same_run(run, whole)
 
 
-def test_a_run_that_died_goes_on_from_its_last_checkpoint(whole, tmp_path):
+def test_a_killed_run_resumes_from_its_last_checkpoint(whole, tmp_path):
     """Cut metrics, no result, a checkpoint half-way: what kill -9 leaves."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     checkpoint.latest(run).unlink()
@@ -98,7 +98,7 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(whole, tmp_path):
     assert_same_run(run, whole)
 
 
-def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(whole, tmp_path, capsys):
+def test_a_damaged_checkpoint_costs_only_one_epoch(whole, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     newest = checkpoint.latest(run)
     newest.write_bytes(newest.read_bytes()[:-5])
@@ -115,7 +115,7 @@ def test_a_run_without_a_checkpoint_starts_again(whole, tmp_path):
     assert_same_run(run, whole)
 
 
-def test_a_run_of_other_hardware_goes_on_when_a_device_is_named(whole, tmp_path, capsys):
+def test_a_run_from_other_hardware_resumes_if_a_device_is_given(whole, tmp_path, capsys):
     """As of a machine with a GPU; on this one it is trained with what this one has."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     checkpoint.latest(run).unlink()
@@ -134,13 +134,13 @@ def test_a_run_of_other_hardware_goes_on_when_a_device_is_named(whole, tmp_path,
     assert_same_run(run, whole)
 
 
-def test_a_finished_run_stays_as_it_is(whole, tmp_path):
+def test_resuming_a_finished_run_changes_nothing(whole, tmp_path):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     assert call("train", "--resume", run) == 0
     assert_same_run(run, whole)
 
 
-def test_a_folder_in_use_is_refused(whole, people, tmp_path, capsys):
+def test_a_folder_in_use_is_rejected(whole, people, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with run_folder.lock(run):
@@ -152,7 +152,7 @@ def test_a_folder_in_use_is_refused(whole, people, tmp_path, capsys):
         pass
 
 
-def test_a_checkpoint_of_another_version_is_refused(whole, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_version_is_rejected(whole, tmp_path, monkeypatch):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     monkeypatch.setattr(checkpoint, "FORMAT", "cdp-reid checkpoint 99")
     with pytest.raises(InputError, match="is cdp-reid checkpoint 5, not 'cdp-reid checkpoint 99'"):
@@ -167,7 +167,7 @@ def longer(whole, tmp_path_factory) -> Path:
     return run
 
 
-def test_a_finished_run_is_trained_longer_and_says_so(whole, longer, tmp_path, capsys):
+def test_a_finished_run_is_extended_and_says_so(whole, longer, tmp_path, capsys):
     before, after = lines(whole), lines(longer)
     assert after[: len(before)] == before  # its old lines stay, that of its end included
     assert [(e["event"], e["epoch"]) for e in after[len(before) :]] == [("epoch", 4), ("eval", 4)]
@@ -188,7 +188,7 @@ def test_a_finished_run_is_trained_longer_and_says_so(whole, longer, tmp_path, c
     assert (copy / "result.json").read_bytes() == (longer / "result.json").read_bytes()
 
 
-def test_a_longer_run_that_died_goes_on_to_the_bit(longer, tmp_path):
+def test_a_killed_extended_run_resumes_bit_for_bit(longer, tmp_path):
     run = Path(shutil.copytree(longer, tmp_path / "run"))
     checkpoint.latest(run).unlink()
     (run / "result.json").unlink()
@@ -196,7 +196,7 @@ def test_a_longer_run_that_died_goes_on_to_the_bit(longer, tmp_path):
     assert_same_run(run, longer)
 
 
-def test_the_learning_rate_of_a_longer_run_is_told(whole, tmp_path, capsys, monkeypatch):
+def test_the_learning_rate_of_an_extended_run_is_printed(whole, tmp_path, capsys, monkeypatch):
     """A signal right at its beginning: what it has trained is not lost, nor is its length."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     signal_at(monkeypatch, EPOCHS + 1, 1, signal.SIGTERM)
@@ -223,7 +223,9 @@ def test_too_few_epochs_touch_nothing(whole, tmp_path, capsys):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_signal_before_there_is_a_run_promises_none(people, tmp_path, monkeypatch, capsys):
+def test_a_signal_before_the_run_starts_does_not_offer_a_resume(
+    people, tmp_path, monkeypatch, capsys
+):
     resolve = runtime.resolve_device
 
     def and_signal(*args) -> torch.device:
@@ -241,7 +243,7 @@ def test_a_signal_before_there_is_a_run_promises_none(people, tmp_path, monkeypa
         assert not run.exists()
 
 
-def test_a_folder_that_cannot_be_made_promises_no_run(people, tmp_path, capsys):
+def test_a_folder_that_cannot_be_created_does_not_offer_a_resume(people, tmp_path, capsys):
     (tmp_path / "file").touch()
     run = tmp_path / "file" / "run"
     assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 1
@@ -251,7 +253,7 @@ def test_a_folder_that_cannot_be_made_promises_no_run(people, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("more", ["", " --epochs 9", " --device cpu", " --epochs 9 --device cpu"])
-def test_the_replay_of_a_loss_that_is_no_number_is_offered_without_options(capsys, more):
+def test_the_replay_of_a_nan_loss_is_offered_without_options(capsys, more):
     def diverge() -> None:
         raise NotFiniteError("loss is nan", 2)
 

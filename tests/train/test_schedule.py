@@ -17,14 +17,14 @@ def rates(cfg: Config) -> list[float]:
     return [schedule.rate(cfg, epoch) for epoch in range(1, cfg.epochs + 1)]
 
 
-def test_a_straight_run_steps_down_at_its_milestones_and_says_nothing():
+def test_an_unextended_run_steps_down_at_its_milestones_and_discloses_nothing():
     assert rates(RUN) == [1.0] * 4 + [0.5] * 3 + [0.25] * 3
     assert schedule.disclosure(RUN, 10) == {}
     assert schedule.extended(RUN, 3, 10) == RUN
     assert [e for e in range(1, 11) if schedule.is_end(RUN, e)] == [10]
 
 
-def test_what_was_trained_keeps_its_rates_and_the_rest_has_those_of_all_epochs():
+def test_trained_epochs_keep_their_rates_and_others_use_the_new_total():
     longer = schedule.extended(RUN, 10, 20)
     assert longer.history == (Stretch(10, 10),)
     straight = rates(schedule.extended(RUN, 0, 20))
@@ -39,7 +39,7 @@ def test_what_was_trained_keeps_its_rates_and_the_rest_has_those_of_all_epochs()
     assert "from epoch 11: 0.25 to 0.5; from epoch 15: 0.5 to 0.25" in announced
 
 
-def test_a_run_is_made_longer_twice_or_put_back():
+def test_a_run_is_extended_twice_or_reset():
     longer = schedule.extended(RUN, 10, 20)
     again = schedule.extended(longer, 12, 40)
     assert again.history == (Stretch(10, 10), Stretch(12, 20))
@@ -53,13 +53,13 @@ def test_a_run_is_made_longer_twice_or_put_back():
 
 
 @pytest.mark.parametrize(("trained", "epochs"), [(10, 9), (4, 3), (1, 0), (5, 9)])
-def test_fewer_epochs_than_are_trained_are_refused(trained, epochs):
+def test_fewer_epochs_than_are_trained_are_rejected(trained, epochs):
     cfg = schedule.extended(RUN, 10, 20) if (trained, epochs) == (5, 9) else RUN
     with pytest.raises(InputError, match=f"--epochs {epochs}: the run is already at epoch"):
         schedule.extended(cfg, trained, epochs)
 
 
-def test_nobody_writes_history_by_hand(capsys):
+def test_history_is_not_an_option(capsys):
     assert call("train", "demo", "--history", "1", "1") == 2
     assert call("train", "demo", "--help") == 0
     assert "history" not in capsys.readouterr().out

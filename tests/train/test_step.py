@@ -93,14 +93,14 @@ def test_gradients_are_clipped_to_the_norm_over_all_weights():
     torch.testing.assert_close(loose, free)
 
 
-def test_fp16_clips_what_is_no_longer_scaled():
+def test_fp16_clips_unscaled_gradients():
     # The first steps overflow at the scale that training begins with, and change nothing.
     clipped = gradients_after(6, "fp16", 0.5)
     assert clipped.norm().item() == pytest.approx(0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["off", "fp16"])
-def test_it_learns_a_batch_by_heart(precision):
+def test_it_overfits_a_batch(precision):
     _, _, step = make_step(precision, lr=3e-3)
     batch = make_batch()
     losses = [step(batch)[0].item() for _ in range(12)]
@@ -141,14 +141,14 @@ def test_a_switch_changes_nothing_beyond_rounding(switch, unchecked):
     assert_same_course(switched, losses_of_five_steps(**OFF), near=1e-5)
 
 
-def test_bf16_on_a_cpu_is_refused_and_never_chosen():
+def test_bf16_on_a_cpu_is_rejected_and_never_chosen():
     """torch 2.10 on an AMX CPU: the demo's loss became NaN at step 2 to 10 (bench/NOTES.md)."""
     assert resolve_precision("auto", CPU) == "off"
     with pytest.raises(InputError, match=r"--precision bf16: torch computes .* leave it at auto"):
         resolve_precision("bf16", CPU)
 
 
-def test_what_a_machine_cannot_do_is_refused(monkeypatch):
+def test_what_a_machine_cannot_do_is_rejected(monkeypatch):
     with pytest.raises(InputError, match=r"--step.cuda-graph on: there is no GPU here"):
         resolve_step(StepOptions(cuda_graph="on"), CPU, "off")
     with pytest.raises(InputError, match=r"--step.compile on: torch 2.10 fails to compile"):
@@ -163,7 +163,7 @@ def test_what_a_machine_cannot_do_is_refused(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_compiled_and_recorded_or_not_the_losses_are_the_same(precision, unchecked, gpu):
+def test_compiling_and_recording_do_not_change_the_losses(precision, unchecked, gpu):
     near = {"off": 1e-4, "bf16": 3e-2, "fp16": 5e-3}[precision]
     losses, confidence = losses_of_five_steps(precision, gpu, **OFF)
     for on in (*({name: "on"} for name in OFF), dict.fromkeys(OFF, "on")):
@@ -237,7 +237,7 @@ def test_every_structure_steps_on_the_gpu(unchecked, gpu, structure, views):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_on_the_gpu_a_step_after_a_restart_is_the_step_without_it(precision, gpu, tmp_path):
+def test_on_the_gpu_a_step_after_a_restart_equals_the_step_without_it(precision, gpu, tmp_path):
     (tmp_path / run_folder.CHECKPOINTS).mkdir()
 
     def begin():

@@ -58,7 +58,7 @@ def test_trials_train_on_different_people(run):
     assert weights[0].read_bytes() != weights[1].read_bytes()
 
 
-def test_an_interrupted_run_goes_on_with_the_trials_that_are_missing(run, tmp_path, capsys):
+def test_an_interrupted_run_resumes_with_the_missing_trials(run, tmp_path, capsys):
     again = Path(shutil.copytree(run, tmp_path / "again"))
     (again / "result.json").unlink()
     (again / "trial-07" / "result.json").unlink()
@@ -70,7 +70,7 @@ def test_an_interrupted_run_goes_on_with_the_trials_that_are_missing(run, tmp_pa
     assert "trial 6 is done" in capsys.readouterr().out
 
 
-def test_all_trainings_become_longer(run, tmp_path, capsys):
+def test_all_trainings_are_extended(run, tmp_path, capsys):
     longer = Path(shutil.copytree(run, tmp_path / "longer"))
     assert "can only be extended" in refused(capsys, "train", "--resume", longer, "--epochs", "0")
     assert call("train", "--resume", longer, "--epochs", "2") == 0
@@ -103,7 +103,7 @@ def test_eval_tests_every_trial_again(run, tmp_path, capsys):
     assert header == [columns] * 11  # nothing is cut at 80 columns
 
 
-def test_weights_refuse_a_trial_whose_people_they_saw(run, tmp_path, capsys):
+def test_a_trial_with_people_seen_in_training_is_rejected(run, tmp_path, capsys):
     third = Path(shutil.copytree(run / "trial-03", tmp_path / "third"))
     line = refused(capsys, "eval", third, "--trial", "4")
     assert "was trained on regdb trial 3; regdb trial 4 tests with some of the same" in line
@@ -114,9 +114,7 @@ def test_weights_refuse_a_trial_whose_people_they_saw(run, tmp_path, capsys):
     assert "was trained on regdb trial 3" in refused(capsys, "eval", third)
 
 
-def test_fine_tuning_from_one_trial_is_refused_for_all_before_the_first(
-    run, root, tmp_path, capsys
-):
+def test_fine_tuning_all_trials_from_one_is_rejected_at_once(run, root, tmp_path, capsys):
     again = ("--data.root", root, *TINY, "--run-dir", tmp_path / "new", "--model.weights")
     line = refused(capsys, "train", "regdb", *again, run / "trial-01", "--trial", "all")
     assert "was trained on regdb trial 1, and so on identities that regdb trial 2 tests" in line
@@ -168,7 +166,7 @@ def test_only_regdb_has_ten_trainings(people, root, run, tmp_path, capsys):
     assert not (tmp_path / "r").exists()
 
 
-def test_options_that_cannot_work_touch_nothing(root, run, tmp_path, capsys):
+def test_impossible_options_touch_nothing(root, run, tmp_path, capsys):
     args = ("--data.root", root, "--trial", "all", *TINY, "--data.p", "99")
     assert "--data.p 99" in refused(capsys, "train", "regdb", *args, "--run-dir", tmp_path / "r")
     assert not (tmp_path / "r").exists()

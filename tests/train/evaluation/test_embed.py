@@ -65,7 +65,7 @@ def test_score_gives_evals_figures_in_every_mode(run, tmp_path, capsys):
     assert names == [*(f"gallery-{t:02d}.npz" for t in range(1, 11)), "query.npz"]
 
 
-def test_it_does_with_a_flip_test_and_re_ranking(people, tmp_path, capsys):
+def test_score_gives_evals_figures_with_flip_test_and_re_ranking(people, tmp_path, capsys):
     run = tmp_path / "run"
     make_run(run, people, "sysu")
     options = {
@@ -82,7 +82,7 @@ def test_it_does_with_a_flip_test_and_re_ranking(people, tmp_path, capsys):
     assert about["flip_test"] is True
 
 
-def test_it_does_for_regdb_and_a_table(tmp_path, capsys):
+def test_score_gives_evals_figures_for_regdb_and_a_table(tmp_path, capsys):
     for root, name in ((trees.regdb, "regdb trial 1"), (trees.table, "people")):
         place = root(tmp_path / root.__name__)
         run = tmp_path / f"{root.__name__}-run"
@@ -158,7 +158,7 @@ def test_images_are_looked_up_in_the_data_set(run, embedded, people, tmp_path, c
     )
 
 
-def test_linked_folders_are_embedded_and_what_is_not_is_counted(run, people, tmp_path, capsys):
+def test_linked_folders_are_embedded_and_other_files_are_counted(run, people, tmp_path, capsys):
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
     cameras = sorted((people / "cam3").iterdir())[:2]
     shutil.copytree(cameras[0], folder / "real")
@@ -181,7 +181,7 @@ def test_linked_folders_are_embedded_and_what_is_not_is_counted(run, people, tmp
     assert f"1 hidden, as {folder / 'real' / '._0001.jpg'}" in printed
 
 
-def test_a_csv_names_images_of_any_data_set(run, embedded, people, tmp_path, capsys):
+def test_a_csv_labels_images_of_any_data_set(run, embedded, people, tmp_path, capsys):
     query = np.load(embedded / "indoor-single-shot" / "query.npz")
     file = tmp_path / "list.csv"
     with file.open("w", newline="") as opened:
@@ -198,7 +198,7 @@ def test_a_csv_names_images_of_any_data_set(run, embedded, people, tmp_path, cap
     np.testing.assert_allclose(found["features"], query["features"][:3], rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_embedded_is_one_clear_line(run, people, tmp_path, capsys):
+def test_what_cannot_be_embedded_gives_one_clear_line(run, people, tmp_path, capsys):
     image = next(people.glob("cam3/*/*.jpg"))
     text = tmp_path / "notes.txt"
     text.write_text("no image")
@@ -244,7 +244,7 @@ def test_a_folder_that_embed_made_is_replaced_only_when_asked(run, embedded, tmp
         assert one == other
 
 
-def test_weights_refuse_a_test_whose_people_they_saw(tmp_path, capsys):
+def test_a_test_on_people_seen_in_training_is_rejected(tmp_path, capsys):
     root = trees.regdb(tmp_path / "RegDB", num_ids=4, num_images=1)
     make_run(tmp_path / "run", root, "regdb trial 3")
     line = refused(capsys, "embed", tmp_path / "run", "--out", tmp_path / "out")

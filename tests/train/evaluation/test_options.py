@@ -75,7 +75,7 @@ def test_a_flip_test_is_the_mean_of_an_image_and_its_mirror_image(run, tmp_path)
         ),
     ],
 )
-def test_eval_says_what_it_did_and_leaves_the_plain_result(
+def test_eval_discloses_its_options_and_keeps_the_plain_result(
     run, tmp_path, capsys, options, name, words, test_time
 ):
     run = Path(shutil.copytree(run, tmp_path / "run"))
@@ -96,7 +96,7 @@ def test_eval_says_what_it_did_and_leaves_the_plain_result(
     assert result["mAP"] != plain["mAP"]
 
 
-def test_each_trial_has_the_figures_of_a_re_ranking_of_its_own(people):
+def test_each_trial_is_re_ranked_separately(people):
     protocol = read_protocol(DataOptions(), people)
     index = protocol.index
     rng = np.random.default_rng(0)
@@ -150,7 +150,7 @@ def test_the_report_labels_such_figures(run, tmp_path):
     assert page.count("flip-test, re-ranked") == 3  # link, heading and lead of that section alone
 
 
-def test_a_test_of_another_kind_is_refused_as_the_plain_result(run, tmp_path, capsys):
+def test_a_test_with_options_is_rejected_as_the_plain_result(run, tmp_path, capsys):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     assert call("eval", copy, "--flip-test", *CPU) == 0
     shutil.copy(copy / "result-flip-test.json", copy / "result.json")
@@ -171,7 +171,7 @@ def side(file: Path, **arrays: object) -> Path:
     return file
 
 
-def test_score_discloses_what_the_files_say(tmp_path, capsys):
+def test_score_discloses_the_flip_test_of_its_files(tmp_path, capsys):
     plain = [side(tmp_path / name) for name in ("q.npz", "gal.npz")]
     flipped = [side(tmp_path / f"flip-{f.name}", flip_test=np.True_) for f in plain]
     out = tmp_path / "out.json"
@@ -208,7 +208,7 @@ def test_score_in_python_re_ranks(tmp_path):
     assert found["test_time"]["re_rank"] == {"k1": 3, "k2": 2, "lambda": 0.1}
 
 
-def test_wrong_use_is_one_line(run, tmp_path, capsys, monkeypatch):
+def test_wrong_use_gives_one_line(run, tmp_path, capsys, monkeypatch):
     sides = ("--query", side(tmp_path / "q.npz"), "--gallery", side(tmp_path / "gal.npz"))
     for command in (("eval", run), ("score", *sides, "--protocol", "plain")):
         for options, message in (

@@ -102,7 +102,7 @@ def broken(**changes) -> dict:
         ),
     ],
 )
-def test_arrays_that_cannot_serve_are_named(tmp_path, arrays, message):
+def test_invalid_arrays_are_named(tmp_path, arrays, message):
     file = tmp_path / "q.npz"
     np.savez(file, **arrays)
     with pytest.raises(InputError, match=f"q.npz: {message}"):
@@ -122,7 +122,7 @@ def write(file: Path, content: bytes) -> Path:
     return file
 
 
-def test_files_that_are_no_features_are_refused(tmp_path):
+def test_files_without_features_are_rejected(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_features(tmp_path / "nowhere.npz")
     with pytest.raises(InputError, match=r"is not an \.npz file of plain arrays"):
@@ -135,7 +135,7 @@ def test_files_that_are_no_features_are_refused(tmp_path):
         read_features(tmp_path / "c.npy")
 
 
-def test_a_pickle_in_the_file_is_not_run(tmp_path):
+def test_a_pickle_in_the_file_is_not_executed(tmp_path):
     class Bomb:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
@@ -147,7 +147,7 @@ def test_a_pickle_in_the_file_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_cannot_be_ranked_says_why():
+def test_what_cannot_be_ranked_is_explained():
     q, g = sides()
     with pytest.raises(InputError, match="--protocol nonsense: unknown; choose one of sysu, regdb"):
         score(Features(**q), Features(**g), "nonsense")
@@ -194,12 +194,12 @@ def with_cameras(**cameras: list[int]) -> list[Features]:
         ("market", [-1], [1, 2], r"query.npz: camids holds -1, which is not a camera"),
     ],
 )
-def test_cameras_that_a_protocol_cannot_have_are_refused(protocol, query, gallery, message):
+def test_cameras_that_a_protocol_does_not_have_are_rejected(protocol, query, gallery, message):
     with pytest.raises(InputError, match=message):
         score(*with_cameras(query=query, gallery=gallery), protocol)
 
 
-def test_the_result_tells_rule_cameras_and_an_unusual_direction():
+def test_the_result_states_rule_cameras_and_an_unusual_direction():
     found = score(*with_cameras(query=[3, 6], gallery=[1, 2]), "sysu")
     assert found["cameras"] == {"query": [3, 6], "gallery": [1, 2]}
     assert found["rule"] == RULES["sysu"].about
@@ -217,7 +217,7 @@ def test_queries_without_a_match_are_counted():
     assert (found["num_query"], found["num_query_left_out"]) == (50, 30)
 
 
-def test_queries_that_would_find_themselves_are_refused():
+def test_queries_that_would_match_themselves_are_rejected():
     q, g = (Features(**arrays, name=name) for arrays, name in zip(sides(), "qg", strict=True))
     everybody = Features(
         *(np.concatenate([getattr(q, n), getattr(g, n)]) for n in ("features", "pids", "camids"))
@@ -228,7 +228,7 @@ def test_queries_that_would_find_themselves_are_refused():
     assert score(q, everybody, "market")["num_gallery"] == 200  # which ignores them itself
 
 
-def test_features_without_a_distance_are_refused():
+def test_features_without_a_distance_are_rejected():
     q, g = sides()
     q["features"][7] = 0
     with pytest.raises(InputError, match="features, row 7: is all zeros and has no cosine"):
@@ -240,7 +240,7 @@ def test_features_without_a_distance_are_refused():
             score(*scaled, "sysu")
 
 
-def test_the_command_tells_what_figures_rest_on(tmp_path, capsys):
+def test_the_command_states_the_basis_of_its_figures(tmp_path, capsys):
     files = [tmp_path / name for name in ("q.npz", "g.npz")]
     for file, arrays in zip(files, sides(), strict=True):
         np.savez(file, **arrays)
@@ -256,7 +256,7 @@ def test_the_command_tells_what_figures_rest_on(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_damaged_file_is_read_right_or_refused_in_one_line(tmp_path, save):
+def test_a_damaged_file_is_read_correctly_or_rejected_in_one_line(tmp_path, save):
     """Every way of damaging it that a few hundred tries find: zip, zlib, NumPy's header, data."""
     file = tmp_path / "q.npz"
     arrays = {name: array[:9] for name, array in sides()[0].items()}

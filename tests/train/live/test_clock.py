@@ -16,7 +16,7 @@ def batches(count: int, seconds: float):
         yield None
 
 
-def test_waits_are_added_up_and_nothing_else():
+def test_only_waits_are_added_up():
     clock = Clock(CPU, seconds=10.0, waited=1.0)
     for _ in clock.time_waits(batches(4, 0.05)):
         time.sleep(0.02)
@@ -45,7 +45,7 @@ def test_a_gpu_waits_only_when_it_has_nothing_to_do(work_ms, waits, gpu):
 
 
 @pytest.mark.gpu
-def test_a_look_at_the_share_of_waiting_does_not_wait_for_the_gpu(gpu):
+def test_reading_the_wait_share_does_not_wait_for_the_gpu(gpu):
     clock = Clock(gpu)
     for _ in clock.time_waits(batches(20, 0.0)):
         torch.cuda._sleep(40_000_000)  # some 20 ms

@@ -40,7 +40,7 @@ def shown(stream: io.TextIOWrapper) -> str:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_training_ends_whatever_the_terminal_can_write(people, tmp_path, monkeypatch, encoding):
+def test_training_works_with_any_terminal_encoding(people, tmp_path, monkeypatch, encoding):
     streams = terminal(monkeypatch, encoding)
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *SMALL, "--epochs", "1")
     if encoding in ("ascii", "gbk"):  # a training each; the others show less
@@ -60,7 +60,7 @@ def test_a_training_ends_whatever_the_terminal_can_write(people, tmp_path, monke
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_tables_stay_straight(monkeypatch, encoding):
+def test_tables_stay_aligned(monkeypatch, encoding):
     stream = terminal(monkeypatch, encoding)["stdout"]
     stream.reconfigure(errors=HANDLER)
     Display().result(RESULT)
@@ -73,7 +73,7 @@ def test_tables_stay_straight(monkeypatch, encoding):
         assert len({tuple(np.flatnonzero([c == "|" for c in row])) for row in rows}) == 1
 
 
-def test_names_in_brackets_are_shown_as_they_are(capsys):
+def test_names_in_brackets_are_shown_unchanged(capsys):
     Display().say("run       runs/[/x] [red]a[/red]")
     assert capsys.readouterr().out == "run       runs/[/x] [red]a[/red]\n"
 
