@@ -1,4 +1,4 @@
-"""The program from its front door: train, eval, make, preview, and every way of using it wrong."""
+"""The command line end to end: train, eval, make, preview, and wrong use."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def events(run: Path, kind: str) -> list[dict]:
 
 
 def curve(run: Path) -> list[tuple]:
-    """All that an epoch's line holds of the mathematics."""
+    """Returns the deterministic values of each epoch's record."""
     fields = ("loss", "loss_cls", "loss_tri", "confidence", "probability")
     return [tuple(str(line[f]) for f in fields) for line in events(run, "epoch")]
 
@@ -99,7 +99,7 @@ def test_eval_repeats_the_result_exactly_and_shows_the_table(run, tmp_path, caps
 
 def test_equal_seeds_give_bit_identical_losses_and_others_differ(run, people, tmp_path):
     args = ("train", "demo", "--data.root", people, *SMALL)
-    # Neither threads nor prefetch depth nor the pixel cache may change a loss.
+    # Threads, prefetch depth and pixel cache must not change the losses.
     repeat, other = tmp_path / "repeat", tmp_path / "other"
     differently = ("--data.threads", "1", "--data.prefetch", "4", "--data.cache", "none")
     assert call(*args, "--run-dir", repeat, *differently) == 0
@@ -199,7 +199,7 @@ def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
     assert "Traceback" not in error
     assert f"`cdp train --replay-batch {tmp_path / 'r'}` shows that batch" in error
 
-    config = tmp_path / "r" / "config.json"  # as of a run that kept its pixels on a GPU
+    config = tmp_path / "r" / "config.json"  # as if the run had cached pixels on a GPU
     config.write_text(config.read_text().replace('"cache": "host"', '"cache": "gpu"'))
     assert '"cache": "gpu"' in config.read_text()
     capsys.readouterr()
@@ -277,7 +277,7 @@ def test_every_command_has_help(args, capsys):
 
 
 def test_the_installed_command_trains_on_new_people(tmp_path):
-    """In a process of its own, from another folder: what a newcomer types."""
+    """In its own process, from another folder, as a new user would run it."""
 
     def command(*args: str) -> subprocess.CompletedProcess:
         return subprocess.run(

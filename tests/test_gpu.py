@@ -1,4 +1,4 @@
-"""The whole program on a GPU, from its front door."""
+"""The whole program on a GPU, from the command line."""
 
 import json
 import shutil
@@ -25,13 +25,13 @@ ON_THE_GPU += ["--data.height-px", "64", "--data.width-px", "32"]  # for bf16 on
 
 @pytest.fixture
 def front_door(unchecked):
-    """Calls that torch.compile can look through."""
+    """Calls the command line without shape checks, which torch.compile cannot trace."""
     return call
 
 
 @pytest.fixture(scope="module")
 def run(people, tmp_path_factory) -> Path:
-    """A finished run, compiled and recorded, its pixels on the GPU; tests must not change it."""
+    """A finished run, compiled and recorded, with cached pixels on the GPU; do not change it."""
     import jaxtyping
 
     folder = tmp_path_factory.mktemp("runs") / "gpu"
@@ -63,7 +63,7 @@ def test_dhsm_updates_the_probabilities(run):
 
 
 def test_streaming_and_cached_runs_start_with_the_same_losses(run, people, tmp_path, front_door):
-    """The JPEG engine may take other images of a batch, so pixels differ by a step of rounding."""
+    """Pixels may differ by one rounding step, as the JPEG engine may decode other images."""
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *ON_THE_GPU, "--epochs", "1")
     for cache in ("none", "host"):
         assert front_door("train", "demo", *args, "--data.cache", cache, "--overwrite") == 0

@@ -12,7 +12,7 @@ from train.live.display import Display
 
 
 def test_the_step_after_an_idle_gpu_is_not_counted():
-    """Steps of 20, 20 and 30 ms follow one that began with a start from nothing."""
+    """Steps of 20, 20 and 30 ms follow one that started with an idle GPU."""
     ends = [1.0, 1.5, 1.52, 1.54, 1.57]
     waits = [(1.0, 1.48), (1.5, 1.507), (1.52, 1.52), (1.54, 1.54)]
     step_ms, wait = times(ends, waits)
@@ -32,4 +32,4 @@ def test_a_gpu_round_has_enough_steps_for_a_99th_percentile(people, capsys):
 
     assert enough_steps(on_gpu, LEAD + 30 + TAIL).steps == 30
     assert "an epoch has 40 batches: 30 steps per round" in capsys.readouterr().out
-    assert enough_steps(on_gpu, 5).steps == 20  # which the loader's side refuses
+    assert enough_steps(on_gpu, 5).steps == 20  # rejected later by the loader's side

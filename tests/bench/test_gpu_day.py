@@ -1,4 +1,4 @@
-"""The day on a GPU: a script whose jobs survive each other, first contact, and the summary."""
+"""The GPU day: a script with independent jobs, first contact, and the summary."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from pipeline.graph import Stage
 
 REPO = Path(__file__).parents[2]
 DAY = REPO / "bench" / "gpu_day.sh"
-# Stands for PYTHON: the summary is the real one, each other job does what the test says.
+# Replaces PYTHON: runs the real summary; every other job does what the test says.
 INTERPRETER = """\
 #!{python}
 import os, sys, time
@@ -32,7 +32,7 @@ print("ran", module, *words, flush=True)
 
 
 def start(out: Path, minutes: int, jobs: str, **environ: str) -> subprocess.Popen[str]:
-    """The script, with an interpreter that does as `jobs` says."""
+    """Starts the script with an interpreter that does what `jobs` says."""
     python = out.parent / "python"
     out.parent.mkdir(exist_ok=True)
     python.write_text(INTERPRETER.format(python=sys.executable, jobs=jobs))
@@ -131,7 +131,7 @@ def test_a_killed_day_keeps_its_results_and_leaves_no_process(tmp_path):
 
 @pytest.mark.slow
 def test_a_job_that_hangs_is_stopped_and_leaves_its_stack(tmp_path):
-    """One that does not heed SIGTERM; the script's shortest day is a minute."""
+    """The job ignores SIGTERM; the script's shortest day is a minute."""
     out = tmp_path / "day"
     jobs = (
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -218,7 +218,7 @@ def test_contact_without_dali_still_runs_a_step(tmp_path):
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    """What a day leaves."""
+    """The files that a day leaves."""
     out = tmp_path / "day"
     (out / "trace").mkdir(parents=True)
     (out / "train").mkdir()

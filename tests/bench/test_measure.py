@@ -62,7 +62,7 @@ def test_only_the_middle_of_a_pass_is_timed():
     passing = batches()
     done = steady(passing, steps, images=4)
     assert next(passing) == LEAD + steps
-    # With one slower batch before or after them it would be 0.33 of that.
+    # A slower batch before or after them would reduce it to 0.33 of that.
     assert 0.5 * 4 / slow < done.rate <= 1.01 * 4 / slow
     assert done.cpu_us < 0.5 * 1e6 / done.rate  # it slept
 
@@ -85,7 +85,7 @@ def test_cpu_time_counts_this_process_and_its_workers():
     worker = subprocess.Popen(["sh", "-c", "while :; do :; done"])
     try:
         before = cpu_seconds()
-        while cpu_seconds() - before < 0.25:  # for ever, were the worker not counted
+        while cpu_seconds() - before < 0.25:  # an endless loop if the worker is not counted
             time.sleep(0.01)
     finally:
         worker.kill()

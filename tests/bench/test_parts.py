@@ -1,4 +1,4 @@
-"""The parts of `cdp bench` that have options of their own."""
+"""The parts of `cdp bench` with their own options."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The peers do the work that our loader does: same images, flips, spectra, near-equal pixels."""
+"""The peers do the same work as our loader: same images, flips, spectra, similar pixels."""
 
 import threading
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_peer_makes_the_same_pairs_as_our_loader(index, peer: type[Items], aug
         if peer is Spdl:
             theirs = theirs.permute(0, 1, 4, 2, 3)
         expected = batch.images.permute(0, 1, 4, 2, 3).float()
-        # Another resize, antialiased alike: a level or two on average, hardly more anywhere.
+        # Other antialiased resizing differs by a level or two on average, rarely by more.
         difference = (theirs.float() - expected).abs()
         assert difference.mean() < (4 if peer is Spdl else 1.5)  # FFmpeg decodes less exactly
         flipped = (theirs.flip(-1).float() - expected).abs()
@@ -96,7 +96,7 @@ def test_the_gpu_peer_decodes_gray_files_and_any_size(tmp_path, device):
 
 def test_the_gpu_peer_leaves_no_thread_behind(index):
     planned = plan(index, OPTIONS, steps=6)
-    before = set(threading.enumerate())  # those of other tests may still be ending
+    before = set(threading.enumerate())  # threads of other tests may still be ending
     made = gpu_peers.batches(planned, (64, 32), CPU, threads=2)
     next(made)
     assert set(threading.enumerate()) - before
@@ -112,5 +112,5 @@ def test_the_gpu_peer_leaves_no_thread_behind(index):
 def test_the_gpu_peer_says_why_it_is_left_out(index):
     items = plan(index, OPTIONS, steps=1)[0]
     assert gpu_peers.why_not(items, CPU) == "needs a GPU"
-    if torch.cuda.device_count() == 0:  # as where torchvision has no nvJPEG
+    if torch.cuda.device_count() == 0:  # as if torchvision had no nvJPEG
         assert gpu_peers.why_not(items, torch.device("cuda"))

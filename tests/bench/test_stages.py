@@ -44,4 +44,4 @@ def test_a_rejected_decoder_is_left_out_with_a_remark(session, monkeypatch, caps
 
     monkeypatch.setattr(stages, "HARDWARE_LOADS", (1.5,))
     stages._compare_decoders(session, steps=2)
-    assert len(session.comparisons) == 1  # nothing was left to compare
+    assert len(session.comparisons) == 1  # nothing left to compare

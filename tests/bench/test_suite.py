@@ -1,4 +1,4 @@
-"""`cdp bench` from the command line, on data and a network small enough for seconds."""
+"""`cdp bench` from the command line, on small data and a small network."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What is said of the difference between our step and timm's."""
+"""The listed differences between our step and timm's."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Images that cannot be read: named, or replaced by others of the same person, and listed."""
+"""Unreadable images: named, or replaced by others of the same person and listed."""
 
 import dataclasses
 import os
@@ -51,7 +51,7 @@ def test_a_bad_image_is_replaced_by_one_of_the_same_person_and_modality(root, ca
         damage(index.path(victim), how)
 
     loader = TrainingLoader(index, options, CPU, 0)
-    for _ in range(2):  # the second epoch knows them
+    for _ in range(2):  # the second epoch knows the bad images
         batches = list(loader.epoch(1, spectrum.uniform()))
         assert sorted(loader.plan.bad) == sorted(set(victims))
         assert len(batches) == len(good)
@@ -63,7 +63,7 @@ def test_a_bad_image_is_replaced_by_one_of_the_same_person_and_modality(root, ca
             assert (index.modality[batch.rows] == index.modality[rows]).all()
             assert batch.images.shape == (16, 2, 32, 16, 3)
 
-    # What a loader that never meets the bad ones makes of the same rows, to the bit.
+    # Bit-identical to a loader for the same rows that never meets the bad images.
     kept = TrainingLoader(index, options, CPU, 0)
     kept.plan.bad = dict(loader.plan.bad)
     for batch, again in zip(batches, kept.epoch(1, spectrum.uniform()), strict=True):

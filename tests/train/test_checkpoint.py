@@ -1,4 +1,4 @@
-"""Checkpoints: equal runs give equal files, foreign files are refused, and trials do not leak."""
+"""Checkpoints: equal runs give equal files, foreign files are rejected, trials do not leak."""
 
 import json
 
@@ -30,7 +30,7 @@ def run(tmp_path):
 
 
 def make_state(num_classes: int = 5, seed: int = 0) -> State:
-    """A network after one step, and all that goes with it."""
+    """A network and its training state after one step."""
     torch.manual_seed(seed)
     network = Network(OPTIONS, num_classes)
     plain = StepOptions("off", "off", "on", "off")
@@ -66,7 +66,7 @@ def test_saved_state_is_restored_bit_for_bit(run):
     state, other = make_state(), make_state(seed=1)
     before = {name: value.clone() for name, value in state.tensors().items()}
     checkpoint.save(run, state, at(3, 2), "sysu")
-    torch.rand(9)  # dropout drew
+    torch.rand(9)  # as if dropout had drawn
     progress = checkpoint.restore(run, other, pytest.fail)
     assert_same(other.tensors(), before)
     assert (progress.epoch, progress.step) == (3, 2)
@@ -76,7 +76,7 @@ def test_saved_state_is_restored_bit_for_bit(run):
 
 @pytest.mark.parametrize(("precision", "fused"), [("off", "on"), ("off", "off"), ("fp16", "off")])
 def test_a_step_after_a_restart_equals_the_step_without_it(run, precision, fused):
-    """Adam's moments lie as their weights do, and fp16's scale grows after whole steps."""
+    """Adam's moments have their weights' memory layout; fp16's scale grows after whole steps."""
 
     def begin() -> tuple[TrainingStep, State]:
         network, mining, step = make_step(precision, fused_optimizer=fused)

@@ -1,4 +1,4 @@
-"""The configuration: to disk and back, presets as the paper says, bad values refused."""
+"""The configuration: to disk and back, the paper's presets, invalid values."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Eq. 5-7 by hand, every degenerate case, and what `Mining` sums."""
+"""Eq. 5-7 by hand, every degenerate case, and the sums of `Mining`."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_ending_an_epoch_gives_the_next_p_hat_and_resets_the_sums():
     assert mining.probability.tolist() == [0.25] * 4
     mining.add(torch.tensor([[1.8, 0.8, 0.7, 0.0], [2, 1, 1, 0]], dtype=torch.float64))
     next_p_hat = mining.end_epoch()
-    np.testing.assert_allclose(mining.r, [0.9, 0.8, 0.7, 0.0])  # X was not drawn: R as it was
+    np.testing.assert_allclose(mining.r, [0.9, 0.8, 0.7, 0.0])  # X was not drawn and keeps its R
     np.testing.assert_allclose(next_p_hat, [0.08125, 0.1375, 0.19375, 0.5875])
     assert next_p_hat is mining.probability
     assert not mining.sums.any()

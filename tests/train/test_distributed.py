@@ -24,7 +24,7 @@ REPOSITORY = Path(cdp.__file__).parent
 
 @pytest.fixture(scope="module")
 def out(people, tmp_path_factory) -> Path:
-    """What `tests.train.ranks` left, in a folder for each number of ranks."""
+    """The files of `tests.train.ranks`, one folder per number of ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     ranks.main(people, folder / "1")
     started = subprocess.run(
@@ -43,7 +43,7 @@ def out(people, tmp_path_factory) -> Path:
 def test_a_few_steps_equal_those_of_one_process(out, n):
     alone, shared = (torch.load(out / str(i) / "step.pt") for i in (1, n))
     assert set(alone) == set(shared)
-    # The same batches, whole on every rank; the same losses; the same gradients.
+    # Same batches, complete on every rank; same losses; same gradients.
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-6, atol=1e-9, msg=name)
 
@@ -81,7 +81,9 @@ def test_a_run_of_several_ranks_is_extended(out, n):
         *(("epoch", 3), ("eval", 3)),
     ]
     rates = [e["lr"] for e in after if e["event"] == "epoch"]
-    assert rates == pytest.approx([1e-3, 1e-5, 1e-5])  # of two epochs, then the third of three
+    assert rates == pytest.approx(
+        [1e-3, 1e-5, 1e-5]
+    )  # milestones of two epochs, then of three for the third
     result = json.loads((out / str(n) / "longer" / "result.json").read_text())
     assert "resumed from 2 to 3 epochs" in result["training"]
     assert json.loads((out / str(n) / "longer" / "config.json").read_text())["history"] == [
@@ -90,7 +92,7 @@ def test_a_run_of_several_ranks_is_extended(out, n):
 
 
 def test_a_run_resumes_with_another_number_of_ranks(out, tmp_path, people):
-    """Two epochs on two ranks, of which the second is taken away and done again on one."""
+    """Two epochs on two ranks; the second is removed and repeated on one rank."""
     run = out / "2" / "run"
     before = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     copy = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Collapsed features: found by hand-made figures, and in runs that are made to collapse."""
+"""Collapsed features: detected in hand-made figures, and in runs made to collapse."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def test_the_spread_is_the_root_mean_square_distance_from_the_mean():
     [
         ({}, True),
         ({3: 20.0 * divergence.SMALL * 1.01}, False),  # features still differ
-        ({2: 0.35}, True),  # as collapsed features flicker
+        ({2: 0.35}, True),  # collapsed features fluctuate
         ({2: 0.2}, False),  # the triplet loss still tells them apart
         ({1: 3.0}, False),  # so does the classifier
         ({1: 3.0, 2: 0.2}, False),
@@ -70,7 +70,7 @@ def test_a_collapse_is_reported_once_with_its_step_and_forgotten_after_recovery(
     assert "since step 11" in look(HEALTHY, HEALTHY, GONE, GONE, GONE, GONE, GONE)
 
 
-# Weight decay of 100 at a rate of 0.01 takes every weight to zero at the first step.
+# Weight decay of 100 at a learning rate of 0.01 sets all weights to zero in the first step.
 TO_ZERO = (
     *("--optimizer.name", "sgd", "--optimizer.lr", "0.01", "--optimizer.weight-decay", "100"),
     *("--optimizer.momentum", "0", "--model.no-bnneck", "--epochs", "3"),
@@ -92,7 +92,7 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsy
     assert checkpoint.progress_of(checkpoint.latest(run)).collapsed_since == 2
     assert not (run / "result.json").exists()
 
-    # Going on from that checkpoint finds what it found.
+    # Resuming from that checkpoint detects it again.
     assert call("train", "--resume", run) == 1
     assert "since step 2" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""`cdp export`: each format computes what the run's network does, and says how to use it."""
+"""`cdp export`: each format reproduces the run's network and documents its use."""
 
 import json
 import re
@@ -192,7 +192,9 @@ def test_attention_parts_and_gem_are_exported(people, tmp_path, name, unchecked)
     assert call("export", run, "--format", name, "--out", file) == 0
     infrared = torch.tensor([True, False, False])
     network = network_of(run)
-    assert network.backbone.layer2[0].non_local.norm.weight.min() > 0  # or it would do nothing
+    assert (
+        network.backbone.layer2[0].non_local.norm.weight.min() > 0
+    )  # otherwise it would do nothing
     expected = network.embed(pixels(3), infrared).detach()
     assert expected.shape == (3, 192)
     if name == "torchscript":

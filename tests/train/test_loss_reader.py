@@ -25,7 +25,7 @@ def test_on_a_gpu_reading_does_not_wait_and_waiting_loses_nothing(gpu):
     torch.cuda.synchronize()
     start = time.perf_counter()
     for step in range(1, 61):
-        torch.cuda._sleep(20_000_000)  # some 10 ms
+        torch.cuda._sleep(20_000_000)  # about 10 ms
         losses[step - 1] = float(step)
         if step % 20 == 0:
             assert len(loss_reader.read(step)) < step

@@ -1,4 +1,4 @@
-"""CMC, mAP, mINP against a brute-force reading of the protocol, hand-worked lists, properties."""
+"""CMC, mAP and mINP: against a brute-force implementation, by hand, and by properties."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from train.metrics import RANKS, Images, Ranking, distances, rank
 
 
 def brute_force(distance, query_pids, gallery_pids, ignore, unique):
-    """The protocol, one query and one gallery image at a time."""
+    """Applies the protocol to one query and one gallery image at a time."""
     cmc, aps, inps, chances = [], [], [], []
     for q, pid in enumerate(query_pids):
         allowed = [g for g in range(len(gallery_pids)) if not ignore[q][g]]
@@ -54,7 +54,7 @@ def run(query, query_pids, gallery, gallery_pids, unique=False, codes=(None, Non
 
 
 def one_query(pids: list[int], unique: bool = False, ignored: tuple[int, ...] = ()) -> Ranking:
-    """Person 7 searched in a list that is ranked as given."""
+    """Searches for person 7 in a list with the given ranking."""
     codes = [0 if g in ignored else g + 1 for g in range(len(pids))]
     return run([0], [7], np.arange(1, len(pids) + 1), pids, unique, codes=([0], codes))
 
@@ -122,7 +122,7 @@ def test_figures_do_not_change_if_the_order_is_kept(seed, unique):
     p = rng.permutation(60)
     permuted = run(query, query_pids, gallery[p], gallery_pids[p], unique, (codes[0], codes[1][p]))
     np.testing.assert_allclose(figures(permuted), before, rtol=1e-12)
-    # Other names for people and places.
+    # Other numbers for people and locations.
     names = rng.permutation(1000)
     relabelled = run(
         query,
@@ -133,7 +133,7 @@ def test_figures_do_not_change_if_the_order_is_kept(seed, unique):
         tuple(names[c] for c in codes),
     )
     np.testing.assert_allclose(figures(relabelled), before, rtol=1e-12)
-    # A monotone change of distances: scaled, rotated and moved.
+    # A monotone change of distances: scaled, rotated and translated.
     rotation, _ = np.linalg.qr(rng.standard_normal((4, 4)))
     changed = [8 * features @ rotation + 5 for features in (query, gallery)]
     moved = run(changed[0], query_pids, changed[1], gallery_pids, unique, codes)
@@ -169,7 +169,7 @@ def test_a_single_match():
 
 
 def test_ignored_pairs_are_removed_before_counting():
-    """The same-place rule: the nearest image, of the query's pid or not, does not exist for it."""
+    """The same-location rule: the query ignores the nearest image, whatever its pid."""
     assert one_query([7, 1, 7]).cmc[0] == 1
     ignored = one_query([7, 1, 7], ignored=(0,))
     assert ignored.cmc[:2].tolist() == [0, 1]
@@ -178,7 +178,7 @@ def test_ignored_pairs_are_removed_before_counting():
 
 
 def test_repeated_pids_count_once_in_cmc_but_not_in_map():
-    """The repeated-ID rule: three images of one wrong person cost a single rank."""
+    """The repeated-ID rule: three images of one wrong person count as a single rank."""
     plain, unique = one_query([1, 1, 1, 7]), one_query([1, 1, 1, 7], unique=True)
     assert plain.cmc[:4].tolist() == [0, 0, 0, 1]
     assert unique.cmc[:4].tolist() == [0, 1, 1, 1]
@@ -186,7 +186,7 @@ def test_repeated_pids_count_once_in_cmc_but_not_in_map():
 
 
 def test_repeated_pids_are_removed_after_the_exclusion():
-    # The wrong person's first image is ignored; the second one still holds a rank.
+    # The wrong person's first image is ignored; the second one still takes a rank.
     got = one_query([1, 1, 7], unique=True, ignored=(0,))
     assert got.cmc[:2].tolist() == [0, 1]
 
@@ -198,7 +198,7 @@ def test_queries_without_a_match_are_not_scored():
 
 
 def test_a_pool_too_large_for_16_bit_ranks_gives_the_same_figures():
-    # Ranks of up to 16,382 images fit in 16 bits; in more, what lies before a match is counted.
+    # Ranks of up to 16,382 images fit in 16 bits; beyond that, keys before a match are counted.
     rng = np.random.default_rng(0)
     gallery_pids = rng.integers(50, size=20000)
     gallery = rng.integers(0, 3000, 20000)

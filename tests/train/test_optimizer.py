@@ -1,4 +1,4 @@
-"""Learning rates by hand, groups that keep their scales, and optimizers against torch's own."""
+"""Learning rates by hand, scales of groups, and updates compared with torch's optimizers."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_each_group_has_its_multiple_of_the_rate(name, recorded):
     assert [float(rate) for rate in tensors] == pytest.approx([0.05, 0.5])
     set_learning_rate(optimizer, 0.2)
     assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.02, 0.2])
-    if recorded:  # a recorded step reads the very tensor that was there when it was recorded
+    if recorded:  # a recorded step keeps reading the tensor it was recorded with
         assert all(g["lr"] is t for g, t in zip(optimizer.param_groups, tensors, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Training on a pack is training on its loose files: batches, losses, weights and figures."""
+"""Training on packed files equals training on loose files: batches, losses, weights, figures."""
 
 import dataclasses
 import json
@@ -101,7 +101,7 @@ def test_a_run_equals_that_of_loose_files(people, packed, run, tmp_path):
     assert_same_run(ours, run)
     before = (run / "result.json").read_bytes()
     assert (ours / "result.json").read_bytes() == before
-    # Either is tested on the other.
+    # Test each run on the other data set.
     for folder, root in ((ours, people), (run, packed)):
         assert call("eval", folder, "--data-root", root, "--device", "cpu") == 0
         assert (folder / "result.json").read_bytes() == before
@@ -125,7 +125,7 @@ def test_regdb_keeps_its_trials_and_the_leak_check(tmp_path, capsys):
     eval_ = ("eval", tmp_path / "packed", "--device", "cpu")
     line = refused(capsys, *eval_, "--trial", "4")
     assert "was trained on regdb trial 3; on regdb trial 4" in line
-    # All ten are begun; the first finds too few people.
+    # All ten trials are started; the first finds too few people.
     args = ("--data.root", shards, "--run-dir", tmp_path / "all", *TINY, "--trial", "all")
     line = refused(capsys, "train", "regdb", *args, "--data.p", "99")
     assert "has only 4 training identities" in line

@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on as if it had not been: signals, cut points, locks."""
+"""Interrupted runs resume as if never interrupted: signals, kills, locks, extensions."""
 
 import json
 import os
@@ -25,14 +25,14 @@ TIMES = {"images_per_second", "data_wait", "seconds"}
 
 @pytest.fixture(scope="module")
 def whole(people, tmp_path_factory) -> Path:
-    """A run that nobody interrupted."""
+    """A run that was never interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert call("train", "demo", "--data.root", people, "--run-dir", folder, *ARGS) == 0
     return folder
 
 
 def lines(run: Path) -> list[dict]:
-    """metrics.jsonl without what a clock said."""
+    """Returns metrics.jsonl without timings."""
     written = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in TIMES} for line in written]
 
@@ -51,7 +51,7 @@ def assert_same_run(some: Path, other: Path) -> None:
 
 
 def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> None:
-    """Sends this process a signal after a step, once."""
+    """Sends this process a signal once, after a step."""
     show = Display.step
 
     def and_signal(self, e: int, losses: torch.Tensor, *args) -> None:
@@ -88,7 +88,7 @@ def test_an_interrupted_run_resumes_as_if_never_interrupted(
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint(whole, tmp_path):
-    """Cut metrics, no result, a checkpoint half-way: what kill -9 leaves."""
+    """Truncated metrics, no result, a checkpoint inside an epoch: what kill -9 leaves."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     checkpoint.latest(run).unlink()
     (run / "result.json").unlink()
@@ -116,7 +116,7 @@ def test_a_run_without_a_checkpoint_starts_again(whole, tmp_path):
 
 
 def test_a_run_from_other_hardware_resumes_if_a_device_is_given(whole, tmp_path, capsys):
-    """As of a machine with a GPU; on this one it is trained with what this one has."""
+    """The run's configuration is from a machine with a GPU; it resumes on this machine's CPU."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     checkpoint.latest(run).unlink()
     config = json.loads((run / "config.json").read_text())
@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_version_is_rejected(whole, tmp_path, monkeypatc
 
 @pytest.fixture(scope="module")
 def longer(whole, tmp_path_factory) -> Path:
-    """The run that nobody interrupted, finished and then trained for an epoch more."""
+    """The uninterrupted run, finished and then extended by an epoch."""
     run = Path(shutil.copytree(whole, tmp_path_factory.mktemp("runs") / "longer"))
     assert call("train", "--resume", run, "--epochs", str(EPOCHS + 1)) == 0
     return run
@@ -169,7 +169,7 @@ def longer(whole, tmp_path_factory) -> Path:
 
 def test_a_finished_run_is_extended_and_says_so(whole, longer, tmp_path, capsys):
     before, after = lines(whole), lines(longer)
-    assert after[: len(before)] == before  # its old lines stay, that of its end included
+    assert after[: len(before)] == before  # keeps the old lines, including the final one
     assert [(e["event"], e["epoch"]) for e in after[len(before) :]] == [("epoch", 4), ("eval", 4)]
     cfg = run_folder.read_config(longer)
     assert (cfg.epochs, cfg.history) == (4, (Stretch(3, 3),))
@@ -197,7 +197,7 @@ def test_a_killed_extended_run_resumes_bit_for_bit(longer, tmp_path):
 
 
 def test_the_learning_rate_of_an_extended_run_is_printed(whole, tmp_path, capsys, monkeypatch):
-    """A signal right at its beginning: what it has trained is not lost, nor is its length."""
+    """A signal right after the resume: trained epochs and the new total are kept."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     signal_at(monkeypatch, EPOCHS + 1, 1, signal.SIGTERM)
     assert call("train", "--resume", run, "--epochs", "10") == 3
@@ -207,9 +207,9 @@ def test_the_learning_rate_of_an_extended_run_is_printed(whole, tmp_path, capsys
     assert "from epoch 8: 0.001 to 0.0001" in printed.out
     assert f"`cdp train --resume {run} --epochs 10`" in printed.err
     assert run_folder.read_config(run).epochs == 10
-    assert run_folder.read_result(run) == run_folder.read_result(whole)  # until there is another
+    assert run_folder.read_result(run) == run_folder.read_result(whole)  # until there is a new one
     assert run_folder.read_metrics(run)[-1]["epoch"] == EPOCHS
-    # Epoch 4 has begun at the rate of ten epochs, so it is one of ten: no fewer than 4 will do.
+    # Epoch 4 started with the learning rate for ten epochs, so at least 4 epochs are needed.
     for number, status in (("3", 2), ("0", 2)):
         assert call("train", "--resume", run, "--epochs", number) == status
         assert f"--epochs {number}: the run is already at epoch 4" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The files of a run folder: understood, or refused in one line that names them."""
+"""The files of a run folder: read, or rejected in one line that names them."""
 
 import json
 import os

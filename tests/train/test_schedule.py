@@ -1,4 +1,4 @@
-"""A run that is trained for another number of epochs than it began with: its rates, its words."""
+"""A run resumed with another number of epochs: learning rates and disclosure."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_a_run_is_extended_twice_or_reset():
     assert again.history == (Stretch(10, 10), Stretch(12, 20))
     assert rates(again)[:12] == rates(longer)[:12]
     assert "resumed from 10 to 20 to 40 epochs" in schedule.disclosure(again, 40)["training"]
-    # What no epoch was trained with leaves no trace.
+    # Totals that no epoch was trained with are not recorded.
     assert schedule.extended(longer, 10, 40).history == (Stretch(10, 10),)
     assert schedule.extended(longer, 10, 10) == RUN
     shorter = schedule.extended(RUN, 3, 5)

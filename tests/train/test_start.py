@@ -1,4 +1,4 @@
-"""Fine-tuning: from a run, a checkpoint or an export, and what such a start is refused for."""
+"""Fine-tuning from a run, a checkpoint or an export, and what is rejected."""
 
 import shutil
 from pathlib import Path

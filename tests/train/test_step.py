@@ -1,4 +1,4 @@
-"""One optimizer step: what it returns, what it learns from, each precision."""
+"""One optimizer step: its figures, its updates, every precision."""
 
 import dataclasses
 from typing import get_args
@@ -94,7 +94,7 @@ def test_gradients_are_clipped_to_the_norm_over_all_weights():
 
 
 def test_fp16_clips_unscaled_gradients():
-    # The first steps overflow at the scale that training begins with, and change nothing.
+    # The first steps overflow at the initial scale and change nothing.
     clipped = gradients_after(6, "fp16", 0.5)
     assert clipped.norm().item() == pytest.approx(0.5, rel=1e-3)
 
@@ -123,7 +123,7 @@ def losses_of_five_steps(precision: str = "off", device: torch.device = CPU, **s
 
 
 def assert_same_course(some, others, near: float) -> None:
-    """Equal but for rounding, which Adam's first updates, of full size each, enlarge."""
+    """Equal up to rounding, amplified by Adam's first updates, which have full size."""
     torch.testing.assert_close(some[0][0], others[0][0], rtol=near, atol=near)
     torch.testing.assert_close(some[0], others[0], rtol=500 * near, atol=500 * near)
     np.testing.assert_allclose(some[1], others[1], atol=500 * near)
@@ -167,7 +167,9 @@ def test_compiling_and_recording_do_not_change_the_losses(precision, unchecked, 
     near = {"off": 1e-4, "bf16": 3e-2, "fp16": 5e-3}[precision]
     losses, confidence = losses_of_five_steps(precision, gpu, **OFF)
     for on in (*({name: "on"} for name in OFF), dict.fromkeys(OFF, "on")):
-        if precision == "fp16" and "cuda_graph" in on:  # which records no other optimizer's step
+        if (
+            precision == "fp16" and "cuda_graph" in on
+        ):  # recording in fp16 needs the fused optimizer
             on = on | {"fused_optimizer": "on"}
         with own_stream(gpu):
             switched = losses_of_five_steps(precision, gpu, **OFF | on)
@@ -210,7 +212,7 @@ def test_a_step_never_waits_for_the_gpu(unchecked, gpu, switches):
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            losses = step(batch)  # raises if anything in it waits
+            losses = step(batch)  # raises if anything waits
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert losses.isfinite().all()
@@ -220,7 +222,7 @@ def test_a_step_never_waits_for_the_gpu(unchecked, gpu, switches):
 @pytest.mark.parametrize("structure", get_args(StructureName))
 @pytest.mark.parametrize("views", [1, 2])
 def test_every_structure_steps_on_the_gpu(unchecked, gpu, structure, views):
-    """Recorded, where its sizes allow; uncompiled, for time's sake."""
+    """Recorded if its shapes allow; not compiled, to save time."""
     torch.manual_seed(0)
     how = resolve_step(StepOptions(compile="off"), gpu, "bf16")
     method = Method(model=ModelOptions("test_resnet", "none", structure=structure))

@@ -1,4 +1,4 @@
-"""RegDB's ten trainings, from the command line: their mean, going on, and the guard of leaks."""
+"""RegDB's ten trainings from the command line: their mean, resuming, and the leak check."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_all_trainings_are_extended(run, tmp_path, capsys):
     assert [c["epochs"] for c in configs] == [2] * 10
     for result in (*results(longer), json.loads((longer / "result.json").read_text())):
         assert result["training"].startswith("resumed from 1 to 2 epochs")
-    # What died in between goes on without being told the number again.
+    # A killed extension resumes without repeating the option.
     before = (longer / "result.json").read_bytes()
     (longer / "trial-09" / "result.json").write_bytes(
         (run / "trial-09" / "result.json").read_bytes()
@@ -100,7 +100,7 @@ def test_eval_tests_every_trial_again(run, tmp_path, capsys):
     assert results(again) == results(run)
     header = [line.split() for line in capsys.readouterr().out.splitlines() if "rank1" in line]
     columns = ["protocol", "rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance"]
-    assert header == [columns] * 11  # nothing is cut at 80 columns
+    assert header == [columns] * 11  # nothing is truncated at 80 columns
 
 
 def test_a_trial_with_people_seen_in_training_is_rejected(run, tmp_path, capsys):
@@ -108,7 +108,7 @@ def test_a_trial_with_people_seen_in_training_is_rejected(run, tmp_path, capsys)
     line = refused(capsys, "eval", third, "--trial", "4")
     assert "was trained on regdb trial 3; regdb trial 4 tests with some of the same" in line
     assert call("eval", third, "--trial", "3", "--device", "cpu") == 0
-    # Nor does a changed configuration, or a checkpoint moved to another trial's run, help.
+    # Changing the configuration or moving the checkpoint to another trial's run does not help.
     config = third / "config.json"
     config.write_text(config.read_text().replace('"trial": 3', '"trial": 5'))
     assert "was trained on regdb trial 3" in refused(capsys, "eval", third)

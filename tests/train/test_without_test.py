@@ -1,4 +1,4 @@
-"""Data sets without a test split: trained with --no-test, and never credited with figures."""
+"""Data sets without a test split: trained with --no-test and never given figures."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ ARGS = [*SMALL, "--epochs", "1", "--eval-every", "0"]
 
 @pytest.fixture(scope="module")
 def root(people, tmp_path_factory) -> Path:
-    """People of whom nobody is set apart for the test."""
+    """Synthetic people without a test split."""
     root = Path(shutil.copytree(people, tmp_path_factory.mktemp("data") / "people"))
     (root / "exp" / "test_id.txt").unlink()
     (root / "exp" / "rand_perm_cam.mat").unlink()

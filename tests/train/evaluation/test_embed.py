@@ -1,4 +1,4 @@
-"""`cdp embed`: the files that score reads give eval's figures; images are who they are."""
+"""`cdp embed`: scoring its files gives eval's figures; images get the right labels."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def run(people, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def embedded(run, tmp_path_factory) -> Path:
-    """The run's own test; tests must not change it."""
+    """The run's own test, embedded; tests must not change it."""
     folder = tmp_path_factory.mktemp("embedded") / "test"
     assert call("embed", run, "--out", folder, "--device", "cpu") == 0
     return folder
@@ -42,7 +42,7 @@ def embedded(run, tmp_path_factory) -> Path:
 def same_figures(
     run: Path, folder: Path, capsys, tmp_path: Path, embed=(), re_rank=(), result="result.json"
 ) -> int:
-    """Follows the printed lines; each mode's figures must be eval's. Returns the modes."""
+    """Runs the printed commands; each mode's figures must equal eval's. Returns the modes."""
     assert call("eval", run, "--device", "cpu", *embed, *re_rank) == 0
     modes = json.loads((run / result).read_text())["modes"]
     capsys.readouterr()
@@ -166,7 +166,7 @@ def test_linked_folders_are_embedded_and_other_files_are_counted(run, people, tm
     (folder / "linked").symlink_to(elsewhere)
     (folder / "real" / "again").symlink_to(folder)
     (folder / "real" / "._0001.jpg").write_bytes(b"\x00\x05\x16\x07" + bytes(78))
-    odd = folder / os.fsdecode(b"n\xff.jpg")  # a name that is no UTF-8
+    odd = folder / os.fsdecode(b"n\xff.jpg")  # not valid UTF-8
     shutil.copy(next(cameras[0].iterdir()), odd)
     out = tmp_path / "F.npz"
     capsys.readouterr()

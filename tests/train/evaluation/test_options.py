@@ -1,4 +1,4 @@
-"""Tests that are no plain ones: what they do, and that nothing hides it."""
+"""Tests with options: what they compute, and that results always disclose them."""
 
 import json
 import shutil

@@ -164,7 +164,7 @@ def test_what_cannot_be_ranked_is_explained():
 
 
 def with_cameras(**cameras: list[int]) -> list[Features]:
-    """Query and gallery of these cameras."""
+    """Returns query and gallery with these cameras."""
     made = []
     for name, arrays in zip(("query", "gallery"), sides(), strict=True):
         camids = np.resize(np.array(cameras[name], np.int64), len(arrays["pids"]))
@@ -206,7 +206,7 @@ def test_the_result_states_rule_cameras_and_an_unusual_direction():
     assert "remark" not in found
     found = score(*with_cameras(query=[1, 2], gallery=[3, 6]), "sysu")
     assert found["remark"].startswith("queries are RGB and the gallery infrared, the reverse")
-    for protocol in ("market", "plain", "regdb"):  # number the cameras as they like
+    for protocol in ("market", "plain", "regdb"):  # any camera numbers
         assert score(*with_cameras(query=[0, 700], gallery=[8]), protocol)["num_query"] > 0
 
 
@@ -225,7 +225,7 @@ def test_queries_that_would_match_themselves_are_rejected():
     for protocol in ("plain", "regdb"):
         with pytest.raises(InputError, match=r"q: all 80 queries are in features too"):
             score(q, everybody, protocol)
-    assert score(q, everybody, "market")["num_gallery"] == 200  # which ignores them itself
+    assert score(q, everybody, "market")["num_gallery"] == 200  # the protocol ignores them
 
 
 def test_features_without_a_distance_are_rejected():
@@ -257,7 +257,7 @@ def test_the_command_states_the_basis_of_its_figures(tmp_path, capsys):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_a_damaged_file_is_read_correctly_or_rejected_in_one_line(tmp_path, save):
-    """Every way of damaging it that a few hundred tries find: zip, zlib, NumPy's header, data."""
+    """A few hundred random kinds of damage: zip, zlib, NumPy's header, data."""
     file = tmp_path / "q.npz"
     arrays = {name: array[:9] for name, array in sides()[0].items()}
     save(file, **arrays)

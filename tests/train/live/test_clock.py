@@ -30,7 +30,7 @@ def test_only_waits_are_added_up():
 @pytest.mark.parametrize(("work_ms", "waits"), [(40, False), (1, True)])
 def test_a_gpu_waits_only_when_it_has_nothing_to_do(work_ms, waits, gpu):
     """The host takes 10 ms for a batch; whether the GPU waits depends on its own work."""
-    torch.cuda._sleep(1_000_000_000)  # until its clock is high
+    torch.cuda._sleep(1_000_000_000)  # until its clock rate is high
     torch.cuda.synchronize()
     start = time.perf_counter()
     torch.cuda._sleep(20_000_000)
@@ -48,7 +48,7 @@ def test_a_gpu_waits_only_when_it_has_nothing_to_do(work_ms, waits, gpu):
 def test_reading_the_wait_share_does_not_wait_for_the_gpu(gpu):
     clock = Clock(gpu)
     for _ in clock.time_waits(batches(20, 0.0)):
-        torch.cuda._sleep(40_000_000)  # some 20 ms
+        torch.cuda._sleep(40_000_000)  # about 20 ms
     start = time.perf_counter()
     clock.wait_share()
     assert time.perf_counter() - start < 0.05

@@ -1,4 +1,4 @@
-"""`cdp experiment`, from the front door: rows, resuming, sharing of runs, refusals."""
+"""`cdp experiment` from the command line: rows, resuming, sharing of runs, wrong use."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def rows(file: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def out(people, tmp_path_factory) -> Path:
-    """The folder of an experiment that has run; tests must not change it."""
+    """The folder of a finished experiment; tests must not change it."""
     folder = tmp_path_factory.mktemp("experiments")
     args = ("--data", people, "--seed", "1", "--out", folder, *OPTIONS)
     assert call("experiment", "structures", *args) == 0

@@ -1,4 +1,4 @@
-"""The paper's rows: each is the paper's setting with what its table says, no more."""
+"""The paper's rows: each changes the paper's setting only as its table says."""
 
 import dataclasses
 
@@ -52,7 +52,7 @@ def test_spectra_are_those_of_table_5_in_its_order():
         assert not cfg.method.dhsm.enabled
 
 
-# What each row may change, and nothing else; every row but CDP+DHSM changes something.
+# All that each row may change; every row except CDP+DHSM changes something.
 CHANGES = {
     "cdp-dhsm": set(),
     "cdp": {"dhsm.enabled"},

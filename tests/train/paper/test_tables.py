@@ -1,4 +1,4 @@
-"""An experiment's tables: hand-worked means and intervals, ours and the paper's apart."""
+"""An experiment's tables: means and intervals by hand, our and the paper's figures apart."""
 
 import csv
 import math

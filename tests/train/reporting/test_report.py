@@ -1,4 +1,4 @@
-"""The page that `cdp report` writes: whole, self-contained, readable without eyes, and right."""
+"""The page of `cdp report`: complete, self-contained, accessible and correct."""
 
 import json
 import re
@@ -36,7 +36,7 @@ CHARTS = [
 
 @dataclass
 class Node:
-    """An element with what it holds."""
+    """An element with its content."""
 
     tag: str
     attributes: dict[str, str | None]
@@ -196,7 +196,7 @@ def test_the_cmc_curve_matches_the_results_ranks(run, page):
 
 
 def test_searches_follow_the_protocol_and_are_marked_correctly(page, embedded):
-    """SYSU-MM01's rule spelled out: a gallery image at the query's place does not count."""
+    """SYSU-MM01's rule by brute force: ignores gallery images from the query's location."""
     index, features = embedded.protocol.index, embedded.features.double().numpy()
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     gallery = np.sort(embedded.protocol.modes[0].trials[0].gallery)
@@ -217,7 +217,7 @@ def test_searches_follow_the_protocol_and_are_marked_correctly(page, embedded):
         distance = dict(zip(counted, far, strict=True))
         assert [distance[r] for r in search.hits] == pytest.approx(
             [distance[r] for r in order[:10]], abs=1e-6
-        )  # equal ones may change places
+        )  # ties may be in any order
         alts = [image.attributes["alt"] for image in article.all("img")]
         assert alts[0] == f"query, pid {pid}, camera {camid}, infrared"
         for rank, (row, alt, hit) in enumerate(
@@ -370,7 +370,7 @@ def test_tensorboard_holds_every_number_of_every_record(run):
 def test_a_resumed_run_overrides_its_tensorboard_events(tmp_path):
     from train.live.board import opened
 
-    for first, loss in ((1, 10.0), (2, 20.0)):  # epochs 1-3, then anew from epoch 2
+    for first, loss in ((1, 10.0), (2, 20.0)):  # epochs 1-3, then again from epoch 2
         with opened(tmp_path, asked=True) as show:
             for epoch in range(first, 4):
                 show({"event": "epoch", "epoch": epoch, "loss": loss + epoch})

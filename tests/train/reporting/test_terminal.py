@@ -1,4 +1,4 @@
-"""What is shown on terminals that cannot write every character, and of names that are no text."""
+"""Output on terminals with limited encodings, and of undecodable file names."""
 
 import io
 import sys
@@ -25,7 +25,7 @@ RESULT = {
 
 
 def terminal(monkeypatch, encoding: str) -> dict[str, io.TextIOWrapper]:
-    """Streams that are strict about their encoding, as those of Python."""
+    """Streams with strict encoding errors, like Python's."""
     streams = {
         name: io.TextIOWrapper(io.BytesIO(), encoding, write_through=True)
         for name in ("stdout", "stderr")
@@ -43,7 +43,7 @@ def shown(stream: io.TextIOWrapper) -> str:
 def test_training_works_with_any_terminal_encoding(people, tmp_path, monkeypatch, encoding):
     streams = terminal(monkeypatch, encoding)
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *SMALL, "--epochs", "1")
-    if encoding in ("ascii", "gbk"):  # a training each; the others show less
+    if encoding in ("ascii", "gbk"):  # these train a run; the others show less
         assert call("train", "demo", *args) == 0
         assert "P^ R 0.25" in shown(streams["stdout"])
         assert call("train", "demo", *args) == 2
@@ -67,7 +67,7 @@ def test_tables_stay_aligned(monkeypatch, encoding):
     printed = shown(stream)
     spelling = "+/- 50.0" if encoding == "ascii" else "± 50.0"
     assert printed.count(spelling) == 6
-    assert "[/red]" in printed  # of a CSV file's name, no markup
+    assert "[/red]" in printed  # part of a CSV file's name, not markup
     if encoding == "ascii":
         rows = [line for line in printed.splitlines() if line.startswith("|") and "-+-" not in line]
         assert len({tuple(np.flatnonzero([c == "|" for c in row])) for row in rows}) == 1
