@@ -140,9 +140,9 @@ def _make(
         return pair(images, items, size), pairing.record_event()
 
 
-def _take(made: Future[Made]) -> Tensor:
+def _take(future: Future[Made]) -> Tensor:
     """Returns a batch that the current stream may read; its memory is kept until it has."""
-    pairs, event = made.result()
+    pairs, event = future.result()
     if event is not None:
         stream = torch.cuda.current_stream(pairs.device)
         stream.wait_event(event)

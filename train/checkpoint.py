@@ -237,7 +237,7 @@ def leak(history: list[str], tested_on: str) -> str | None:
     return next((seen for seen in others if is_trial and seen != tested_on), None)
 
 
-def check_whole(path: Path) -> None:
+def check_intact(path: Path) -> None:
     """Raises `InputError` if the file is a damaged checkpoint."""
     try:
         ours = _about(path).get("format") == FORMAT

@@ -76,8 +76,8 @@ class Config:
     """Steps between checks of the losses; the next check finds a NaN and names its step."""
 
     on_collapse: OnCollapse = "stop"
-    """When all features collapse into one point, which batch-hard triplet loss can cause: warn, and
-    either continue or stop if the collapse lasts for a whole epoch."""
+    """When all features collapse into one point, which batch-hard triplet loss can cause: only
+    warn, or also stop if the collapse lasts for a whole epoch."""
 
     tensorboard: bool = False
     """Also write TensorBoard event files to RUN_DIR/tensorboard."""
@@ -236,4 +236,4 @@ def _build(kind: Any, value: Any, name: str) -> Any:
         return float(value)
     if kind in (bool, int, str) and type(value) is kind:
         return value
-    raise ValueError(f"{name or 'the whole'} is {json.dumps(value)[:60]}")
+    raise ValueError(f"{name or 'everything'} is {json.dumps(value)[:60]}")

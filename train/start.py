@@ -38,7 +38,7 @@ def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> St
             f"--model.weights {weights}: was trained on {other}, and so on identities that "
             f"{tested_on} tests on; start from other weights"
         )
-    checkpoint.check_whole(weights)
+    checkpoint.check_intact(weights)
     history = checkpoint.AFTER.join(dict.fromkeys([tested_on, *seen]))
     return Start(dataclasses.replace(model, weights=str(weights)), history)
 

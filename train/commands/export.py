@@ -73,8 +73,8 @@ def embed(args: list[str]) -> None:
 
         A file holds the arrays features [n, d] float32, pids and camids [n] int64, modality [n]
         uint8 (0 rgb, 1 ir, 255 unknown) and paths [n]. Without images, embeds the data set's own
-        test images, one folder per mode of its protocol; the printed commands reproduce `cdp
-        eval`'s figures.
+        test images, one folder per mode of its protocol; the printed commands reproduce the figures
+        of `cdp eval`.
 
         Args:
             run_dir: Folder that `cdp train` wrote.

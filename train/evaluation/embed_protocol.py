@@ -54,10 +54,10 @@ def embed_protocol(
     embedded = Embedded(features, protocol.index, names, flip_test)
     commands: list[str] = []
 
-    def write(made: Path) -> None:
+    def write(temporary: Path) -> None:
         modes = []
         for mode in protocol.modes:
-            sides = _write_mode(embedded, mode, made / _slug(mode.name))
+            sides = _write_mode(embedded, mode, temporary / _slug(mode.name))
             commands.append(_command(folder / _slug(mode.name), sides, protocol, run.cfg.distance))
             modes.append({"mode": mode.name, "folder": _slug(mode.name)})
         about: dict[str, Any] = {
@@ -73,7 +73,7 @@ def embed_protocol(
             about["remark"] = protocol.remark
         if flip_test:
             about["flip_test"] = True
-        (made / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        (temporary / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
     _replace_folder(folder, write)
     flipped = f"{features.shape[1]} numbers each{' (flip-test)' if flip_test else ''}"

@@ -90,7 +90,7 @@ PLAIN = EvalOptions()
 def disclosed(result: dict[str, Any]) -> list[str]:
     """Returns a result's disclosed options in words; [] for a plain test.
 
-    Raises KeyError or TypeError if they do not have the form of `disclosure`.
+    Raises KeyError, TypeError or ValueError if they do not have the form of `disclosure`.
     """
     words = []
     test_time = result.get("test_time", {"flip_test": False, "re_rank": None})

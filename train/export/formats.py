@@ -137,10 +137,10 @@ def _write_torchscript(retrieval: Retrieval, example: Inputs, about: About, file
         traced = torch.jit.trace(retrieval, example, check_trace=False)  # parity.py checks it
         torch.jit.save(traced, saved, _extra_files={ABOUT: json.dumps(about)})
     # Leave out the debug records, which contain paths of this machine.
-    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(file, "w") as kept:
-        for entry in whole.infolist():
+    with zipfile.ZipFile(saved) as original, zipfile.ZipFile(file, "w") as kept:
+        for entry in original.infolist():
             if not entry.filename.endswith((".debug_pkl", "traced_inputs.pkl")):
-                kept.writestr(entry, whole.read(entry))
+                kept.writestr(entry, original.read(entry))
 
 
 def _open_torchscript(file: Path) -> tuple[Run, About]:
