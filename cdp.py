@@ -17,29 +17,29 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
 
   cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets},
                                           and the paper's methods, baseline-1 … cdp-rgb-hsv
-  cdp train --resume RUN_DIR              go on with a run that was interrupted, also elsewhere;
-                                          with --epochs N: for so many epochs in all
-  cdp train --replay-batch RUN_DIR        show the batch at which the loss was NaN
+  cdp train --resume RUN_DIR              resume an interrupted run, also on other hardware;
+                                          --epochs N changes the total number of epochs
+  cdp train --replay-batch RUN_DIR        show the batch at which the loss became NaN
   cdp eval RUN_DIR                        test a trained run again
-  cdp report RUN_DIR                      how a run went: an HTML page and its charts
+  cdp report RUN_DIR                      write an HTML page and charts of how a run went
   cdp score --query Q.npz --gallery G.npz --protocol P
-                                          official figures for features made elsewhere
-  cdp experiment NAME                     a table of the paper: runs its rows, or what is missing
-  cdp embed RUN_DIR [IMAGES…] --out F     a trained network's features, as .npz files for cdp score
-  cdp export RUN_DIR --format F           a trained network as safetensors, onnx or torchscript
-  cdp bench PART…|all                     images a second: of the loader, the step, both, and others
+                                          compute official figures for features made elsewhere
+  cdp experiment NAME                     reproduce a table of the paper; runs only missing rows
+  cdp embed RUN_DIR [IMAGES…] --out F     write a trained network's features as .npz files
+  cdp export RUN_DIR --format F           export a trained network: safetensors, onnx, torchscript
+  cdp bench PART…|all                     measure images/s of loader, step, both, and peers
   cdp data make DIR                       write the embedded synthetic people as JPEG files
-  cdp data check DIR                      is the data set whole, and every image readable?
-  cdp data pack DIR --out SHARDS          a few tar files in place of many images, same training
-  cdp data preview DIR --out FILE.png     picture of originals and their counterparts
+  cdp data check DIR                      check that a data set is complete and readable
+  cdp data pack DIR --out SHARDS          pack a data set into a few tar files; same training
+  cdp data preview DIR --out FILE.png     draw originals and their counterparts
 
-`cdp train --help` shows every field with its default; so does --help after any other command.
-Exit status: 0 fine, 2 wrong use or bad input, 3 interrupted and saved, 1 anything else.
+`--help` after any command shows its options with their defaults.
+Exit status: 0 success, 1 error, 2 wrong use or bad input, 3 interrupted and saved.
 """
 
 
 def main() -> None:
-    """Runs the command of `sys.argv`; exits with a status as the usage says."""
+    """Runs the command in `sys.argv`; exits with a status described in `USAGE`."""
     never_fail(sys.stdout, sys.stderr)
     try:
         run(sys.argv[1:])
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def run(args: list[str]) -> None:
-    """Finds the command's words at the front of `args` and hands it the rest."""
+    """Finds the command that `args` starts with and passes it the rest."""
     for name, command in COMMANDS.items():
         words = name.split()
         if args[: len(words)] == words:
@@ -61,7 +61,7 @@ def run(args: list[str]) -> None:
 
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
-    """Turns the errors that a user can mend into one line."""
+    """Runs the command; reports errors that the user can fix in one line."""
     from pipeline.errors import InputError, is_out_of_memory, said_of_memory
 
     try:
@@ -72,8 +72,8 @@ def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
         if not is_out_of_memory(error):
             raise
         fail(
-            f"memory is full ({said_of_memory(error).strip()[:200]}); end what else uses it, pass "
-            "--device cpu, or, to train, lower --data.p or pass --data.cache none",
+            f"memory is full ({said_of_memory(error).strip()[:200]}); stop other programs that use "
+            "it, pass --device cpu or, when training, lower --data.p or pass --data.cache none",
             1,
         )
 

@@ -1,4 +1,4 @@
-"""What a figure depends on: hardware, driver, clocks, versions, date."""
+"""What a measurement depends on: hardware, driver, clocks, versions, date."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ NVIDIA_SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "pow
 
 
 def environment() -> dict[str, Any]:
-    """Hardware, driver, clocks and versions, as JSON."""
+    """Returns hardware, driver, clocks and versions as JSON values."""
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     about: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -44,7 +44,7 @@ def _version(package: str) -> str | None:
 
 
 def _nvidia_smi() -> dict[str, str | None]:
-    """Driver and clocks as the driver's own tool says; None for all of them if it cannot."""
+    """Returns driver version and clocks from nvidia-smi; all None if it fails."""
     try:
         line = subprocess.run(
             ["nvidia-smi", f"--query-gpu={','.join(NVIDIA_SMI)}", "--format=csv,noheader", "-i=0"],

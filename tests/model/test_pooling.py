@@ -104,7 +104,10 @@ def test_average_pooling_equals_timms():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backbone": "test_vit", "pooling": "gem"}, "--model.pooling gem: test_vit has no feature map"),
+        (
+            {"backbone": "test_vit", "pooling": "gem"},
+            "--model.pooling gem: test_vit has no feature map",
+        ),
         (
             {"backbone": "test_mambaout", "parts": 2},
             "--model.parts 2: test_mambaout has no feature map",

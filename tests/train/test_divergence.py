@@ -1,4 +1,4 @@
-"""Collapsed features: found by hand-made figures, and in runs that are made to collapse."""
+"""Collapsed features: detected in hand-made figures, and in runs made to collapse."""
 
 import json
 import math
@@ -28,24 +28,24 @@ def test_the_spread_is_the_root_mean_square_distance_from_the_mean():
     [
         ({}, True),
         ({3: 20.0 * divergence.SMALL * 1.01}, False),  # features still differ
-        ({2: 0.35}, True),  # as collapsed features flicker
+        ({2: 0.35}, True),  # collapsed features fluctuate
         ({2: 0.2}, False),  # the triplet loss still tells them apart
         ({1: 3.0}, False),  # so does the classifier
         ({1: 3.0, 2: 0.2}, False),
     ],
 )
-def test_every_sign_must_say_so(changed, says):
+def test_a_collapse_needs_every_sign(changed, says):
     row = [changed.get(i, value) for i, value in enumerate(GONE)]
     assert collapsed(torch.tensor([row]), NAMES, 20.0, ONE_POINT).tolist() == [says]
 
 
-def test_a_method_of_unknown_losses_is_judged_by_the_spread():
+def test_unknown_losses_are_judged_by_the_spread_alone():
     seen = torch.tensor([[1.0, 1.0, 20.0], [1.0, 1.0, 0.1]])
     found = collapsed(seen, ("loss", "loss_own", "spread"), 20.0, {})
     assert found.tolist() == [False, True]
 
 
-def test_the_watch_tells_once_since_which_step_and_forgets_what_recovers(monkeypatch):
+def test_a_collapse_is_reported_once_with_its_step_and_forgotten_after_recovery(monkeypatch):
     monkeypatch.setattr(divergence, "WINDOW", 5)
     at = Progress(epoch=1, step=0)
 
@@ -70,7 +70,7 @@ def test_the_watch_tells_once_since_which_step_and_forgets_what_recovers(monkeyp
     assert "since step 11" in look(HEALTHY, HEALTHY, GONE, GONE, GONE, GONE, GONE)
 
 
-# Weight decay of 100 at a rate of 0.01 takes every weight to zero at the first step.
+# Weight decay of 100 at a learning rate of 0.01 sets all weights to zero in the first step.
 TO_ZERO = (
     *("--optimizer.name", "sgd", "--optimizer.lr", "0.01", "--optimizer.weight-decay", "100"),
     *("--optimizer.momentum", "0", "--model.no-bnneck", "--epochs", "3"),
@@ -92,12 +92,12 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsy
     assert checkpoint.progress_of(checkpoint.latest(run)).collapsed_since == 2
     assert not (run / "result.json").exists()
 
-    # Going on from that checkpoint finds what it found.
+    # Resuming from that checkpoint detects it again.
     assert call("train", "--resume", run) == 1
     assert "since step 2" in capsys.readouterr().err
 
 
-def test_a_collapsed_run_may_go_on_and_its_result_says_so(people, tmp_path, capsys):
+def test_a_collapsed_run_may_continue_and_its_result_says_so(people, tmp_path, capsys):
     run = tmp_path / "r"
     args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO)
     assert call(*args, "--on-collapse", "warn", "--run-dir", run) == 0

@@ -1,4 +1,4 @@
-"""One optimizer step: what it returns, what it learns from, each precision."""
+"""One optimizer step: its figures, its updates, every precision."""
 
 import dataclasses
 from typing import get_args
@@ -95,14 +95,14 @@ def test_gradients_are_clipped_to_the_norm_over_all_weights():
     torch.testing.assert_close(loose, free)
 
 
-def test_fp16_clips_what_is_no_longer_scaled():
-    # The first steps overflow at the scale that training begins with, and change nothing.
+def test_fp16_clips_unscaled_gradients():
+    # The first steps overflow at the initial scale and change nothing.
     clipped = gradients_after(6, "fp16", 0.5)
     assert clipped.norm().item() == pytest.approx(0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["off", "fp16"])
-def test_it_learns_a_batch_by_heart(precision):
+def test_it_overfits_a_batch(precision):
     _, _, step = make_step(precision, lr=3e-3)
     batch = make_batch()
     losses = [step(batch)[0].item() for _ in range(12)]
@@ -125,7 +125,7 @@ def losses_of_five_steps(precision: str = "off", device: torch.device = CPU, **s
 
 
 def assert_same_course(some, others, near: float) -> None:
-    """Equal but for rounding, which Adam's first updates, of full size each, enlarge."""
+    """Equal up to rounding, amplified by Adam's first updates, which have full size."""
     torch.testing.assert_close(some[0][0], others[0][0], rtol=near, atol=near)
     torch.testing.assert_close(some[0], others[0], rtol=500 * near, atol=500 * near)
     np.testing.assert_allclose(some[1], others[1], atol=500 * near)
@@ -143,19 +143,19 @@ def test_a_switch_changes_nothing_beyond_rounding(switch, unchecked):
     assert_same_course(switched, losses_of_five_steps(**OFF), near=1e-5)
 
 
-def test_bf16_on_a_cpu_is_refused_and_never_chosen():
+def test_bf16_on_a_cpu_is_rejected_and_never_chosen():
     """torch 2.10 on an AMX CPU: the demo's loss became NaN at step 2 to 10 (bench/NOTES.md)."""
     assert resolve_precision("auto", CPU) == "off"
     with pytest.raises(InputError, match=r"--precision bf16: torch computes .* leave it at auto"):
         resolve_precision("bf16", CPU)
 
 
-def test_what_a_machine_cannot_do_is_refused(monkeypatch):
+def test_what_a_machine_cannot_do_is_rejected(monkeypatch):
     with pytest.raises(InputError, match=r"--step.cuda-graph on: there is no GPU here"):
         resolve_step(StepOptions(cuda_graph="on"), CPU, "off")
     with pytest.raises(InputError, match=r"--step.compile on: torch 2.10 fails to compile"):
         resolve_step(StepOptions(compile="on"), CPU, "bf16")
-    with pytest.raises(InputError, match=r"--step.cuda-graph on: in fp16 only with the fused"):
+    with pytest.raises(InputError, match=r"--step.cuda-graph on: in fp16 requires the fused"):
         resolve_step(StepOptions("off", "on", "on", "off"), torch.device("cuda"), "fp16")
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match=r"--step.compile on: found no C\+\+ compiler"):
@@ -165,11 +165,13 @@ def test_what_a_machine_cannot_do_is_refused(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_compiled_and_recorded_or_not_the_losses_are_the_same(precision, unchecked, gpu):
+def test_compiling_and_recording_do_not_change_the_losses(precision, unchecked, gpu):
     near = {"off": 1e-4, "bf16": 3e-2, "fp16": 5e-3}[precision]
     losses, confidence = losses_of_five_steps(precision, gpu, **OFF)
     for on in (*({name: "on"} for name in OFF), dict.fromkeys(OFF, "on")):
-        if precision == "fp16" and "cuda_graph" in on:  # which records no other optimizer's step
+        if (
+            precision == "fp16" and "cuda_graph" in on
+        ):  # recording in fp16 needs the fused optimizer
             on = on | {"fused_optimizer": "on"}
         with own_stream(gpu):
             switched = losses_of_five_steps(precision, gpu, **OFF | on)
@@ -231,7 +233,7 @@ def test_a_step_never_waits_for_the_gpu(unchecked, gpu, switches):
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            losses = step(batch)  # raises if anything in it waits
+            losses = step(batch)  # raises if anything waits
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert losses.isfinite().all()
@@ -241,7 +243,7 @@ def test_a_step_never_waits_for_the_gpu(unchecked, gpu, switches):
 @pytest.mark.parametrize("structure", get_args(StructureName))
 @pytest.mark.parametrize("views", [1, 2])
 def test_every_structure_steps_on_the_gpu(unchecked, gpu, structure, views):
-    """Recorded, where its sizes allow; uncompiled, for time's sake."""
+    """Recorded if its shapes allow; not compiled, to save time."""
     torch.manual_seed(0)
     how = resolve_step(StepOptions(compile="off"), gpu, "bf16")
     method = Method(model=ModelOptions("test_resnet", "none", structure=structure))
@@ -258,7 +260,7 @@ def test_every_structure_steps_on_the_gpu(unchecked, gpu, structure, views):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_on_the_gpu_a_step_after_a_restart_is_the_step_without_it(precision, gpu, tmp_path):
+def test_on_the_gpu_a_step_after_a_restart_equals_the_step_without_it(precision, gpu, tmp_path):
     (tmp_path / run_folder.CHECKPOINTS).mkdir()
 
     def begin():

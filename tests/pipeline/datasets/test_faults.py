@@ -53,7 +53,7 @@ def test_check_and_train_refuse_each_fault(name, tree, tmp_path, capsys):
     assert message in refused(capsys, "train", preset, *args, "--data.kind", kind)
     assert not (tmp_path / "run").exists()
     line = refused(capsys, "data", "check", data_root(root), "--kind", kind)
-    assert "mend them and check again" in line or message in line
+    assert "fix them and check again" in line or message in line
 
 
 def what_is_read(root: Path, kind: str) -> list[object]:
