@@ -7,6 +7,7 @@ from bench.command import bench
 from train.commands.data import data_check, data_make, data_pack, data_preview
 from train.commands.ending import fail
 from train.commands.export import embed, export
+from train.commands.overview import doctor, runs
 from train.commands.results import experiment, report
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, replay_batch, resume, train
@@ -27,6 +28,8 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp experiment NAME                     a table of the paper: runs its rows, or what is missing
   cdp embed RUN_DIR [IMAGES…] --out F     a trained network's features, as .npz files for cdp score
   cdp export RUN_DIR --format F           a trained network as safetensors, onnx or torchscript
+  cdp runs [DIR]                          the runs in runs/, how far they came, and their figures
+  cdp doctor                              what this machine offers, what is on or off, and why
   cdp bench PART…|all                     images a second: of the loader, the step, both, and others
   cdp data make DIR                       write the embedded synthetic people as JPEG files
   cdp data check DIR                      is the data set whole, and every image readable?
@@ -34,7 +37,20 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp data preview DIR --out FILE.png     picture of originals and their counterparts
 
 `cdp train --help` shows every field with its default; so does --help after any other command.
-Exit status: 0 fine, 2 wrong use or bad input, 3 interrupted and saved, 1 anything else.
+Exit status: 0 fine, 2 wrong use (also no command) or bad input, 3 interrupted and saved,
+1 anything else.
+"""
+
+FIRST_STEPS = """\
+cdp: trains and tests RGB-infrared person re-identification. To begin:
+
+  cdp train demo --run-dir runs/demo  synthetic people: minutes on two CPU cores
+  cdp report runs/demo                how that run went: an HTML page
+  cdp data check DIR                  is your data set complete and readable?
+  cdp train sysu --data.root DIR      train on it; or regdb, llcm, table (CSV)
+  cdp doctor                          what this machine offers, what is off, why
+
+cdp --help lists every command; --help after a command, its options.
 """
 
 
@@ -53,11 +69,13 @@ def run(args: list[str]) -> None:
         words = name.split()
         if args[: len(words)] == words:
             return guarded(command, args[len(words) :])
-    usage = USAGE.format(presets=", ".join(preset_names()))
-    if args and args[0] not in ("-h", "--help", "data"):
+    if not args:
+        print(FIRST_STEPS, end="", file=sys.stderr)
+        sys.exit(2)
+    if args[0] not in ("-h", "--help", "data"):
         fail(f"unknown command {args[0]!r}; see cdp --help", 2)
-    print(usage, end="", file=sys.stdout if args else sys.stderr)
-    sys.exit(0 if args and args[-1] in ("-h", "--help") else 2)
+    print(USAGE.format(presets=", ".join(preset_names())), end="")
+    sys.exit(0 if args[-1] in ("-h", "--help") else 2)
 
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
@@ -88,6 +106,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "experiment": experiment,
     "embed": embed,
     "export": export,
+    "runs": runs,
+    "doctor": doctor,
     "bench": bench,
     "data make": data_make,
     "data check": data_check,
