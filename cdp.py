@@ -7,6 +7,7 @@ from bench.command import bench
 from train.commands.data import data_check, data_make, data_pack, data_preview
 from train.commands.ending import fail
 from train.commands.export import embed, export
+from train.commands.overview import doctor, runs
 from train.commands.results import experiment, report
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, replay_batch, resume, train
@@ -27,6 +28,8 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp experiment NAME                     reproduce a table of the paper; runs only missing rows
   cdp embed RUN_DIR [IMAGES…] --out F     write a trained network's features as .npz files
   cdp export RUN_DIR --format F           export a trained network: safetensors, onnx, torchscript
+  cdp runs [DIR]                          list the runs in runs/, their progress and figures
+  cdp doctor                              show what this machine offers, what is off, and why
   cdp bench PART…|all                     measure images/s of loader, step, both, and peers
   cdp data make DIR                       write the embedded synthetic people as JPEG files
   cdp data check DIR                      check that a data set is complete and readable
@@ -34,7 +37,20 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp data preview DIR --out FILE.png     draw originals and their counterparts
 
 `--help` after any command shows its options with their defaults.
-Exit status: 0 success, 1 error, 2 wrong use or bad input, 3 interrupted and saved.
+Exit status: 0 success, 1 error, 2 wrong use (also no command) or bad input, 3 interrupted and
+saved.
+"""
+
+FIRST_STEPS = """\
+cdp: trains and tests RGB-infrared person re-identification. To begin:
+
+  cdp train demo --run-dir runs/demo  synthetic people: minutes on two CPU cores
+  cdp report runs/demo                how that run went: an HTML page
+  cdp data check DIR                  is your data set complete and readable?
+  cdp train sysu --data.root DIR      train on it; or regdb, llcm, table (CSV)
+  cdp doctor                          what this machine offers, what is off, why
+
+cdp --help lists every command; --help after a command, its options.
 """
 
 
@@ -53,11 +69,13 @@ def run(args: list[str]) -> None:
         words = name.split()
         if args[: len(words)] == words:
             return guarded(command, args[len(words) :])
-    usage = USAGE.format(presets=", ".join(preset_names()))
-    if args and args[0] not in ("-h", "--help", "data"):
+    if not args:
+        print(FIRST_STEPS, end="", file=sys.stderr)
+        sys.exit(2)
+    if args[0] not in ("-h", "--help", "data"):
         fail(f"unknown command {args[0]!r}; see cdp --help", 2)
-    print(usage, end="", file=sys.stdout if args else sys.stderr)
-    sys.exit(0 if args and args[-1] in ("-h", "--help") else 2)
+    print(USAGE.format(presets=", ".join(preset_names())), end="")
+    sys.exit(0 if args[-1] in ("-h", "--help") else 2)
 
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
@@ -88,6 +106,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "experiment": experiment,
     "embed": embed,
     "export": export,
+    "runs": runs,
+    "doctor": doctor,
     "bench": bench,
     "data make": data_make,
     "data check": data_check,

@@ -1,10 +1,12 @@
 """The backbone: a timm model without its classifier, and its number of output channels."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
@@ -45,6 +47,19 @@ def source(name: str) -> str:
     pretrained_cfg = timm.get_pretrained_cfg(name)
     where = pretrained_cfg.hf_hub_id or pretrained_cfg.url
     return f"all tensors of timm's {pretrained_cfg.architecture}.{pretrained_cfg.tag} from {where}"
+
+
+def cached_file(name: str) -> Path | None:
+    """The file of a backbone's pretrained weights if timm has downloaded it; asks no network."""
+    made_for = timm.get_pretrained_cfg(name)
+    if not made_for.hf_hub_id:
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(made_for.url).name)
+        return file if file.is_file() else None
+    for file_name in (made_for.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
+        found = file_name and try_to_load_from_cache(made_for.hf_hub_id, file_name)
+        if isinstance(found, str):
+            return Path(found)
+    return None
 
 
 def _backbone(options: ModelOptions, image_size: ImageSize) -> Any:

@@ -23,3 +23,11 @@ def decoders(image: Encoded, device_id: int | None) -> dict[str, bool]:
             decoder = nvimgcodec.Decoder(device_id=device, backends=[nvimgcodec.Backend(kind)])
             works[name] = decoder.decode(stream) is not None
     return works
+
+
+def dali_cuda() -> str:
+    """Returns the CUDA version that the installed DALI was built with, such as 12.9."""
+    from nvidia import dali
+
+    major, rest = divmod(dali.__cuda_version__, 1000)
+    return f"{major}.{rest // 100}"

@@ -275,6 +275,8 @@ def test_preview_draws_every_spectrum(people, tmp_path):
         ["score", "--help"],
         ["bench", "--help"],
         ["data", "--help"],
+        ["doctor", "--help"],
+        ["runs", "--help"],
     ],
 )
 def test_every_command_has_help(args, capsys):
@@ -284,6 +286,20 @@ def test_every_command_has_help(args, capsys):
     if args[0] == "train":
         for option in ("--data.root", "--dhsm.alpha", "--optimizer.lr", "--run-dir", "default"):
             assert option in printed
+
+
+def test_alone_it_names_the_five_commands_to_begin_with(capsys):
+    assert call() == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if line.startswith("  ")]
+    assert max(map(len, lines)) <= 80
+    begun = [" ".join(line.split()[1:3]) for line in lines]
+    assert begun == ["train demo", "report runs/demo", "data check", "train sysu", "doctor what"]
+    assert "cdp --help" in printed.err
+    assert call("--help") == 0
+    every = capsys.readouterr().out
+    assert all(f"cdp {command} " in every for command in cdp.COMMANDS)
 
 
 def test_the_installed_command_trains_on_new_people(tmp_path):

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError, in_one_line
@@ -24,6 +25,7 @@ OTHER_RESULT = re.compile(r"result(-on-[\w-]+)?(-flip-test)?(-re-rank)?\.json")
 CHECKPOINTS = "checkpoints"
 BAD_IMAGES = "bad_images.tsv"
 METHOD = "method.py"  # a copy that is never executed
+PATIENCE_S = 0.2  # before a second try to lock a folder
 
 HALF_WRITTEN = re.compile(r"\.(step-\d+\.safetensors|[\w-]+\.(jsonl?|tsv|py))\.\d+")  # see `write`
 
@@ -164,14 +166,28 @@ def write_bad_images(run_dir: Path, index: Index, bad: dict[int, str]) -> None:
 def lock(run_dir: Path) -> Iterator[None]:
     """Locks the folder for training; raises `InputError` if another process has locked it."""
     with (run_dir / CONFIG).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not (_locked(file, fcntl.LOCK_EX) or _locked(file, fcntl.LOCK_EX, PATIENCE_S)):
             raise InputError(
                 f"{run_dir}: another process trains in this run folder; wait for it to finish, or "
                 "choose another folder"
-            ) from None
+            )
         yield
+
+
+def is_locked(run_dir: Path) -> bool:
+    """Does a process train in the folder? Holds its lock for a moment, which `lock` sits out."""
+    with (run_dir / CONFIG).open() as file:
+        return not _locked(file, fcntl.LOCK_SH)
+
+
+def _locked(file: TextIO, kind: int, after_s: float = 0) -> bool:
+    """Tries to lock the file; closing it unlocks it."""
+    time.sleep(after_s)
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def append_metrics(run_dir: Path, record: dict[str, Any]) -> None:

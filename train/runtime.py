@@ -156,7 +156,13 @@ def _has_compiler() -> bool:
     header = Path(sysconfig.get_path("include", scheme), "Python.h")
     if torch.cuda.is_available() and not header.is_file():
         return False
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return find_compiler() is not None
+
+
+def find_compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile would call; None if there is none."""
+    paths = map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return next(filter(None, paths), None)
 
 
 def own_stream(device: torch.device) -> AbstractContextManager[object]:
