@@ -168,6 +168,7 @@ def prepare(
         *(world, cfg.sync_batch_norm, cfg.data.sampling == "balanced"),
     )
     losses = torch.zeros(len(loader), len(step.names), device=device)
+    one_point = method.at_one_point(loader.num_classes)  # also of losses that a subclass replaced
 
     kind = kind_of(root, cfg.data.kind)
     return Run(
@@ -187,7 +188,7 @@ def prepare(
         state=checkpoint.State(network, loader.num_classes, optimizer, step.scaler, mining, losses),
         at=Progress(1, 0, bad=loader.plan.bad),
         trained_on=origin.trained_on,
-        at_one_point=method.at_one_point(loader.num_classes),
+        at_one_point={name: x for name, x in one_point.items() if name in step.weights},
     )
 
 
@@ -263,7 +264,8 @@ def train_epoch(run: Run) -> None:
                 break
         seen = looks.wait(at.step)
         check_finite(seen, run.step.names, at.epoch, cfg.precision)
-        watch(run, seen)
+        if at.step == steps:  # where a signal came, an uninterrupted run would not have looked
+            watch(run, seen)
     except NotFiniteError as error:
         if run.world.leads:
             replay.keep(run.run_dir, at, error.step, run.loader, run.mining.probability)
@@ -335,7 +337,7 @@ def stop_if_lost(run: Run) -> None:
             run_folder.write_result(run.run_dir / divergence.COLLAPSED, left)
         raise CollapsedError(
             f"{told}; training stopped after a whole epoch of it, the checkpoint is kept "
-            "(--on-collapse warn goes on)"
+            "(a run that begins with --on-collapse warn goes on)"
         )
 
 

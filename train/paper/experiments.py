@@ -134,7 +134,10 @@ class Run:
         return any((self.folder / name).is_file() for name in ends)
 
     def outcome(self, mode: int) -> dict[str, Any] | None:
-        """Its result in one mode, with seed and seconds of training; None if it diverged."""
+        """Its result in one mode, with seed and seconds of training; None if it diverged.
+
+        Figures of collapsed features are chance, and would stand in the table as the row's own.
+        """
         file = self.folder / run_folder.RESULT
         if not file.is_file():
             return None
@@ -143,6 +146,8 @@ class Run:
         seconds = sum(event["seconds"] for event in events if event["event"] == "epoch")
         result = run_folder.read_result(self.folder)
         assert result, "the file is there"
+        if "collapse" in result:
+            return None
         return result["modes"][mode] | {"seed": self.cfg.seed, "seconds": seconds}
 
 

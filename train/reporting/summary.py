@@ -82,8 +82,9 @@ def other_tests(run_dir: Path) -> list[Section]:
     sections = []
     for name, result in run_folder.other_results(run_dir).items():
         of = f"Of {result['checkpoint']}, as" if "checkpoint" in result else "As"
-        remark = f" {result['remark']}." if "remark" in result else ""
-        sections.append(figures_section(result, f"{of} {name} holds them.{remark}", name))
+        remarks = [f" {result[key]}." for key in ("remark", "collapse") if key in result]
+        made_by = f"{of} {name} holds them.{''.join(remarks)}"
+        sections.append(figures_section(result, made_by, name))
     return sections
 
 
