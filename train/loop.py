@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from train.live.clock import Clock
 from train.live.display import Display
 from train.looks import Looks
 from train.methods import finding
+from train.methods.base import augment
 from train.optimizer import build, set_learning_rate
 from train.step import TrainingStep
 
@@ -147,7 +149,8 @@ def prepare(
     images = read_training(cfg.data, root, display.note)
     protocol = read_test(cfg, root, resume, display.note)
     options = runtime.share_threads(cfg.data, world)
-    loader = TrainingLoader(images, options, device, cfg.seed, world.share, cfg.method.augment)
+    augmenting = partial(augment, cfg.method)
+    loader = TrainingLoader(images, options, device, cfg.seed, world.share, augmenting)
     test_loader = None
     if protocol:
         own_test = protocol.index.take(world.own_rows(len(protocol.index)))

@@ -45,8 +45,8 @@ class Method:
         `draw(name, count)` gives `count` uniform numbers in [0, 1) per original, and
         `draw(name, count, host)` what `host(uniforms [n, count], originals)` makes of them in
         NumPy: a box, a row, a flag. Returns the image, or two: the original, and the image that its
-        counterpart is made of. A method that overrides this and does not call it has no use for
-        `--augmentation` flags.
+        counterpart is made of. If a method overrides this and does not call it, `--augmentation`
+        flags are refused.
         """
         return augmented(image, draw, self.augmentation)
 
@@ -143,6 +143,19 @@ def _centers(out: Outputs) -> Tensor:
             'extras["centers"], one row an identity, or leave --loss.center at 0'
         )
     return out.extras["centers"]
+
+
+def augment(method: Method, image: Any, draw: Any) -> Any:
+    """The method's `augment`; `InputError` if it takes no notice of options that are on."""
+    made = method.augment(image, draw)
+    if method.augmentation.changes_images and not any(
+        name.startswith("augmentation.") for name in draw.names
+    ):
+        raise InputError(
+            "--augmentation: the method's augment() makes nothing of these options; leave them "
+            "out, or let it change what super().augment(image, draw) returns"
+        )
+    return made
 
 
 def of_global_batch(
