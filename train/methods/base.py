@@ -76,7 +76,10 @@ class Method:
         return {name: LOSSES[name](self.loss, out, batch, of_all) for name in names}
 
     def groups(self, network: nn.Module) -> list[Group]:
-        """The network's weights, in groups that each have a learning rate of their own."""
+        """The network's weights, in groups that each have a learning rate of their own.
+
+        Raises `InputError` if the head is to have one and everything would be head.
+        """
         scale = self.optimizer.head_scale
         if scale == 1:
             return [Group(network.parameters())]
@@ -84,6 +87,12 @@ class Method:
         head: list[nn.Parameter] = []
         for name, weight in network.named_parameters():
             (trunk if name.startswith(("backbone.", "enter.")) else head).append(weight)
+        if not trunk:
+            raise InputError(
+                f"--optimizer.head-scale {scale:g}: the method's network has no parameters named "
+                "backbone.…, to which a head could be compared; leave it at 1, or give the method "
+                "a groups() of its own"
+            )
         return [Group(trunk), Group(head, scale)]
 
     def at_one_point(self, num_classes: int) -> dict[str, float]:
