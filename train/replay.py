@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.options import num_views
 from train import run_folder
 from train.checkpoint import Progress
 from train.live.display import Display
+from train.methods.base import augment
 
 PLACE = "not_finite.json"
 PICTURE = "not_finite.png"
@@ -65,7 +67,8 @@ def show(run_dir: Path, display: Display) -> Path:
     index = read_training(cfg.data, cfg.data.root)
     # The run's cache may lie on a GPU that is not here; batches do not depend on it.
     options = dataclasses.replace(cfg.data, cache="none")
-    loader = TrainingLoader(index, options, torch.device("cpu"), cfg.seed)
+    augmenting = partial(augment, cfg.method)
+    loader = TrainingLoader(index, options, torch.device("cpu"), cfg.seed, augment=augmenting)
     loader.plan.bad = dict(place["bad"])
     batches = loader.epoch(place["epoch"], np.array(place["probability"]), place["step"] - 1)
     batch = next(iter(batches))
