@@ -91,6 +91,12 @@ class ModelOptions:
             raise InputError("--model.gem-learned: only with --model.pooling gem")
         if not 1 <= self.gem_p <= 8:  # beyond that, small powers underflow float32
             raise InputError(f"--model.gem-p {self.gem_p}: must be in 1…8")
+        if self.gem_p != 3 and self.pooling != "gem":
+            raise InputError(f"--model.gem-p {self.gem_p}: only with --model.pooling gem")
+        if self.non_local_inner != "one" and not self.non_local:
+            raise InputError(
+                f"--model.non-local-inner {self.non_local_inner}: only with --model.non-local"
+            )
         if not 0 <= self.cosine_scale < math.inf:  # nor NaN
             raise InputError(f"--model.cosine-scale {self.cosine_scale}: must be at least 0")
         if self.parts < 1:

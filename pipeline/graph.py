@@ -9,7 +9,7 @@ makes the three channels in one launch.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -165,6 +165,7 @@ class Ask:
 
     source: PairSource
     options: DataOptions
+    names: set[str] = field(default_factory=set)  # of the draws that were asked for
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -193,6 +194,7 @@ class Ask:
                     )
             return arrays
 
+        self.names.add(name)
         nodes = _draw_inputs(self.source, self.options, name, count, named)
         return nodes[name] if list(nodes) == [name] else nodes
 

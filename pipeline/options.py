@@ -175,6 +175,12 @@ class AugmentationOptions:
     saturation: float = 0.0
     """An RGB original's distance from its luma is multiplied by U(1-x, 1+x)."""
 
+    @property
+    def changes_images(self) -> bool:
+        """Is any of them on?"""
+        color = (self.channel, self.gray, self.brightness, self.contrast, self.saturation)
+        return any((self.crop_padding_px, self.erasing, *color))
+
     def __post_init__(self) -> None:
         if self.crop_padding_px < 0:
             raise InputError(

@@ -197,6 +197,7 @@ def test_an_unreadable_image_is_named(people, tmp_path, capsys):
 
 def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *SMALL)
+    args += ("--augmentation.gray", "1")
     assert call("train", "demo", *args, "--optimizer.lr", "1e30") == 1
     error = capsys.readouterr().err
     assert "loss is nan at epoch 1, step 2" in error or "loss is inf at epoch 1, step 2" in error
@@ -215,6 +216,8 @@ def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
     assert all(f"{path}\n" in shown for path in kept["files"])
     with Image.open(tmp_path / "r" / "not_finite.png") as picture:
         assert picture.width > 8 * 16
+        red, green, blue = picture.convert("RGB").split()
+        assert red.tobytes() == green.tobytes() == blue.tobytes()  # augmented as in training
 
 
 def test_there_is_nothing_to_replay_without_a_failed_batch(run, capsys):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from train.live.clock import Clock
 from train.live.display import Display
 from train.loss_reader import LossReader
 from train.methods import finding
+from train.methods.base import augment
 from train.optimizer import build, set_learning_rate
 from train.step import TrainingStep
 
@@ -146,7 +148,8 @@ def prepare(
     images = read_training(cfg.data, root, display.note)
     protocol = read_test(cfg, root, resume, display.note)
     options = runtime.share_threads(cfg.data, world)
-    loader = TrainingLoader(images, options, device, cfg.seed, world.share, cfg.method.augment)
+    augmenting = partial(augment, cfg.method)
+    loader = TrainingLoader(images, options, device, cfg.seed, world.share, augmenting)
     test_loader = None
     if protocol:
         own_test = protocol.index.take(world.own_rows(len(protocol.index)))
@@ -169,6 +172,7 @@ def prepare(
         *(world, cfg.sync_batch_norm, cfg.data.sampling == "balanced"),
     )
     losses = torch.zeros(len(loader), len(step.names), device=device)
+    one_point = method.at_one_point(loader.num_classes)  # also of losses that a subclass replaced
 
     kind = kind_of(root, cfg.data.kind)
     return Run(
@@ -188,7 +192,7 @@ def prepare(
         state=checkpoint.State(network, loader.num_classes, optimizer, step.scaler, mining, losses),
         progress=Progress(1, 0, bad=loader.plan.bad),
         trained_on=origin.trained_on,
-        at_one_point=method.at_one_point(loader.num_classes),
+        at_one_point={name: x for name, x in one_point.items() if name in step.weights},
     )
 
 
@@ -266,7 +270,8 @@ def train_epoch(run: Run) -> None:
                 break
         known = loss_reader.wait(progress.step)
         check_finite(known, run.step.names, progress.epoch, cfg.precision)
-        watch(run, known)
+        if progress.step == steps:  # after a signal, an uninterrupted run would not have looked
+            watch(run, known)
     except NotFiniteError as error:
         if run.world.leads:
             replay.save(run.run_dir, progress, error.step, run.loader, run.mining.probability)
@@ -346,7 +351,7 @@ def stop_if_collapsed(run: Run) -> None:
             run_folder.write_result(run.run_dir / divergence.COLLAPSED, about)
         raise CollapsedError(
             f"{reason}; training stopped after a whole epoch of it and kept the checkpoint "
-            "(--on-collapse warn continues)"
+            "(a run started with --on-collapse warn continues)"
         )
 
 

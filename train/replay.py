@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.options import num_views
 from train import run_folder
 from train.checkpoint import Progress
 from train.live.display import Display
+from train.methods.base import augment
 
 BATCH = "not_finite.json"
 PICTURE = "not_finite.png"
@@ -71,7 +73,8 @@ def show(run_dir: Path, display: Display) -> Path:
     index = read_training(cfg.data, cfg.data.root)
     # The run may have cached pixels on a GPU that is missing here; batches do not depend on it.
     options = dataclasses.replace(cfg.data, cache="none")
-    loader = TrainingLoader(index, options, torch.device("cpu"), cfg.seed)
+    augmenting = partial(augment, cfg.method)
+    loader = TrainingLoader(index, options, torch.device("cpu"), cfg.seed, augment=augmenting)
     loader.plan.bad = dict(recorded["bad"])
     p_hat = np.array(recorded["probability"])
     batches = loader.epoch(recorded["epoch"], p_hat, recorded["step"] - 1)

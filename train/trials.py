@@ -146,6 +146,13 @@ def summarise(run_dir: Path, display: Display, options: EvalOptions = PLAIN) -> 
     trainings = sorted({r["training"] for r in results if "training" in r})
     if trainings:
         result["training"] = "; ".join(trainings)
+    lost = [
+        f"trial {n}: {r['collapse']}"
+        for n, r in zip(TRIALS, results, strict=True)
+        if "collapse" in r
+    ]
+    if lost:
+        result["collapse"] = "; ".join(lost)
     run_folder.write_result(run_dir / name, result)
     display.result(result)
     if options != PLAIN:

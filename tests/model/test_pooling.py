@@ -126,6 +126,7 @@ def test_what_cannot_be_pooled_is_refused(options, message):
     [
         ({"parts": 0}, "--model.parts 0: must be at least 1"),
         ({"gem_p": 0.5}, "--model.gem-p 0.5: must be in 1…8"),
+        ({"gem_p": 4.0}, "--model.gem-p 4.0: only with --model.pooling gem"),
         ({"gem_p": math.nan}, "--model.gem-p nan: must be in 1…8"),
         ({"gem_learned": True}, "--model.gem-learned: only with --model.pooling gem"),
         ({"stem_depth": 1}, "--model.stem-depth 1: only with --model.structure two-stems"),

@@ -342,3 +342,9 @@ def test_invalid_options_are_refused_by_name(wrong, line):
 def test_a_crop_that_could_miss_the_image_is_refused(index):
     with pytest.raises(InputError, match=r"crop-padding-px 24: must be less than .* 48 and 24"):
         batches(index, AugmentationOptions(crop_padding_px=24))
+
+
+def test_erasing_that_could_never_fit_is_refused(index):
+    squares = AugmentationOptions(erasing=0.5, erasing_area=(0.6, 0.8), erasing_aspect=1.0)
+    with pytest.raises(InputError, match=r"erasing-area 0.6 0.8: no rectangle .* 48x24 images"):
+        batches(index, squares)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.front_door import SMALL, call
 from train import checkpoint, divergence, run_folder
 from train.checkpoint import Progress
 from train.divergence import collapsed, spread, watch
+from train.step import TrainingStep
 
 NAMES = ("loss", "loss_cls", "loss_tri", "spread")
 ONE_POINT = {"cls": math.log(600), "tri": 0.3}
@@ -96,6 +99,11 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsy
     assert call("train", "--resume", run) == 1
     assert "since step 2" in capsys.readouterr().err
 
+    assert call("report", run, "--device", "cpu") == 0
+    page = (run / "report" / "index.html").read_text()
+    assert "all features had become one point (collapsed.json): figures are chance" in page
+    assert "has not finished" not in page
+
 
 def test_a_collapsed_run_may_continue_and_its_result_says_so(people, tmp_path, capsys):
     run = tmp_path / "r"
@@ -105,5 +113,52 @@ def test_a_collapsed_run_may_continue_and_its_result_says_so(people, tmp_path, c
     assert said in " ".join(capsys.readouterr().out.split())
     assert run_folder.read_result(run)["collapse"] == said
     (run / "result.json").unlink()
+    assert call("eval", run, "--flip-test") == 0
+    assert call("report", run, "--device", "cpu") == 0  # which finds no result.json
+    assert (run / "report" / "index.html").read_text().count(said) == 1
     assert call("eval", run) == 0
     assert run_folder.read_result(run)["collapse"] == said
+    assert call("report", run, "--device", "cpu") == 0
+    assert (run / "report" / "index.html").read_text().count(said) == 2
+
+
+def test_a_signal_does_not_change_what_the_watch_sees(people, tmp_path, monkeypatch):
+    """It comes between two looks; where it came, nobody else would have looked."""
+    monkeypatch.setattr(divergence, "WINDOW", 4)
+    args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO, "--log-every", "4")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert call(*args, "--run-dir", whole) == 1
+
+    calls = []
+    step = TrainingStep.__call__
+
+    def and_signal(self, batch):
+        calls.append(batch)
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(TrainingStep, "__call__", and_signal)
+    assert call(*args, "--run-dir", run) == 3
+    assert checkpoint.progress_of(checkpoint.latest(run)).step == 6
+    assert call("train", "--resume", run) == 1
+    assert (run / "collapsed.json").read_bytes() == (whole / "collapsed.json").read_bytes()
+
+
+OWN_LOSS = """
+from train.methods.base import Method
+class Mine(Method):
+    @property
+    def loss_weights(self):
+        return {"mine": 1.0}
+    def losses(self, out, batch, gather):
+        return {"mine": out.logits.float().logsumexp(dim=1).mean()}
+METHOD = Mine()
+"""
+
+
+def test_a_method_may_replace_the_losses_that_tell_of_a_collapse(people, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(OWN_LOSS)
+    args = ("--data.root", people, *SMALL, "--model.weights", "none", "--epochs", "1")
+    assert call("train", file, *args, "--run-dir", tmp_path / "run") == 0

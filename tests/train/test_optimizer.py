@@ -106,3 +106,9 @@ def test_the_heads_rate_is_relative_to_the_backbones():
     heads = {name for name, lr in found.items() if lr == pytest.approx(0.1)}
     assert heads == {"neck.weight", "neck.bias", "classifier.weight", "classifier.bias"}
     assert all(lr == pytest.approx(0.01) for name, lr in found.items() if name not in heads)
+
+
+def test_a_network_without_a_backbone_has_no_head_to_scale():
+    method = Method(optimizer=OptimizerOptions(head_scale=10.0))
+    with pytest.raises(InputError, match=r"--optimizer.head-scale 10: the method's network has no"):
+        method.groups(torch.nn.Linear(3, 2))

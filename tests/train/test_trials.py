@@ -9,6 +9,7 @@ import pytest
 
 from tests import trees
 from tests.front_door import call, refused
+from train import divergence
 
 TINY = [
     *("--precision", "off", "--model.backbone", "test_resnet", "--model.weights", "none"),
@@ -49,6 +50,19 @@ def test_the_result_is_the_mean_over_ten_trainings(run):
             of_trials = [t["modes"][m][name] for t in trials]
             assert mode[name] == pytest.approx(np.mean(of_trials))
             assert mode["std"][name] == pytest.approx(np.std(of_trials))
+
+
+def test_the_mean_says_which_trainings_collapsed(run, tmp_path, capsys):
+    again = Path(shutil.copytree(run, tmp_path / "again"))
+    file = again / "trial-04" / "result.json"
+    said = divergence.said(since=7)
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+    assert call("train", "--resume", again) == 0
+    words = f"trial 4: {said['collapse']}"
+    assert json.loads((again / "result.json").read_text())["collapse"] == words
+    assert words in " ".join(capsys.readouterr().out.split())
+    assert call("report", again, "--device", "cpu") == 0
+    assert words in (again / "report" / "index.html").read_text()
 
 
 def test_trials_train_on_different_people(run):

@@ -160,7 +160,10 @@ class Run:
         return any((self.folder / name).is_file() for name in ends)
 
     def outcome(self, mode: int) -> dict[str, Any] | None:
-        """Returns the result in one mode, with seed and training seconds; None if it diverged."""
+        """Returns the result in one mode, with seed and training seconds; None if it diverged.
+
+        The figures of collapsed features are chance, and would look like the row's own in a table.
+        """
         file = self.folder / run_folder.RESULT
         if not file.is_file():
             return None
@@ -169,6 +172,8 @@ class Run:
         seconds = sum(event["seconds"] for event in events if event["event"] == "epoch")
         result = run_folder.read_result(self.folder)
         assert result, "the file exists"
+        if "collapse" in result:
+            return None
         return result["modes"][mode] | {"seed": self.cfg.seed, "seconds": seconds}
 
 

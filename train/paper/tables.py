@@ -136,7 +136,10 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
         ]
         for row in rows[1:]:
             found = [paired_difference(row, first, figure) for figure in FIGURES]
-            cells = [f"{m:+.2f} [{a:+.2f}, {b:+.2f}], {p:.2g}" for m, a, b, p in found]
+            cells = [
+                "–" if np.isnan(m) else f"{m:+.2f} [{a:+.2f}, {b:+.2f}], {p:.2g}"
+                for m, a, b, p in found
+            ]
             lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.errors import InputError
 from train import checkpoint, run_folder, runtime, schedule
 from train.config import Config
+from train.divergence import COLLAPSED
 from train.evaluation.trained import TestedRun, embed_test, open_run
 from train.live.display import Display
 from train.reporting import curves, summary, tested
@@ -83,12 +84,18 @@ def _of_run(
         notes.append(f"The run was {words}.")
         if result and result.get("training") != words:
             notes.append("result.json dates from before the number of epochs was changed.")
-    if last < cfg.epochs:
+    stopped = (run_dir / COLLAPSED).is_file()
+    if stopped:
+        notes.append(
+            f"Training was stopped because all features became one point ({COLLAPSED}): figures "
+            "are chance."
+        )
+    elif last < cfg.epochs:
         notes.append(f"The training has not finished: `cdp train --resume {run_dir}` resumes it.")
     run, missing = _embed(run_dir, display, data_root, device_name)
     if missing:
         notes.append(f"Without pictures of the test: {missing}.")
-    elif not result and cfg.test and last == cfg.epochs:
+    elif not result and cfg.test and last == cfg.epochs and not stopped:
         notes.append(f"There is no result.json: `cdp eval {run_dir}` writes it.")
 
     source = ""
@@ -106,8 +113,7 @@ def _of_run(
                 f"result.json says {_in_short(result)}; the pictures show "
                 f"{run.trained.weights.name} on {run.protocol.index.root}: {_in_short(found)}."
             )
-    if result and "remark" in result:
-        notes.append(result["remark"])
+    notes += [result[name] for name in ("remark", "collapse") if result and name in result]
 
     sections = [summary.figures_section(result, source)] if result else []
     sections += summary.other_tests(run_dir)
@@ -150,6 +156,8 @@ def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], l
         notes.append(f"Trials are missing: `cdp train --resume {run_dir}` trains them.")
     if result and "training" in result:
         notes.append(f"The trainings were {result['training']}.")
+    if result and "collapse" in result:
+        notes.append(result["collapse"])
     sections = [summary.figures_section(result, "")] if result else []
     sections += summary.other_tests(run_dir)
     sections.append(summary.trials_section(folders, out))

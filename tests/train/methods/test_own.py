@@ -199,6 +199,15 @@ def test_a_method_that_cannot_work_is_named_in_a_line(body, message, people, tmp
     assert message in refused(capsys, "train", file, *args)
 
 
+@pytest.mark.parametrize("flag", ["crop-padding-px", "erasing", "gray", "contrast"])
+def test_flags_that_a_methods_augment_passes_over_are_refused(flag, people, tmp_path, capsys):
+    value = "2" if flag == "crop-padding-px" else "0.5"
+    args = [*SMALL, "--data.root", people, "--run-dir", tmp_path / "r"]
+    line = refused(capsys, "train", OWN, *args, f"--augmentation.{flag}", value)
+    assert "the method's augment() makes nothing of these options" in line
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_option_that_is_there_already_is_named(people, tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(f"{HEAD}@dataclass(frozen=True)\nclass M(Method):\n    epochs: int = 3\n{MINE}")

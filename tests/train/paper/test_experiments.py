@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.front_door import SMALL, call, refused
+from train import divergence
 
 OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
 
@@ -71,6 +73,18 @@ def test_a_nan_loss_makes_a_diverged_row(people, tmp_path):
     written = {f: f.stat().st_mtime_ns for f in tmp_path.glob("*-seed-*/*")}
     assert call("experiment", "dhsm", *args) == 0
     assert {f: f.stat().st_mtime_ns for f in written} == written
+
+
+def test_a_row_whose_features_collapsed_near_its_end_has_no_figures(out, people, tmp_path):
+    """It was not stopped, since the collapse had not lasted for an epoch."""
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    file = again / "cdp-seed-1" / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | divergence.said(since=7)))
+    args = ("--data", people, "--seed", "1", "--out", again, *OPTIONS)
+    assert call("experiment", "structures", *args) == 0
+    found = rows(again / "structures.csv")
+    assert [line["diverged"] for line in found.values()] == ["0", "1", "0", "0"]
+    assert found["cross-spectrum"]["rank1"] == "nan"
 
 
 def test_an_interrupted_experiment_continues(people, tmp_path, capsys):

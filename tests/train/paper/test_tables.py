@@ -67,6 +67,8 @@ def test_files_keep_our_figures_and_the_papers_apart(tmp_path, capsys):
     )
     assert "| gray | 5.0 (1 diverged)" in text
     assert "| gray R | – (2 diverged) | – | – | – | – |" in text
+    assert "| gray R | – | – | – | – |" in text  # the differences
+    assert "nan" not in text
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "our people" in printed
