@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy import ndarray
 from PIL import Image
 
 from pipeline import augment, graph, plan, spectrum
 from pipeline.datasets.records import Index
 from pipeline.draws import uniforms
+from pipeline.errors import InputError
 from pipeline.loader import TrainingLoader
 from pipeline.options import AugmentationOptions, DataOptions
 from pipeline.source import TrainingSource
