@@ -19,6 +19,7 @@ from train.metrics import Distance
 
 NUM_PEOPLE = 10
 NUM_IMAGES = 8  # at most, per person and modality
+SAME = 1e-6  # relative to the largest number: rounding
 KINDS = ("RGB", "infrared", "generated from RGB")
 
 
@@ -48,8 +49,6 @@ def plane(
     Draws all spectra of the run, or of the paper if the run has none, with equal probability.
     `people` must hold at least two people, with both modalities.
     """
-    from sklearn.manifold import TSNE
-
     pixels, pids, kinds = _images(network, people, options, seed)
     network.eval()
     with torch.inference_mode():
@@ -58,11 +57,21 @@ def plane(
         features = torch.cat([network.embed(*some) for some in zip(*parts, strict=True)])
     if distance == "cosine":
         features = F.normalize(features)
-    perplexity = min(30.0, (len(pids) - 1) / 3)
-    xy = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(
-        features.cpu().numpy()
-    )
-    return Points(xy, pids, kinds)
+    return Points(in_plane(features.cpu().numpy(), seed), pids, kinds)
+
+
+def in_plane(features: Float32[ndarray, "n d"], seed: int) -> Float32[ndarray, "n 2"]:
+    """t-SNE; collapsed features all stay at one place, since scikit-learn would crash on them."""
+    from sklearn.manifold import TSNE
+
+    features = features / max(np.abs(features).max(), np.finfo(np.float32).tiny)
+    if np.ptp(features, axis=0).max() < SAME:
+        return np.zeros((len(features), 2), np.float32)
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    made: Float32[ndarray, "n 2"] = TSNE(
+        init="pca", perplexity=perplexity, random_state=seed
+    ).fit_transform(features)
+    return made
 
 
 def _images(

@@ -21,7 +21,7 @@ from train.live.display import Display
 from train.reporting.curves import colours_of, spectra
 from train.reporting.distances import pair_distances
 from train.reporting.retrieval import some_searches
-from train.reporting.tsne import of_some_people
+from train.reporting.tsne import in_plane, of_some_people
 
 VOID = {"img", "meta"}
 SECTIONS = [
@@ -383,3 +383,13 @@ def test_without_tensorboard_the_run_does_not_start(people, tmp_path, capsys, mo
     args = ("train", "demo", "--data.root", people, "--run-dir", tmp_path / "run", *SMALL)
     assert "needs tensorboard; uv sync" in refused(capsys, *args, "--tensorboard")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e-30])
+def test_collapsed_features_are_one_place_in_the_plane(scale):
+    """Of which scikit-learn makes NaN, and then a segmentation fault."""
+    features = np.full((24, 8), scale, np.float32)
+    assert not in_plane(features, seed=0).any()
+    features[:, 0] *= np.arange(24)
+    if scale:  # however small they are, what differs is drawn
+        assert np.ptp(in_plane(features, seed=0), axis=0).min() > 0
