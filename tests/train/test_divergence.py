@@ -101,7 +101,7 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsy
 
     assert call("report", run, "--device", "cpu") == 0
     page = (run / "report" / "index.html").read_text()
-    assert "all features had become one point (collapsed.json): figures are chance" in page
+    assert "all features became one point (collapsed.json): figures are chance" in page
     assert "has not finished" not in page
 
 

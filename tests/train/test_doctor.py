@@ -51,7 +51,7 @@ def test_without_a_gpu_the_lines_are_what_training_would_choose(here):
     for name in ("compile", "cuda_graph", "channels_last", "fused_optimizer"):
         assert here[f"--step.{name.replace('_', '-')}"]["value"] == getattr(resolved, name)
     assert here["--precision"]["value"] == runtime.resolve_precision("auto", cpu)
-    assert "wrong in bf16 on a CPU" in here["--precision"]["why"]
+    assert "incorrectly in bf16 on a CPU" in here["--precision"]["why"]
     assert "no GPU here" in here["--step.cuda-graph"]["why"]
     assert here["decoder, CPU"]["state"] == "ok"
     assert here["decoder, JPEG engine"]["why"] == "needs a GPU"

@@ -84,7 +84,7 @@ def test_updates_equal_those_of_torchs_optimizer(options, reference):
         ({"momentum": -1.0}, r"--optimizer.momentum -1.0: must be 0 or more"),
         ({"head_scale": 0.0}, r"--optimizer.head-scale 0.0: must be greater than 0"),
         ({"clip_norm": -1.0}, r"--optimizer.clip-norm -1.0: must be 0 or more"),
-        ({"nesterov": True}, r"--optimizer.nesterov: adam .* pass --optimizer.name sgd"),
+        ({"nesterov": True}, r"--optimizer.nesterov: not possible for adam .*--optimizer.name sgd"),
         ({"warmup_epochs": -1}, r"--optimizer.warmup-epochs -1: must be 0 or more"),
         ({"milestones": (40.0,)}, r"must be a share of the epochs"),
     ],

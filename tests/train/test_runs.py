@@ -65,7 +65,7 @@ def test_each_state_is_told_and_what_to_do_next(tmp_path, capsys):
     assert (runs["killed"]["epochs_done"], runs["killed"]["epochs"]) == (1, 2)
     assert (runs["killed"]["method"], runs["killed"]["data"]) == ("cdp-dhsm", "people")
     assert f"cdp train --replay-batch {tmp_path / 'nan'}" in runs["nan"]["note"]
-    assert "--model.bnneck" in runs["point"]["note"]
+    assert "--loss.triplet-weight" in runs["point"]["note"]
     assert runs["finished"]["note"] == runs["running"]["note"] == ""
 
     lines = capsys.readouterr().out.splitlines()

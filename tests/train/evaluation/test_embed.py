@@ -177,8 +177,8 @@ def test_linked_folders_are_embedded_and_other_files_are_counted(run, people, tm
     paths = np.load(out)["paths"].tolist()
     assert paths == sorted([*names, str(odd)])
     assert all(Path(path).is_file() for path in paths)
-    assert f"1 link to a folder above it, as {folder / 'real' / 'again'}" in printed
-    assert f"1 hidden, as {folder / 'real' / '._0001.jpg'}" in printed
+    assert f"1 link to a folder above it, such as {folder / 'real' / 'again'}" in printed
+    assert f"1 hidden, such as {folder / 'real' / '._0001.jpg'}" in printed
 
 
 def test_a_csv_labels_images_of_any_data_set(run, embedded, people, tmp_path, capsys):
