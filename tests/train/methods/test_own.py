@@ -187,7 +187,10 @@ MINE = "METHOD = M(model=ModelOptions('test_resnet', 'none'))\n"
         ("def losses(self, o, b, g): return {'cls': o.logits, 'tri': o.logits}", "of shape [48, "),
         ("def losses(self, o, b, g): return None", "losses() returned None"),
         ("def augment(self, image, draw): return None", "augment() returned None"),
-        ("def augment(self, image, draw): draw('e', 1), draw('e', 1)", "the draw name 'e' is already taken"),
+        (
+            "def augment(self, image, draw): draw('e', 1), draw('e', 1)",
+            "the draw name 'e' is already taken",
+        ),
         ("def augment(self, i, draw): draw('e', 1, lambda u, o: None)", "the draw 'e': its host"),
         ("def network(self, n, size): return 7", "network() returned a int"),
     ],
