@@ -25,7 +25,7 @@ def draw(title: str, ours: str, theirs: str, rows: Sequence[Any]) -> bytes | Non
 
     sides = [(f"ours: {ours}", [_ours(row) for row in rows])]
     if any(row.paper for row in rows):
-        sides.append((f"the paper's: {theirs}", [_theirs(row) for row in rows]))
+        sides.append((f"published: {theirs}", [_theirs(row) for row in rows]))
     counts = number_of_spectra([row.label for row in rows])
     with plt.rc_context({"font.size": 9, "text.color": INK, "axes.labelcolor": INK}):
         height = 1.2 + 0.42 * len(rows) + (2.8 if counts else 0)

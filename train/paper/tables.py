@@ -98,8 +98,7 @@ def _shown(title: str, ours: str, theirs: str, rows: list[Row]) -> Table:
     over = f"mean ± std of {seeds} seeds" if seeds > 1 else "one seed"
     chance = mean_std([x for row in rows for x in row.values("chance_rank1")])[0]
     caption = (
-        f"left: {ours}, {over}, percent, chance R1 {chance:.1f}; right: what the paper reports for "
-        f"{theirs}"
+        f"left: {ours}, {over}, percent, chance R1 {chance:.1f}; right: published for {theirs}"
     )
     table = Table(title=title, caption=caption, box=HEADS, padding=0, pad_edge=False)
     table.add_column("", no_wrap=True)
@@ -119,7 +118,7 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
         f"# {title}",
         "",
         f"Percent. First four columns: {ours}, mean ± standard deviation of {seeds} seed(s). Last "
-        f"four: what the paper reports for {theirs}; comparable only if the data are the same.",
+        f"four: published by its paper for {theirs}; comparable only if the data are the same.",
         "",
         f"| {' | '.join(heads)} |",
         f"|---{'|---:' * (len(heads) - 1)}|",
