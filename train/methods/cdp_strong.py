@@ -6,6 +6,9 @@ and a Strong Baseline for Deep Person Re-identification", CVPRW 2019; Ye et al.,
 smoothing; a soft-margin triplet loss, which does not collapse as the hard margin can; one epoch in
 ten of warm-up, then cosine; cosine distance.
 
+Warm-up and crop are set for the data set's epochs and image height: with another --epochs or
+--data.height-px also pass --optimizer.warmup-epochs and --augmentation.crop-padding-px.
+
 Command: cdp train cdp-strong --data.root DIR. Hardware: one GPU; time: not measured.
 Nothing published: what each part gives on the embedded people is in train/RESULTS.md.
 """
