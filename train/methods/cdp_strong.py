@@ -3,8 +3,7 @@
 To CDP+DHSM it adds: padded random crop and random erasing, the same of an original and its
 counterpart; a BNNeck, generalized-mean pooling and a last stride of 1 (Luo et al., "Bag of Tricks
 and a Strong Baseline for Deep Person Re-identification", CVPRW 2019; Ye et al., TPAMI 2021); label
-smoothing; a soft-margin triplet loss, which does not collapse as the hard margin can; one epoch in
-ten of warm-up, then cosine; cosine distance.
+smoothing; a soft-margin triplet loss; one epoch in ten of warm-up, then cosine; cosine distance.
 
 Warm-up and crop are set for the data set's epochs and image height: with another --epochs or
 --data.height-px also pass --optimizer.warmup-epochs and --augmentation.crop-padding-px.
