@@ -8,6 +8,7 @@ from train.commands.data import data_check, data_make, data_pack, data_preview
 from train.commands.ending import fail
 from train.commands.export import embed, export
 from train.commands.results import experiment, report
+from train.commands.search import search
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, replay_batch, resume, train
 from train.live.terminal import never_fail
@@ -26,6 +27,8 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
                                           official figures for features made elsewhere
   cdp experiment NAME                     a table of the paper: runs its rows, or what is missing
   cdp embed RUN_DIR [IMAGES…] --out F     a trained network's features, as .npz files for cdp score
+  cdp search RUN_DIR --gallery DIR --query IMAGES… --out DIR
+                                          the images nearest to each query, as pictures and CSV
   cdp export RUN_DIR --format F           a trained network as safetensors, onnx or torchscript
   cdp bench PART…|all                     images a second: of the loader, the step, both, and others
   cdp data make DIR                       write the embedded synthetic people as JPEG files
@@ -87,6 +90,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "score": score,
     "experiment": experiment,
     "embed": embed,
+    "search": search,
     "export": export,
     "bench": bench,
     "data make": data_make,

@@ -154,17 +154,26 @@ class TrainingSource:
 
 
 class EvaluationSource:
-    """Hands out rows' paths or bytes, `batch` at a time; the last batch may be smaller."""
+    """Hands out rows' paths or bytes, `batch` at a time; the last batch may be smaller.
+
+    With `skip_bad`, images that cannot be read are left out, and `bad` says of each row why.
+    """
 
     def __init__(
-        self, index: Index, batch: int, range_16bit: tuple[int, int] | None = None
+        self,
+        index: Index,
+        batch: int,
+        range_16bit: tuple[int, int] | None = None,
+        skip_bad: bool = False,
     ) -> None:
         self.index = index
         self.batch = batch
         self.read = Reader(index, range_16bit)
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
+        self.bad: dict[int, str] = {}
+        self._skip_bad = skip_bad
         self._rows = np.arange(len(index))
-        self._next = 0
+        self._next = self._again = 0
 
     def begin(self, rows: Int64[ndarray, " n"] | None = None) -> None:
         """Starts with the first of `rows`, or of all rows in order."""
@@ -177,18 +186,38 @@ class EvaluationSource:
         self._next = len(self._rows)
 
     def skip(self, error: BadImageError) -> bool:
-        """Nothing is left out of a pass over named rows."""
-        return False
+        """Leaves the image out and stops, if that is wanted; then `go_back` is called."""
+        if not self._leave_out(error):
+            return False
+        self._again = self._next - sum(map(len, self.in_flight))
+        self.stop()
+        return True
 
     def go_back(self) -> None:
-        """Never needed."""
+        """Goes on with the first batch that DALI took and nobody received."""
+        good = np.array([row not in self.bad for row in self._rows[self._again :]], bool)
+        self._rows = self._rows[self._again :][good]
+        self._next = 0
+        self.in_flight.clear()
+
+    def _leave_out(self, error: BadImageError) -> bool:
+        if self._skip_bad:
+            self.bad[error.row] = error.reason
+        return self._skip_bad
 
     def __call__(self) -> tuple[ndarray | list[ndarray]]:
         """The next batch's paths or bytes."""
-        if self._next >= len(self._rows):
-            raise StopIteration
         rows = self._rows[self._next : self._next + self.batch]
-        batch = self.read(rows)
-        self._next += len(rows)
-        self.in_flight.append(rows)
-        return (batch,)
+        while len(rows):
+            try:
+                batch = self.read(rows)
+            except BadImageError as error:
+                if not self._leave_out(error):
+                    raise
+                self._rows = self._rows[self._rows != error.row]
+                rows = self._rows[self._next : self._next + self.batch]
+            else:
+                self._next += len(rows)
+                self.in_flight.append(rows)
+                return (batch,)
+        raise StopIteration

@@ -206,6 +206,11 @@ def num_classes(path: Path) -> int:
     return int(_about(path)["num_classes"])
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of the checkpoint's tensors, as its file says it."""
+    return str(_about(path).get("sha256", ""))
+
+
 def history(path: Path) -> list[str]:
     """The names of all that a file's weights saw, the latest first; none if it does not say.
 

@@ -46,6 +46,7 @@ VALUES = {  # the code of a value is its place; what is not given has none
     "rule": tuple(RULES),
 }
 NOT_GIVEN = 255
+UNKNOWN = -1  # pid and camid of an image that nothing tells about
 CHUNK = 65536  # rows that are Python objects at a time
 
 
@@ -255,7 +256,7 @@ def _row(
     numbers = []
     for column in ("pid", "camid"):
         value = row.get(column, "")
-        number = number_of(value)
+        number = number_of(value) if value or column in columns else UNKNOWN
         if number is None:
             raise InputError(f"{column} is {value[:40]!r}; expected an integer, 0 or more")
         numbers.append(number)

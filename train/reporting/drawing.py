@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-import matplotlib
-from matplotlib.figure import Figure
-
 SIZE_IN = (4.2, 2.9)  # so small that its letters can be read on a phone
 PNG_DPI = 160
 
@@ -62,19 +59,24 @@ class Chart:
 
     name: str
     title: str
-    figure: Figure
+    figure: Any  # of matplotlib, which only those who draw need
     alt: str
 
 
 @contextmanager
 def axes_of(height_in: float = SIZE_IN[1]) -> Iterator[Any]:
     """Yields axes to draw on, in the report's style."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(SIZE_IN[0], height_in), layout="constrained").subplots()
 
 
 def png(chart: Chart) -> bytes:
     """The chart under its title, on white."""
+    import matplotlib
+
     with matplotlib.rc_context(STYLE):
         title = chart.figure.suptitle(
             chart.title, x=0.02, ha="left", fontweight="bold", fontsize=11
@@ -87,6 +89,8 @@ def png(chart: Chart) -> bytes:
 
 def svg(chart: Chart) -> str:
     """The chart as an `<svg>` element for a page whose style sheet holds `palette_css()`."""
+    import matplotlib
+
     with matplotlib.rc_context(STYLE):
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
