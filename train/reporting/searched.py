@@ -222,7 +222,7 @@ def _article(
             element(
                 "li",
                 element("a", image, href=path.as_uri()),
-                element("span", f"{rank} · {distance:.3g}"),
+                element("span", element("b", str(rank)), f" {distance:#.3g}"),
                 *(element("span", words) for words in who),
                 element("span", path.name, class_="name"),
                 title=os.fsencode(path).decode(errors="backslashreplace"),
