@@ -277,7 +277,7 @@ def test_the_page_is_whole_and_needs_nothing_else(run, gallery, queries, tmp_pat
     assert "&lt;b&gt;&amp;n\\xff.jpg" in html or "&lt;b&gt;&amp;n\\udcff.jpg" in html
     assert os.fsencode(odd) in (out / "ranks.csv").read_bytes()
     assert "rank 1: " in html
-    assert "<b>1</b> 0.000" in html  # the query itself
+    assert "<b>1</b> 0.00" in html  # the query itself
 
 
 def test_what_cannot_be_searched_is_one_clear_line(run, gallery, queries, tmp_path, capsys):
