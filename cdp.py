@@ -7,6 +7,7 @@ from bench.command import bench
 from train.commands.data import data_check, data_make, data_pack, data_preview
 from train.commands.ending import fail
 from train.commands.export import embed, export
+from train.commands.overview import doctor, runs
 from train.commands.results import experiment, report
 from train.commands.search import search
 from train.commands.testing import evaluate, score
@@ -18,31 +19,46 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
 
   cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets},
                                           and the paper's methods, baseline-1 … cdp-rgb-hsv
-  cdp train --resume RUN_DIR              go on with a run that was interrupted, also elsewhere;
-                                          with --epochs N: for so many epochs in all
-  cdp train --replay-batch RUN_DIR        show the batch at which the loss was NaN
+  cdp train --resume RUN_DIR              resume an interrupted run, also on other hardware;
+                                          --epochs N changes the total number of epochs
+  cdp train --replay-batch RUN_DIR        show the batch at which the loss became NaN
   cdp eval RUN_DIR                        test a trained run again
-  cdp report RUN_DIR                      how a run went: an HTML page and its charts
+  cdp report RUN_DIR                      write an HTML page and charts of how a run went
   cdp score --query Q.npz --gallery G.npz --protocol P
-                                          official figures for features made elsewhere
-  cdp experiment NAME                     a table of the paper: runs its rows, or what is missing
-  cdp embed RUN_DIR [IMAGES…] --out F     a trained network's features, as .npz files for cdp score
+                                          compute official figures for features made elsewhere
+  cdp experiment NAME                     reproduce a table of the paper; runs only missing rows
+  cdp embed RUN_DIR [IMAGES…] --out F     write a trained network's features as .npz files
   cdp search RUN_DIR --gallery DIR --query IMAGES… --out DIR
-                                          the images nearest to each query, as pictures and CSV
-  cdp export RUN_DIR --format F           a trained network as safetensors, onnx or torchscript
-  cdp bench PART…|all                     images a second: of the loader, the step, both, and others
+                                          show the images nearest to each query; also as CSV
+  cdp export RUN_DIR --format F           export a trained network: safetensors, onnx, torchscript
+  cdp runs [DIR]                          list the runs in runs/, their progress and figures
+  cdp doctor                              show what this machine offers, what is off, and why
+  cdp bench PART…|all                     measure images/s of loader, step, both, and peers
   cdp data make DIR                       write the embedded synthetic people as JPEG files
-  cdp data check DIR                      is the data set whole, and every image readable?
-  cdp data pack DIR --out SHARDS          a few tar files in place of many images, same training
-  cdp data preview DIR --out FILE.png     picture of originals and their counterparts
+  cdp data check DIR                      check that a data set is complete and readable
+  cdp data pack DIR --out SHARDS          pack a data set into a few tar files; same training
+  cdp data preview DIR --out FILE.png     draw originals and their counterparts
 
-`cdp train --help` shows every field with its default; so does --help after any other command.
-Exit status: 0 fine, 2 wrong use or bad input, 3 interrupted and saved, 1 anything else.
+`--help` after any command shows its options with their defaults.
+Exit status: 0 success, 1 error, 2 wrong use (also no command) or bad input, 3 interrupted and
+saved.
+"""
+
+FIRST_STEPS = """\
+cdp: trains and tests RGB-infrared person re-identification. To begin:
+
+  cdp train demo --run-dir runs/demo  synthetic people: minutes on two CPU cores
+  cdp report runs/demo                how that run went: an HTML page
+  cdp data check DIR                  is your data set complete and readable?
+  cdp train sysu --data.root DIR      train on it; or regdb, llcm, table (CSV)
+  cdp doctor                          what this machine offers, what is off, why
+
+cdp --help lists every command; --help after a command, its options.
 """
 
 
 def main() -> None:
-    """Runs the command of `sys.argv`; exits with a status as the usage says."""
+    """Runs the command in `sys.argv`; exits with a status described in `USAGE`."""
     never_fail(sys.stdout, sys.stderr)
     try:
         run(sys.argv[1:])
@@ -51,20 +67,22 @@ def main() -> None:
 
 
 def run(args: list[str]) -> None:
-    """Finds the command's words at the front of `args` and hands it the rest."""
+    """Finds the command that `args` starts with and passes it the rest."""
     for name, command in COMMANDS.items():
         words = name.split()
         if args[: len(words)] == words:
             return guarded(command, args[len(words) :])
-    usage = USAGE.format(presets=", ".join(preset_names()))
-    if args and args[0] not in ("-h", "--help", "data"):
+    if not args:
+        print(FIRST_STEPS, end="", file=sys.stderr)
+        sys.exit(2)
+    if args[0] not in ("-h", "--help", "data"):
         fail(f"unknown command {args[0]!r}; see cdp --help", 2)
-    print(usage, end="", file=sys.stdout if args else sys.stderr)
-    sys.exit(0 if args and args[-1] in ("-h", "--help") else 2)
+    print(USAGE.format(presets=", ".join(preset_names())), end="")
+    sys.exit(0 if args[-1] in ("-h", "--help") else 2)
 
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
-    """Turns the errors that a user can mend into one line."""
+    """Runs the command; reports errors that the user can fix in one line."""
     from pipeline.errors import InputError, is_out_of_memory, said_of_memory
 
     try:
@@ -75,8 +93,8 @@ def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
         if not is_out_of_memory(error):
             raise
         fail(
-            f"memory is full ({said_of_memory(error).strip()[:200]}); end what else uses it, pass "
-            "--device cpu, or, to train, lower --data.p or pass --data.cache none",
+            f"memory is full ({said_of_memory(error).strip()[:200]}); stop other programs that use "
+            "it, pass --device cpu or, when training, lower --data.p or pass --data.cache none",
             1,
         )
 
@@ -92,6 +110,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "embed": embed,
     "search": search,
     "export": export,
+    "runs": runs,
+    "doctor": doctor,
     "bench": bench,
     "data make": data_make,
     "data check": data_check,

@@ -5,13 +5,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-OTHERS = ("ranking", "scale", "packed")  # with options of their own
+OTHERS = ("ranking", "scale", "packed")  # with their own options
 
 
 def bench(args: list[str]) -> None:
     import tyro
 
-    # So that a measurement that hangs, and is ended, tells where it hung.
+    # Makes a hanging measurement print its stack when it is terminated.
     faulthandler.register(signal.SIGTERM, file=2, chain=True)
     if args and args[0] in OTHERS:
         return tyro.cli(_other(args[0]), prog=f"cdp bench {args[0]}", args=args[1:])
@@ -34,22 +34,22 @@ def bench(args: list[str]) -> None:
         trace: Path | None = None,
         sweep: bool = True,
     ) -> None:
-        """Measures images a second: the sides of a comparison in turn, ratios within a round.
+        """Measures images/s: alternates the sides of a comparison and takes ratios within a round.
 
-        Three more measure parts of the program by themselves, with options of their own:
-        `cdp bench ranking`, `cdp bench scale` and `cdp bench packed`.
+        Three more commands measure single parts, with their own options: `cdp bench ranking`,
+        `cdp bench scale` and `cdp bench packed`.
 
         Args:
             parts: Any of stages, decoder, loader, peers, augmented (the peers with augmentations),
                 step, end-to-end, timm; or all.
-            preset: Batches and network of this preset; default: the paper's (sysu), but for a step
-                without a GPU the demo's.
+            preset: Preset for batches and network; default: the paper's (sysu), but the demo's for
+                steps without a GPU.
             data_root: Data set to measure on; default: the embedded crops.
-            device: auto is the GPU if there is one.
-            quick: Fewer rounds, for a first look.
+            device: auto uses the GPU if there is one.
+            quick: Fewer rounds, for a first impression.
             json: File to write every sample to, with hardware and versions.
-            plot: PNG file to draw it all to.
-            timm_script: benchmark.py of timm's repository, which part timm runs beside our step.
+            plot: PNG file to draw all results to.
+            timm_script: benchmark.py of timm's repository; part timm compares it with our step.
             trace: Folder for a trace of a few steps of part end-to-end, and their idle gaps.
             sweep: Also measure the step with other batch sizes.
         """
@@ -61,8 +61,8 @@ def bench(args: list[str]) -> None:
             raise InputError(f"bench: no preset {preset!r}; there are {', '.join(PRESETS)}")
         if preset is not None and PRESETS[preset].config.data.spectra != DEFAULT:
             raise InputError(
-                f"bench: preset {preset} makes other pairs than R, G, B, X, or none; the suite "
-                "compares loaders of those: take another"
+                f"bench: preset {preset} does not make pairs of R, G, B, X, as the suite's loaders "
+                "do; choose another preset"
             )
         chosen = tuple(PARTS) if "all" in parts else parts
         run_bench(chosen, preset, data_root, device, quick, json, plot, timm_script, trace, sweep)

@@ -1,8 +1,8 @@
-"""`python -m bench.contact`: does this machine do what training needs? The first thing to ask it.
+"""`python -m bench.contact`: checks that a new machine can do what training needs.
 
-A training step comes first, then DALI's graph, cut off after each stage, so that the first check
-that fails names the operator. A check that ends its process does not end the others: they go on in
-a new one. Exit status: 0 if batches and steps can be made, 3 if no batches, 4 if no step.
+Tries a training step first, then DALI's graph cut off after each stage, so that the first failing
+check names the operator. If a check crashes its process, the others continue in a new one. Exit
+status: 0 if batches and steps work, 3 if batches fail, 4 if the step fails.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-if TYPE_CHECKING:  # torch or DALI may not load here, which is for a check to say
+if TYPE_CHECKING:  # torch or DALI may fail to load, which a check must report
     from pipeline.datasets.records import Index
     from pipeline.graph import Stage
 
@@ -33,7 +33,7 @@ STAGES: tuple["Stage", ...] = ("read", "decode", "resize", "flip", "counterpart"
 
 
 def matrix_product(device: str, people: Path) -> str:
-    """torch itself, in bf16."""
+    """Multiplies matrices with torch, in bf16."""
     import torch
 
     a, b = (torch.randn(512, 512, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -44,7 +44,7 @@ def matrix_product(device: str, people: Path) -> str:
 
 
 def training_step(device: str, people: Path) -> str:
-    """A few steps on resident pixels, compiled and recorded on a GPU; the options they had."""
+    """Runs a few steps on resident pixels, compiled and recorded on a GPU; reports the options."""
     import torch
 
     from bench.measure import synchronize
@@ -53,10 +53,11 @@ def training_step(device: str, people: Path) -> str:
     from train import runtime
     from train.live.display import Display
 
-    on = runtime.resolve_device(device)
-    runtime.set_up(on)
-    session = make_session("sysu" if device == "cuda" else "demo", people, on, Display(quiet=True))
-    with runtime.own_stream(on):
+    torch_device = runtime.resolve_device(device)
+    runtime.set_up(torch_device)
+    preset = "sysu" if device == "cuda" else "demo"
+    session = make_session(preset, people, torch_device, Display(quiet=True))
+    with runtime.own_stream(torch_device):
         step, batch = make_step(session), resident_batch(session, session.config.data.p)
         ms = []
         for _ in range(NUM_STEPS):
@@ -64,10 +65,10 @@ def training_step(device: str, people: Path) -> str:
             losses = step(batch)
             synchronize()
             ms.append(1000 * (time.perf_counter() - start))
-    how = dataclasses.asdict(step.how)
-    options = ", ".join(f"{name} {value}" for name, value in how.items())
+    used = dataclasses.asdict(step.options)
+    options = ", ".join(f"{name} {value}" for name, value in used.items())
     assert torch.isfinite(losses).all(), f"losses {losses.tolist()} ({options})"
-    slow = [name for name in ("compile", "cuda_graph") if device == "cuda" and how[name] != "on"]
+    slow = [name for name in ("compile", "cuda_graph") if device == "cuda" and used[name] != "on"]
     assert not slow, f"{' and '.join(slow)} off: is there a C++ compiler, and Python.h? ({options})"
     return (
         f"{NUM_STEPS} steps of {session.images} images, the first took {ms[0] / 1000:.1f} s, the "
@@ -76,12 +77,12 @@ def training_step(device: str, people: Path) -> str:
 
 
 def video_library(device: str, people: Path) -> str:
-    """The driver's library that the JPEG engine is believed to need; tells, never fails."""
+    """Looks for the driver library that the JPEG engine probably needs; never fails."""
     return ctypes.util.find_library("nvcuvid") or "not found: there may be no JPEG engine"
 
 
 def decoders(device: str, people: Path) -> str:
-    """Which of DALI's decoders can decode these files here."""
+    """Lists which of DALI's decoders can decode these files here."""
     import torch
 
     from pipeline.batches import device_id
@@ -93,7 +94,7 @@ def decoders(device: str, people: Path) -> str:
 
 
 def cut_after(stage: "Stage") -> "Run":
-    """The training graph up to a stage; says what comes out."""
+    """Returns a check that runs the training graph up to a stage and reports its output."""
 
     def check(device: str, people: Path) -> str:
         import torch
@@ -104,23 +105,24 @@ def cut_after(stage: "Stage") -> "Run":
         from pipeline.options import DataOptions
         from pipeline.source import TrainingSource
 
-        on, options = torch.device(device), DataOptions(**OPTIONS)
+        torch_device, options = torch.device(device), DataOptions(**OPTIONS)
+        gpu = device_id(torch_device)
         source = TrainingSource(_index(people), options, seed=0)
-        graph = training_graph(source, options, device_id(on), options.threads, last=stage)
+        graph = training_graph(source, options, gpu, options.threads, last=stage)
         source.begin(1, spectrum.uniform())
-        batches = run_raw(graph, source, on)
-        _, (made, *_) = next(batches)
+        batches = run_raw(graph, source, torch_device)
+        _, (output, *_) = next(batches)
         if device == "cuda":
             torch.cuda.synchronize()
-        said = f"{type(made).__name__} of {made[0].shape()}, {made.dtype}"
+        description = f"{type(output).__name__} of {output[0].shape()}, {output.dtype}"
         batches.close()
-        return said
+        return description
 
     return check
 
 
 def pixels(device: str, people: Path) -> str:
-    """An epoch of pairs against the CPU's."""
+    """Compares an epoch of pairs with the CPU's."""
     import torch
 
     from pipeline import spectrum
@@ -147,11 +149,11 @@ def _index(people: Path) -> "Index":
     return read_training(DataOptions(root=people), people)
 
 
-Run = Callable[[str, Path], str]  # (device, data set) → what was seen; raises if it does not work
+Run = Callable[[str, Path], str]  # (device, data set) → what was seen; raises if it fails
 
 
 class Check(NamedTuple):
-    """One thing to try, if what it builds on works; `seconds` it may take, imports included."""
+    """A check, run if `after` works; may take `seconds`, including imports."""
 
     run: Run
     after: str | None = None
@@ -175,15 +177,15 @@ Outcome = dict[str, Any]  # check, state, said, seconds
 
 
 def contact(device: str, out: Path) -> int:
-    """Makes the checks one by one, writing and saying what came of each; the exit status."""
+    """Runs all checks, prints and writes each outcome; returns the exit status."""
     from pipeline.datasets import synthetic
 
     found: dict[str, Outcome] = {}
     with tempfile.TemporaryDirectory() as folder:
         people = Path(folder, "people")
         synthetic.make(people, synthetic.SyntheticOptions(**PEOPLE))
-        while left := [name for name in CHECKS if name not in found]:
-            for outcome in in_a_process(device, people, left, found):
+        while remaining := [name for name in CHECKS if name not in found]:
+            for outcome in in_a_process(device, people, remaining, found):
                 found[outcome["check"]] = outcome
                 print("{state:9} {check}: {said} ({seconds:.1f} s)".format(**outcome), flush=True)
                 out.write_text(json.dumps({"checks": list(found.values())}, indent=2) + "\n")
@@ -195,9 +197,9 @@ def contact(device: str, out: Path) -> int:
 def in_a_process(
     device: str, people: Path, checks: list[str], found: dict[str, Outcome]
 ) -> Iterator[Outcome]:
-    """What came of the checks, one after another, as far as one process gets."""
+    """Yields the checks' outcomes in order, as far as one process gets."""
     command = [sys.executable, "-m", "bench.contact", WORKER, device, str(people)]
-    # Unbuffered, so that what `select` sees is all there is.
+    # Unbuffered, so that `select` sees all output.
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     ) as process:
@@ -206,25 +208,25 @@ def in_a_process(
         for name in checks:
             after = CHECKS[name].after
             if after and found[after]["state"] != "works":
-                said = f"needs {after}"
-                yield {"check": name, "seconds": 0.0, "state": "left out", "said": said}
+                reason = f"needs {after}"
+                yield {"check": name, "seconds": 0.0, "state": "left out", "said": reason}
                 continue
             start = time.perf_counter()
-            with suppress(BrokenPipeError):  # it has ended, which the next line finds
+            with suppress(BrokenPipeError):  # the process has ended; select returns at once
                 process.stdin.write(f"{name}\n".encode())
-            spoke, _, _ = select.select([process.stdout], [], [], CHECKS[name].seconds)
-            line = process.stdout.readline() if spoke else b""
+            answered, _, _ = select.select([process.stdout], [], [], CHECKS[name].seconds)
+            line = process.stdout.readline() if answered else b""
             outcome = {"check": name, "seconds": time.perf_counter() - start}
             if line:
-                yield (told := outcome | json.loads(line))
-                if told["state"] == "failed":  # what it leaves behind must fail no other
+                yield (outcome := outcome | json.loads(line))
+                if outcome["state"] == "failed":  # its remains must not fail other checks
                     process.kill()
                     return
                 continue
-            if not spoke:
+            if not answered:
                 process.kill()
-            end = f"the process ended with {process.wait()}" if spoke else "never ended"
-            yield outcome | {"state": "crashed" if spoke else "hung", "said": end}
+            end = f"the process ended with {process.wait()}" if answered else "never ended"
+            yield outcome | {"state": "crashed" if answered else "hung", "said": end}
             return
         process.stdin.close()
 
@@ -233,14 +235,14 @@ WORKER = "--in-this-process"
 
 
 def work(device: str, people: Path) -> None:
-    """Makes the checks that stdin names; prints what came of each as a line of JSON."""
-    warnings.filterwarnings("ignore", "The external source node")  # that a cut leaves unused
+    """Runs the checks named on stdin; prints each outcome as a line of JSON."""
+    warnings.filterwarnings("ignore", "The external source node")  # unused in a cut graph
     lines = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print comes in nobody's way
+    os.dup2(2, 1)  # send what libraries print to stderr
     for name in iter(sys.stdin.readline, ""):
         try:
             outcome = {"state": "works", "said": CHECKS[name.strip()].run(device, people)}
-        except Exception as error:  # whatever it is, it is what we came to hear
+        except Exception as error:  # any failure is an outcome to report
             outcome = {"state": "failed", "said": f"{type(error).__name__}: {error}"}
         print(json.dumps(outcome), file=lines, flush=True)
 

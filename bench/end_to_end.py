@@ -1,4 +1,4 @@
-"""`cdp bench end-to-end`: the real run beside the same step on data that is already there."""
+"""`cdp bench end-to-end`: real training compared with the same step on resident data."""
 
 import dataclasses
 import resource
@@ -19,17 +19,17 @@ from pipeline.loader import TrainingLoader
 from train import runtime
 from train.divergence import check_finite
 from train.live.clock import Mark, mark, seconds_between
-from train.looks import Looks
+from train.loss_reader import LossReader
 from train.step import TrainingStep
 
 CEILING = "resident data"
 NUM_RESIDENT = 4  # batches
-GPU_STEPS = 64  # timed in a round, so that its 99th percentile is not its slowest step
+GPU_STEPS = 64  # timed per round, so that the 99th percentile is not simply the slowest step
 QUANTILES = ("median", "p95", "p99")
 
 
 def bench_end_to_end(session: Session) -> None:
-    """Streaming and cached against the ceiling; the loader alone against what the step takes."""
+    """Compares streaming and cached training, and the loader alone, with the ceiling."""
     with runtime.own_stream(session.device):
         step = make_step(session)
         loaders = {c: make_loader(session, cache=c) for c in caches(session)}
@@ -52,13 +52,13 @@ def bench_end_to_end(session: Session) -> None:
             syncs = [_host_syncs(session, run) for run in real.values()]
             session.ratios["host_syncs_per_step"] = syncs
         else:
-            session.display.say("host syncs in a step: not measured, there is no GPU")
+            session.display.say("host syncs per step: not measured, there is no GPU")
 
-    nearest = CACHES[caches(session)[-1]]
-    streaming, cached = real["streaming"].rounds, real[nearest].rounds
+    fastest = CACHES[caches(session)[-1]]
+    streaming, cached = real["streaming"].rounds, real[fastest].rounds
     session.ratios |= {
         "end_to_end_streaming_over_resident": samples.ratios("streaming", CEILING),
-        "end_to_end_cached_over_resident": samples.ratios(nearest, CEILING),
+        "end_to_end_cached_over_resident": samples.ratios(fastest, CEILING),
         "streaming_over_step": samples.ratios("loader alone, streaming", CEILING),
         "data_wait_streaming": [r.wait for r in streaming],
         "data_wait_cached": [r.wait for r in cached],
@@ -75,29 +75,29 @@ def bench_end_to_end(session: Session) -> None:
 
 
 def enough_steps(session: Session, epoch: int) -> Session:
-    """The session with `GPU_STEPS` a round on a GPU, or as many as an epoch of `epoch` has."""
+    """Returns the session with `GPU_STEPS` per round on a GPU, or as many as an epoch allows."""
     if session.device.type != "cuda" or session.quick:
         return session
     steps = max(session.steps, min(GPU_STEPS, epoch - LEAD - TAIL))
     if steps < GPU_STEPS:
         session.display.say(
-            f"an epoch has {epoch} batches: {steps} steps a round, {GPU_STEPS} make a better p99 "
-            "(a larger set: `cdp data make DIR --num-train 400`, then --data-root DIR)"
+            f"an epoch has {epoch} batches: {steps} steps per round; {GPU_STEPS} give a better p99 "
+            "(make a larger set: `cdp data make DIR --num-train 400`, then --data-root DIR)"
         )
     return dataclasses.replace(session, steps=steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a pass of the real run showed beside its speed."""
+    """Measurements of one pass of the real run, beside its speed."""
 
-    step_ms: dict[str, float]  # from one step's end to the next one's
-    wait: float  # share of the time, 0…1, that the device waited for data
-    peak_mib: float  # of the process, since its start
+    step_ms: dict[str, float]  # from the end of one step to the end of the next
+    wait: float  # share of time, 0…1, that the device waited for data
+    peak_mib: float  # peak memory of the process since its start
 
 
 class Real:
-    """The inner loop of training, timed."""
+    """The timed inner loop of training."""
 
     def __init__(self, session: Session, step: TrainingStep, loader: TrainingLoader) -> None:
         self._session, self._step, self._loader = session, step, loader
@@ -105,7 +105,7 @@ class Real:
 
     @property
     def rounds(self) -> list[Round]:
-        """Those that count; warm-up came before them."""
+        """The rounds after warm-up."""
         return self._rounds[-self._session.rounds :]
 
     def __call__(self) -> Pass:
@@ -126,37 +126,37 @@ class Real:
         return result
 
     def run(self) -> Generator[None, None, None]:
-        """What `train()` does in an epoch, a step at a time."""
+        """Does what `train()` does in an epoch, one step at a time."""
         every, device = self._session.config.log_every, self._session.device
         self._waits: list[tuple[Mark, Mark]] = []
         self._ends: list[Mark] = [mark(device)]
         names = self._step.names
         losses = torch.zeros(len(self._loader), len(names), device=device)
-        looks = Looks(losses)
+        loss_reader = LossReader(losses)
         batches = iter(self._loader.epoch(1, spectrum.uniform()))
         for i in range(1, len(self._loader) + 1):
-            begin = mark(device)
+            start = mark(device)
             batch = next(batches)
-            self._waits.append((begin, mark(device)))
+            self._waits.append((start, mark(device)))
             losses[i - 1] = self._step(batch)
             if i % every == 0:
-                check_finite(looks.look(i), names, 1, self._session.precision)
+                check_finite(loss_reader.read(i), names, 1, self._session.precision)
             self._ends.append(mark(device))
             yield
 
 
 def times(ends: Sequence[Mark], waits: Sequence[tuple[Mark, Mark]]) -> tuple[list[float], float]:
-    """Milliseconds of each step, and the share of their time, 0…1, spent waiting for data.
+    """Returns each step's milliseconds, and the share of their time, 0…1, spent waiting for data.
 
-    `ends` begins with the end of the step before those that are timed, `waits` with the first one's
-    wait. That first one does not count: `steady` has just let the GPU run empty.
+    `ends` starts with the end of the step before the timed ones, `waits` with the first timed
+    step's wait. Drops the first timed step, as `steady` has just let the GPU run idle.
     """
     step_ms = [1000 * seconds_between(*step) for step in pairwise(ends[1:])]
     return step_ms, 1000 * sum(seconds_between(*wait) for wait in waits[1:]) / sum(step_ms)
 
 
 def _host_syncs(session: Session, real: Real) -> float:
-    """How often torch waits for the GPU in a step of the real run, its looks included."""
+    """Counts torch's waits for the GPU per step of the real run, reading losses included."""
     running = real.run()
     for _ in islice(running, LEAD):
         pass
@@ -170,6 +170,6 @@ def _host_syncs(session: Session, real: Real) -> float:
         torch.cuda.set_sync_debug_mode("default")
         running.close()
     syncs = [w for w in caught if "synchroniz" in str(w.message)]
-    for where in sorted({f"{w.filename}:{w.lineno}" for w in syncs}):
-        session.display.say(f"host sync in a step: {where}")
+    for line in sorted({f"{w.filename}:{w.lineno}" for w in syncs}):
+        session.display.say(f"host sync in a step: {line}")
     return len(syncs) / session.steps

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# bash bench/gpu_day.sh OUT MINUTES: what is worth running on a GPU that is at hand for minutes.
+# bash bench/gpu_day.sh OUT MINUTES: makes the most of a GPU that is available for some minutes.
 #
-# Runs jobs in order of value, each under its own time limit, and starts none once MINUTES are
-# spent. Leaves logs and JSON in OUT/, all of it packed in OUT.tgz after every job, and a summary in
-# OUT/summary.md. Data and compiled kernels go to OUT.work/. Without a GPU it is a rehearsal: the
-# same jobs, small. Exit status: 0 at the end, 1 if first contact failed, 2 for wrong use, 143 if
-# killed. Environment:
+# Runs jobs in order of value, each with its own time limit, and starts none once MINUTES are spent.
+# Writes logs and JSON to OUT/, packed as OUT.tgz after every job, and a summary to OUT/summary.md.
+# Data and compiled kernels go to OUT.work/. Without a GPU it is a rehearsal: the same jobs, but
+# small. Exit status: 0 at the end, 1 if first contact failed, 2 for wrong use, 143 if killed.
+# Environment:
 #   PYTHON       interpreter; default: .venv/bin/python, or python3 if there is none
 #   TIMM_SCRIPT  benchmark.py of timm's repository, to compare the step with
-#   COMPILED     OUT.compiled.tgz of an earlier run: saves compiling again
+#   COMPILED     OUT.compiled.tgz of an earlier run, to avoid compiling again
 set -u
 
 if [[ $# -ne 2 || ! $2 =~ ^[1-9][0-9]*$ ]]; then
@@ -17,7 +17,7 @@ if [[ $# -ne 2 || ! $2 =~ ^[1-9][0-9]*$ ]]; then
 fi
 out=$(realpath -m "$1") end=$((60 * $2))
 if [[ -e $out || -e $out.tgz ]]; then
-  echo "$1: holds an earlier day; name another folder" >&2
+  echo "$1: holds an earlier day's results; name another folder" >&2
   exit 2
 fi
 for file in ${TIMM_SCRIPT:+"$TIMM_SCRIPT"} ${COMPILED:+"$COMPILED"}; do
@@ -32,9 +32,10 @@ python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo py
 cdp=("$python" -m cdp)
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 # SIGABRT prints every thread's stack
 export TORCHINDUCTOR_CACHE_DIR=$compiled TRITON_CACHE_DIR=$compiled/triton
-GRACE=16 MAX_BYTES=$((16 << 20)) # s between a job's time limit and its certain end; of a file
+GRACE=16 # seconds from a job's time limit to its certain end
+MAX_BYTES=$((16 << 20)) # of an archive
 
-# As many training identities as bench/contact.py has, so that its compiled step serves all jobs.
+# As many training identities as in bench/contact.py, so that all jobs reuse its compiled step.
 people=(--num-train 88 --num-val 2 --num-test 10)
 if timeout 20 nvidia-smi >"$out/nvidia-smi.txt" 2>&1; then
   device=cuda
@@ -54,7 +55,7 @@ echo "$device" >"$out/device"
 # --- running one job ------------------------------------------------------------------------------
 declare -A pids=() starts=() limits=()
 
-begin() { # NAME SECONDS COMMAND…: starts a job, if there is time; stopped by TERM, ABRT, then KILL
+begin() { # NAME SECONDS COMMAND…: starts a job if time is left; stops it with TERM, ABRT, then KILL
   local name=$1 limit=$2 left=$((end - SECONDS - GRACE))
   shift 2
   ((limit <= left)) || limit=$left
@@ -68,7 +69,7 @@ begin() { # NAME SECONDS COMMAND…: starts a job, if there is time; stopped by 
   pids[$name]=$! starts[$name]=$SECONDS limits[$name]=$limit
 }
 
-finish() { # NAME: waits for the job's end, records it, packs what there is; its exit status
+finish() { # NAME: waits for the job, records its end, packs the results; returns its exit status
   local name=$1 status state
   wait "${pids[$name]}"
   status=$?
@@ -88,17 +89,17 @@ left_out() { # NAME WHY
 }
 
 ended() { # NAME STATE
-  kill -KILL -- "-${pids[$1]}" 2>/dev/null # whatever it has left running
+  kill -KILL -- "-${pids[$1]}" 2>/dev/null # anything it left running
   printf '%s\t%s\t%s\n' "$1" "$2" $((SECONDS - starts[$1])) >>"$out/jobs.tsv"
   echo "$(date +%T)  $1 $2"
   unset "pids[$1]"
 }
 
-keep() { # summary.md and OUT.tgz, without what is large and need not come back
-  local leave=(--exclude=checkpoints)
+keep() { # writes summary.md and OUT.tgz, without large files that are not needed
+  local exclude=(--exclude=checkpoints)
   "$python" -m bench.summary "$out" >/dev/null
-  pack "$out.tgz" "${leave[@]}"
-  [[ $(stat -c %s "$out.tgz") -lt $MAX_BYTES ]] || pack "$out.tgz" "${leave[@]}" --exclude='*.json.gz'
+  pack "$out.tgz" "${exclude[@]}"
+  [[ $(stat -c %s "$out.tgz") -lt $MAX_BYTES ]] || pack "$out.tgz" "${exclude[@]}" --exclude='*.json.gz'
 }
 
 pack() { # FILE OPTIONS…
@@ -108,7 +109,7 @@ pack() { # FILE OPTIONS…
   mv "$file.new" "$file"
 }
 
-at_the_end() { # also if killed
+at_the_end() { # also runs if killed
   local status=$? name
   trap '' INT TERM
   for name in "${!pids[@]}"; do
@@ -141,7 +142,7 @@ case $contact in
 0) ;;
 3) no_batches="no batches without DALI: $(grep -m 1 -E '^(failed|crashed|hung) ' "$out/contact.log" | cut -c 1-200)" ;;
 *)
-  echo "no torch, or no training step: stopped here, so that time is left for a fix"
+  echo "no torch, or no training step: stopped here, to leave time for a fix"
   exit 1
   ;;
 esac
@@ -172,4 +173,4 @@ if [[ -z $no_batches ]]; then
   tests+=(tests/train/test_packed.py)
 fi
 job tests 600 "${pytest[@]}" -n 4 "${tests[@]}"
-exit 0 # whatever the last job came to: the summary tells
+exit 0 # regardless of the last job; see the summary

@@ -1,7 +1,7 @@
-"""The loader a GPU user would write without DALI: torchvision decodes, resizes, pairs on the GPU.
+"""A GPU loader without DALI: torchvision decodes, resizes and makes pairs on the GPU.
 
-Threads read files ahead. One more thread has nvJPEG decode a batch at once (on the JPEG engine,
-where there is one) and queues the rest of the work, a few batches ahead of whoever takes them.
+Threads read files ahead. Another thread decodes whole batches with nvJPEG (on the JPEG engine, if
+there is one) and queues the remaining work, a few batches ahead of the consumer.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from bench.plan import Augmentation, Item
 
-AHEAD = 3  # batches being read or made while another is in use
+AHEAD = 3  # batches to prepare while another is in use
 
 Streams = tuple[torch.cuda.Stream, torch.cuda.Stream]
 Made = tuple[Tensor, torch.cuda.Event | None]
@@ -27,7 +27,7 @@ def batches(
 ) -> Generator[Tensor, None, None]:
     """Yields each planned batch, uint8 [n, 2, 3, H, W] on the device, for the current stream.
 
-    `size` is (H, W) in pixels; `threads` read files. It works on a CPU too, for tests.
+    `size` is (H, W) in pixels; `threads` read files. Also works on a CPU, for tests.
     """
     streams = None
     if device.type == "cuda":
@@ -48,9 +48,9 @@ def batches(
 
 
 def pair(images: Sequence[Tensor], items: Sequence[Item], size: tuple[int, int]) -> Tensor:
-    """uint8 [n, 2, 3, H, W]: images, uint8 [3, h, w] each, and counterparts, on their device.
+    """Makes pairs, uint8 [n, 2, 3, H, W], of images, uint8 [3, h, w] each, on their device.
 
-    The images differ in size, so each is resized by itself; the rest is done to all at once.
+    Images differ in size and are resized one by one; all other work is done on the batch.
     """
     device = images[0].device
     drawn = _to(device, [[item.flip, *item.weights] for item in items])
@@ -66,9 +66,9 @@ def pair(images: Sequence[Tensor], items: Sequence[Item], size: tuple[int, int])
 
 
 def _augmented(images: Tensor, augmentations: Sequence[Augmentation]) -> tuple[Tensor, Tensor]:
-    """Originals and sources of counterparts, each [n, 3, H, W]: cropped, erased, one channel.
+    """Returns augmented originals and sources of counterparts, each [n, 3, H, W].
 
-    A few kernels for the whole batch, not some for each image.
+    Runs a few kernels for the whole batch instead of some per image.
     """
     n, _, height, width = images.shape
     channels = [range(3) if a.channel is None else [a.channel] * 3 for a in augmentations]
@@ -79,13 +79,13 @@ def _augmented(images: Tensor, augmentations: Sequence[Augmentation]) -> tuple[T
     crop, anchor, shape, fill, shown = drawn.split([2, 2, 2, 3, 3], dim=1)
     y, x = (torch.arange(size, device=images.device) for size in (height, width))
     margin = max(max(map(abs, a.crop)) for a in augmentations)
-    at_y, at_x = (y + crop[:, :1] + margin).long(), (x + crop[:, 1:] + margin).long()
+    crop_y, crop_x = (y + crop[:, :1] + margin).long(), (x + crop[:, 1:] + margin).long()
     batch = torch.arange(n, device=images.device)[:, None, None]
     padded = F.pad(images, [margin]).permute(0, 2, 3, 1)
-    images = padded[batch, at_y[:, :, None], at_x[:, None]].permute(0, 3, 1, 2)
+    images = padded[batch, crop_y[:, :, None], crop_x[:, None]].permute(0, 3, 1, 2)
     in_y, in_x = (
-        (at >= anchor[:, i : i + 1]) & (at < anchor[:, i : i + 1] + shape[:, i : i + 1])
-        for i, at in enumerate((y, x))
+        (position >= anchor[:, i : i + 1]) & (position < anchor[:, i : i + 1] + shape[:, i : i + 1])
+        for i, position in enumerate((y, x))
     )
     erased = in_y[:, None, :, None] & in_x[:, None, None]
     images = torch.where(erased, fill[..., None, None], images)
@@ -93,25 +93,25 @@ def _augmented(images: Tensor, augmentations: Sequence[Augmentation]) -> tuple[T
 
 
 def _to(device: torch.device, rows: Sequence[Sequence[float]]) -> Tensor:
-    """A float32 table on the device, without a wait of the host."""
+    """Copies rows to a float32 tensor on the device without making the host wait."""
     host = torch.from_numpy(np.array(rows, np.float32))
     host = host.pin_memory() if device.type == "cuda" else host
     return host.to(device, non_blocking=True)
 
 
 def why_not(items: Sequence[Item], device: torch.device) -> str | None:
-    """What keeps torchvision from decoding these files on the device."""
+    """Returns why torchvision cannot decode these files on the device, or None."""
     if device.type != "cuda":
         return "needs a GPU"
     try:
         _decode([read_file(str(item.path)) for item in items], device)
-    except (RuntimeError, AttributeError) as error:  # built without nvJPEG, or no JPEG files
+    except (RuntimeError, AttributeError) as error:  # built without nvJPEG, or not JPEG files
         return " ".join(str(error).split())[:200]
     return None
 
 
 def _decode(encoded: list[Tensor], device: torch.device) -> list[Tensor]:
-    """uint8 [3, h, w] of each JPEG file, of gray ones too; waits until they are there."""
+    """Decodes JPEG files, also gray ones, to uint8 [3, h, w]; waits until they are ready."""
     return decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
 
 
@@ -122,11 +122,11 @@ def _make(
     device: torch.device,
     streams: Streams | None,
 ) -> Made:
-    """The pairs of a batch, and the event behind which they are whole (None: now).
+    """Returns a batch's pairs and the event after which they are complete (None: now).
 
-    The decoder writes at once, whatever the stream that is current still reads from the memory it
-    was given (pytorch/vision#9606). So images are allocated on a stream that nothing else uses, and
-    torch's allocator hands their memory out again when the other stream has passed.
+    The decoder writes without waiting for the current stream, which may still read the same memory
+    (pytorch/vision#9606). So images are allocated on a stream that nothing else uses, and torch's
+    allocator reuses their memory only after the other stream has finished with it.
     """
     if streams is None:
         return pair(_decode(encoded, device), items, size), None
@@ -140,9 +140,9 @@ def _make(
         return pair(images, items, size), pairing.record_event()
 
 
-def _take(made: Future[Made]) -> Tensor:
-    """A batch that the current stream may read, and whose memory waits for that stream."""
-    pairs, event = made.result()
+def _take(future: Future[Made]) -> Tensor:
+    """Returns a batch that the current stream may read; its memory is kept until it has."""
+    pairs, event = future.result()
     if event is not None:
         stream = torch.cuda.current_stream(pairs.device)
         stream.wait_event(event)

@@ -1,4 +1,4 @@
-"""`cdp bench loader`: our loader alone: page cache, pixel cache, threads, prefetch."""
+"""`cdp bench loader`: our loader alone, by page cache, pixel cache, threads and prefetch."""
 
 import dataclasses
 import os
@@ -20,14 +20,14 @@ CACHES = {"none": "streaming", "host": "cached in host memory", "gpu": "cached o
 
 
 def bench_loader(session: Session) -> None:
-    """Batches of a `TrainingLoader`, counted and dropped."""
+    """Measures batches of a `TrainingLoader`, which are dropped."""
     data = session.config.data
     names = {cache: CACHES[cache] for cache in caches(session)}
     cached = session.compare(
         "loader, cache", {name: ours(session, cache=c) for c, name in names.items()}, "streaming", 2
     )
-    nearest = list(names.values())[-1]
-    session.ratios["cached_over_streaming"] = cached.ratios(nearest, "streaming")
+    fastest = list(names.values())[-1]
+    session.ratios["cached_over_streaming"] = cached.ratios(fastest, "streaming")
     session.ratios["decodes_per_image"] = [_decodes_per_image(session)]
 
     streaming = ours(session, cache="none")
@@ -51,28 +51,28 @@ def bench_loader(session: Session) -> None:
 
 
 def caches(session: Session) -> list[str]:
-    """Where pixels can come from here, the nearest place last."""
+    """Returns the caches available here, the fastest last."""
     return ["none", "host", *(["gpu"] if session.device.type == "cuda" else [])]
 
 
 def make_loader(
     session: Session, augmentation: AugmentationOptions | None = None, **changes: Any
 ) -> TrainingLoader:
-    """The preset's training loader, with other options."""
+    """Returns the preset's training loader with changed options."""
     options = dataclasses.replace(session.config.data, **changes)
     augment = partial(augmented, options=augmentation) if augmentation else None
     return TrainingLoader(session.index, options, session.device, seed=0, augment=augment)
 
 
 def ours(session: Session, **changes: Any) -> Side:
-    """Our loader with other options as a side."""
+    """Returns our loader with changed options as a side of a comparison."""
     return loader_side(make_loader(session, **changes), session)
 
 
 def loader_side(loader: TrainingLoader, session: Session) -> Side:
-    """Times batches in the middle of an epoch, always the same one.
+    """Returns a side that times batches in the middle of an epoch.
 
-    The same epoch each time, so that every side does the same work and a cache is full after one.
+    It is the same epoch each time, so that all sides do the same work and one pass fills a cache.
     """
     steps = session.loader_steps(loader)
 
@@ -87,7 +87,7 @@ def loader_side(loader: TrainingLoader, session: Session) -> Side:
 
 
 def forget(index: Index) -> None:
-    """Asks the kernel to drop the files' pages from its cache, so that they are read from disk."""
+    """Asks the kernel to drop the files from its page cache, so that they are read from disk."""
     for row in range(len(index)):
         file = os.open(index.path(row), os.O_RDONLY)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -95,7 +95,7 @@ def forget(index: Index) -> None:
 
 
 class _Counting(TrainingSource):
-    """Counts the files that it hands to the decoder."""
+    """Counts the files passed to the decoder."""
 
     num_files = 0
 
@@ -106,7 +106,7 @@ class _Counting(TrainingSource):
 
 
 def _decodes_per_image(session: Session) -> float:
-    """Files decoded, by images received, in an epoch without a cache."""
+    """Returns decoded files / received images of an epoch without a cache."""
     data, device = session.config.data, session.device
     source = _Counting(session.index, data, seed=0)
     graph = training_graph(source, data, device_id(device), num_threads(data))

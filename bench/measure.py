@@ -1,8 +1,8 @@
-"""How things are measured here: sides in turn, many rounds, ratios within a round.
+"""How the suite measures: it alternates the sides, for many rounds, with ratios within a round.
 
 A machine's speed drifts by tens of percent within minutes, so a single figure says little. The
-sides of a comparison run A B B A …; what is claimed is the median, over rounds, of a round's ratio.
-An image is one of the 2PK that reach the network, so that a pair counts as two.
+sides of a comparison run in turn; results are the median over rounds of the ratio within a round.
+Images are the 2PK that reach the network, so a pair counts as two.
 """
 
 import os
@@ -22,10 +22,10 @@ LEAD, TAIL = 4, 6  # batches before and after those that are timed
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What a side did in one round."""
+    """One side's result in one round."""
 
-    rate: float  # images a second
-    cpu_us: float  # CPU time an image, of this process and its workers
+    rate: float  # images/s
+    cpu_us: float  # CPU time per image, of this process and its workers
 
 
 Side = Callable[[], Pass]
@@ -33,20 +33,20 @@ Side = Callable[[], Pass]
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Each side's passes, round by round, in the order in which they were measured."""
+    """Each side's passes, in the order of measurement."""
 
     passes: dict[str, list[Pass]]
 
     def rates(self, side: str) -> list[float]:
-        """Images a second, in each round."""
+        """Returns images/s of each round."""
         return [p.rate for p in self.passes[side]]
 
     def ratios(self, side: str, base: str) -> list[float]:
-        """How many times as fast as `base`, in each round."""
+        """Returns the speed relative to `base` in each round."""
         return [a / b for a, b in zip(self.rates(side), self.rates(base), strict=True)]
 
     def best_of(self, sides: Sequence[str]) -> str:
-        """The side with the highest median rate."""
+        """Returns the side with the highest median rate."""
         return max(sides, key=lambda side: statistics.median(self.rates(side)))
 
 
@@ -56,9 +56,9 @@ def in_turn(
     warmup: int = 1,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Samples:
-    """Runs every side once a round; the first `warmup` rounds do not count.
+    """Runs every side once per round; the first `warmup` rounds do not count.
 
-    Each round begins with another side, so that none always follows the same neighbour.
+    Each round starts with another side, so that no side always comes first or last.
     """
     passes: dict[str, list[Pass]] = {name: [] for name in sides}
     total = (warmup + rounds) * len(sides)
@@ -74,11 +74,11 @@ def in_turn(
 
 
 def steady(batches: Iterator[Any], steps: int, images: int, lead: int = LEAD) -> Pass:
-    """Speed over `steps` batches of so many `images` in the middle of a pass.
+    """Times `steps` batches of `images` each in the middle of a pass.
 
-    The first `LEAD` are not timed, and `TAIL` more must follow: loaders work ahead, and neither a
-    queue that is full at the start nor the end of the work, when nobody fills it, may count.
-    What does not work ahead needs less of a `lead`.
+    The first `lead` batches are not timed, and `TAIL` more must follow: loaders work ahead, so the
+    full queue at the start and the draining queue at the end must not count. What does not work
+    ahead needs a shorter `lead`.
     """
     for _ in islice(batches, lead):
         pass
@@ -92,19 +92,19 @@ def steady(batches: Iterator[Any], steps: int, images: int, lead: int = LEAD) ->
 
 
 def synchronize() -> None:
-    """Waits for the GPU, where there is one."""
+    """Waits for the GPU, if there is one."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def cpu_seconds() -> float:
-    """CPU time so far of this process and its living descendants (theirs in steps of 10 ms)."""
+    """Returns CPU time of this process and its living descendants (theirs in 10 ms steps)."""
     ticks = sum(map(_ticks, descendants(os.getpid())))
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that `pid` started, and those that they did, as far as they live."""
+    """Returns the living child processes of `pid` and their descendants."""
     found: list[int] = []
     with suppress(OSError):  # it has ended
         for task in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -114,13 +114,13 @@ def descendants(pid: int) -> list[int]:
 
 
 def _ticks(pid: int) -> int:
-    # The fields after the command's name, which may hold anything, in parentheses.
+    # Skips the command name in parentheses, which may contain anything.
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return int(fields[11]) + int(fields[12])  # utime, stime
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, 5th, 95th and 99th percentile, lowest and highest."""
+    """Returns median, 5th, 95th and 99th percentile, minimum and maximum."""
     ordered = sorted(values)
 
     def percentile(q: int) -> float:

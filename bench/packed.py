@@ -1,4 +1,4 @@
-"""`cdp bench packed LOOSE SHARDS`: the training loader on loose files and on a pack of them."""
+"""`cdp bench packed LOOSE SHARDS`: the training loader on loose and on packed files."""
 
 import statistics
 from pathlib import Path
@@ -17,11 +17,11 @@ ROUNDS = 9
 
 
 def packed(loose: tyro.conf.Positional[Path], shards: tyro.conf.Positional[Path]) -> None:
-    """Streams an epoch of 256x128, P 16, K 4 from each, in turn, the page cache warm.
+    """Streams epochs of 256x128, P 16, K 4 from each in turn, with a warm page cache.
 
     Args:
         loose: Folder of a data set.
-        shards: What `cdp data pack` made of it.
+        shards: The same data set, packed with `cdp data pack`.
     """
     samples = in_turn({"loose": _side(loose), "packed": _side(shards)}, ROUNDS)
     for name in samples.passes:
@@ -33,7 +33,7 @@ def packed(loose: tyro.conf.Positional[Path], shards: tyro.conf.Positional[Path]
 
 
 def _side(root: Path) -> Side:
-    """An epoch of a loader without a cache, but for the ends that `steady` leaves out."""
+    """Returns a side that times an epoch without a cache, except the ends that `steady` drops."""
     options = DataOptions(root=root, cache="none")
     loader = TrainingLoader(read_training(options, root), options, torch.device("cpu"), seed=0)
     steps = len(loader) - LEAD - TAIL

@@ -1,4 +1,4 @@
-"""The batches of our loader's epoch, written out for loaders that know nothing of it."""
+"""Lists the batches of our loader's epoch, for other loaders to reproduce."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from pipeline.options import AugmentationOptions, DataOptions
 from pipeline.plan import ALL, columns
 from pipeline.sampler import plan_epoch
 
-# What most published re-identification trainings switch on, and CAJ's channel augmentation.
+# What most published re-identification methods use, and CAJ's channel augmentation.
 AUGMENTED = AugmentationOptions(crop_padding_px=10, erasing=0.5, channel=0.5)
 
 
@@ -20,28 +20,28 @@ AUGMENTED = AugmentationOptions(crop_padding_px=10, erasing=0.5, channel=0.5)
 class Augmentation:
     """How an original is augmented, in pixels of the resized and flipped image."""
 
-    crop: tuple[int, int]  # top left corner of the window, (y, x); outside the image is black
-    box: tuple[int, int, int, int]  # erased: top, left, height, width; a height of 0: nothing
-    fill: tuple[int, int, int]  # its color
-    channel: int | None  # the one that the original shows three times; None: all three
+    crop: tuple[int, int]  # top left corner of the window, (y, x); black outside the image
+    box: tuple[int, int, int, int]  # erased: top, left, height, width; height 0: nothing
+    fill: tuple[int, int, int]  # color of the erased box
+    channel: int | None  # copied to all three channels of the original; None: keep all
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One original to load, and what was drawn for it."""
+    """One original to load, and its random draws."""
 
     path: Path
     flip: bool
-    weights: np.ndarray  # float32 [3]: what the counterpart's one channel is made of
+    weights: np.ndarray  # float32 [3]: weights of R, G, B in the counterpart's single channel
     augmentation: Augmentation | None = None
 
 
 def plan(
     index: Index, options: DataOptions, steps: int, augmentation: AugmentationOptions | None = None
 ) -> list[list[Item]]:
-    """The batches of our loader's epoch 1 with uniform P̂, seed 0.
+    """Returns the batches of our loader's epoch 1 with uniform P̂, seed 0.
 
-    Of `augmentation` it knows what `AUGMENTED` switches on.
+    Supports only the augmentations that `AUGMENTED` uses.
     """
     rows_of = plan_epoch(index, options.p, options.k, options.sampling, 0, 1)[:steps]
     spectra = spectrum.rows(options.spectra)

@@ -1,4 +1,4 @@
-"""The suite's picture: what each stage costs, and every comparison as bars."""
+"""Draws the suite's results: the cost of each stage, and every comparison as bars."""
 
 import io
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ BAR, BASE, INK, QUIET = "#4c78a8", "#9aa5b1", "#1f2933", "#616e7c"
 
 
 def check(file: Path) -> None:
-    """Raises `InputError` if a picture cannot be drawn here, or not in that format."""
+    """Raises `InputError` if the file is not PNG or matplotlib is missing."""
     if file.suffix != ".png":
         raise InputError(f"--plot {file}: must end in .png")
     try:
@@ -25,7 +25,7 @@ def check(file: Path) -> None:
 
 @contextmanager
 def drawing() -> Iterator[Any]:
-    """pyplot, without a screen, in the suite's style."""
+    """Yields pyplot in the suite's style, for use without a screen."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -36,7 +36,7 @@ def drawing() -> Iterator[Any]:
 
 
 def save(figure: Any, file: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
+    """Writes a figure atomically as PNG."""
     from matplotlib import pyplot
 
     png = io.BytesIO()
@@ -46,7 +46,7 @@ def save(figure: Any, file: Path) -> None:
 
 
 def draw(result: dict[str, Any], file: Path) -> None:
-    """Draws what `run_bench` returned."""
+    """Draws the result of `run_bench`."""
     with drawing() as pyplot:
         comparisons = result["comparisons"]
         chains = [c for c in ("pipeline", "step") if c in result.get("waterfall", {})]
@@ -76,24 +76,24 @@ def _title(result: dict[str, Any]) -> str:
 
 
 def _waterfall(axes: Any, chain: str, result: dict[str, Any]) -> None:
-    """Each stage begins where those before it end."""
+    """Draws stages as bars, each starting where the previous one ends."""
     stages = result["waterfall"][chain]
     total = sum(stages.values())
     start = 0.0
     for i, us in enumerate(stages.values()):
-        # A stage that overlaps with those before it can come out below 0: noise, or free.
+        # A stage that overlaps with earlier ones can come out below 0.
         axes.barh(i, us, left=start, color=STAGES[i % len(STAGES)])
         end = max(start, start + us)
         axes.text(end + 0.01 * total, i, f"{us:.3g} µs, {100 * us / total:.0f} %", va="center")
         start += us
     axes.set_yticks(range(len(stages)), list(stages))
     axes.set_xlim(0, 1.3 * total)
-    axes.set_xlabel("µs of wall time an image")
+    axes.set_xlabel("µs of wall time per image")
     _finish(axes, f"{chain}: {1e6 / total:.0f} images/s ({result['waterfall']['preset']})")
 
 
 def _bars(axes: Any, comparison: dict[str, Any]) -> None:
-    """Medians as bars, lowest to highest round as whiskers, the ratio beside."""
+    """Draws medians as bars, minimum and maximum as whiskers, with the ratio as text."""
     sides = comparison["sides"]
     longest = max(side["rate"]["max"] for side in sides.values())
     for i, (name, side) in enumerate(sides.items()):

@@ -1,8 +1,8 @@
-"""`cdp bench scale`: the index, the epoch plan, the source and DHSM at many images and people.
+"""`cdp bench scale`: the index, the epoch plan, the source and DHSM with many images and people.
 
-No file is read: the index is made in memory, rows in random order, each identity with at least two
-images of each modality. MB is what a part took at its peak beyond what was there before (resident
-memory of the process; Linux); blocks are Python's own, the change over the part.
+Reads no files: the index is made in memory, in random order, each identity with at least two images
+of each modality. MB is a part's peak increase of the process's resident memory (Linux); blocks is
+the change in the number of Python's memory blocks.
 """
 
 import sys
@@ -35,7 +35,7 @@ BATCHES = 2000
 
 
 def synthetic(images: int, identities: int, seed: int = 0) -> Index:
-    """An index without files; `images` is at least four times `identities`."""
+    """Makes an index without files; `images` must be at least four times `identities`."""
     rng = np.random.default_rng(seed)
     others = images - 4 * identities
     everyone = np.repeat(np.arange(identities), 4)
@@ -43,7 +43,7 @@ def synthetic(images: int, identities: int, seed: int = 0) -> Index:
     pids = np.concatenate([everyone, rng.integers(identities, size=others)])[order]
     modality = np.concatenate([np.arange(4 * identities) % 2, rng.integers(2, size=others)])[order]
     paths = np.empty(images, "S28")
-    for start in range(0, images, 100_000):  # strings of a part at a time
+    for start in range(0, images, 100_000):  # in parts, to bound the memory of strings
         rows = np.arange(start, min(start + 100_000, images))
         paths[rows] = [
             b"cam%d/%08d/%08d.jpg" % (m, p, r)
@@ -55,15 +55,15 @@ def synthetic(images: int, identities: int, seed: int = 0) -> Index:
 
 
 def resident(field: str) -> float:
-    """VmRSS (now) or VmHWM (highest since the mark was reset) of this process, MB."""
+    """Returns VmRSS (current) or VmHWM (peak since its reset) of this process in MB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[field].split()[0]) * 1024 / 1e6
 
 
 @contextmanager
 def measured(name: str, rows: list[dict[str, Any]]) -> Iterator[None]:
-    """Appends what the block took."""
-    Path("/proc/self/clear_refs").write_text("5")  # the mark starts again
+    """Measures the block and appends a row."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before, blocks = resident("VmRSS"), sys.getallocatedblocks()
     start, cpu = time.perf_counter(), time.process_time()
     yield
@@ -79,7 +79,7 @@ def measured(name: str, rows: list[dict[str, Any]]) -> Iterator[None]:
 
 
 def of_one(work: Callable[[int], object]) -> float:
-    """Seconds of one of `BATCHES` calls, the median."""
+    """Returns the median seconds of `BATCHES` calls."""
     times = []
     for step in range(BATCHES):
         start = time.perf_counter()
@@ -89,7 +89,7 @@ def of_one(work: Callable[[int], object]) -> float:
 
 
 def measure(index: Index, num_classes: int) -> list[dict[str, Any]]:
-    """A row a part."""
+    """Measures all parts; returns one row per part."""
     rows: list[dict[str, Any]] = []
     for sampling in ("balanced", "random"):
         with measured(f"group, once, {sampling}", rows):
@@ -125,7 +125,7 @@ def measure(index: Index, num_classes: int) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """One line a part."""
+    """Formats rows as text, one line per part."""
     lines = [f"{'part':38} {'ms':>10} {'CPU ms':>10} {'peak MB':>8} {'blocks':>8}"]
     for row in rows:
         cpu = f"{1e3 * row['cpu_seconds']:.0f}" if "cpu_seconds" in row else ""
@@ -137,12 +137,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def scale(images: int = 10_000_000, identities: int = 1_000_000, json: Path | None = None) -> None:
-    """Measures what many images and people cost, without a file of them.
+    """Measures the cost of many images and people, without any files.
 
     Args:
-        images: How many; at least four times the identities.
-        identities: How many people.
-        json: File to write it to.
+        images: Number of images; at least four times the identities.
+        identities: Number of people.
+        json: File to write the results to.
     """
     if images < 4 * identities:
         raise InputError(f"--images {images}: must be at least 4 x --identities")

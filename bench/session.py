@@ -1,4 +1,4 @@
-"""What every part of the suite is given, and how a comparison is shown and kept."""
+"""The session passed to every part of the suite; shows and records comparisons."""
 
 import json
 import math
@@ -21,18 +21,18 @@ from train.config import Config
 from train.live.display import Display
 from train.step import TrainingStep
 
-if TYPE_CHECKING:  # DALI, which a step alone does not need
+if TYPE_CHECKING:  # imports DALI, which a step alone does not need
     from pipeline.loader import TrainingLoader
 
-# Enough of them for a loader's pass to last a good part of a second.
+# Images per pass of a loader, so that it takes a good part of a second.
 IMAGES, QUICK_IMAGES = 4096, 2048
-# That a pass of steps may last where a step is slow.
+# Maximum length of a pass of slow steps.
 SECONDS, QUICK_SECONDS = 4.0, 1.0
 
 
 @dataclass
 class Session:
-    """One call of the suite: what is measured, how long, and what came out so far."""
+    """One call of the suite: what is measured, for how long, and the results so far."""
 
     index: Index
     num_classes: int
@@ -45,18 +45,19 @@ class Session:
     quick: bool
     display: Display
     timm_script: Path | None = None  # timm's benchmark.py
-    sweep: bool = True  # also the step's batch sizes
-    keep: Callable[[], None] = lambda: None  # what was measured so far
+    sweep: bool = True  # also measure other batch sizes of the step
+    keep: Callable[[], None] = lambda: None  # saves the results so far
     trace: Callable[[TrainingStep, "TrainingLoader"], None] = lambda step, loader: None
     comparisons: list[dict[str, Any]] = field(default_factory=list)
-    waterfall: dict[str, dict[str, float]] = field(default_factory=dict)  # µs an image of a stage
-    step_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # of a real run: quantiles
+    waterfall: dict[str, dict[str, float]] = field(default_factory=dict)  # µs per image and stage
+    step_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # quantiles of a real run
     ratios: dict[str, list[float]] = field(default_factory=dict)  # stable name → samples
 
     def loader_steps(self, loader: "TrainingLoader") -> int:
-        """Batches to time of a loader, which is much faster than a step; at least `steps`.
+        """Returns the number of batches to time for a loader; at least `steps`.
 
-        Raises `InputError` if an epoch is too short to time its middle.
+        It is higher than for steps, as a loader is much faster. Raises `InputError` if an epoch is
+        too short.
         """
         middle = len(loader) - LEAD - TAIL
         if middle < self.steps:
@@ -69,7 +70,7 @@ class Session:
         return min(middle, max(self.steps, enough))
 
     def resident_side(self, work: Callable[[], object], images: int) -> Side:
-        """Repeats `work`, which needs no loader: as often as `steps` says or time allows."""
+        """Returns a side that repeats `work`, without a loader, `steps` times or as time allows."""
         work()
         synchronize()
         start = time.perf_counter()
@@ -81,15 +82,15 @@ class Session:
 
     @property
     def images(self) -> int:
-        """2PK: images of a batch."""
+        """Images per batch, 2PK."""
         return num_images(self.config.data)
 
     def compare(
         self, title: str, sides: dict[str, Side], base: str, warmup: int = 1, **about: Any
     ) -> Samples:
-        """Measures the sides in turn; prints a table and one JSON line, and keeps the latter.
+        """Measures the sides in turn; prints a table and a JSON line, and records the latter.
 
-        `base` is the side that the others are compared with; `about` says what was measured.
+        Compares all sides with `base`; `about` adds entries to the record.
         """
         with self.display.progress(title) as tick:
             samples = in_turn(sides, self.rounds, warmup, tick)
@@ -118,7 +119,7 @@ class Session:
         return samples
 
     def say_json(self, record: dict[str, Any]) -> None:
-        """One line for programs."""
+        """Prints a record as one line of JSON."""
         self.display.console.print(
             json.dumps(record), soft_wrap=True, highlight=False, markup=False
         )
@@ -140,7 +141,7 @@ def _side(samples: Samples, name: str, base: str) -> dict[str, Any]:
 def _table(record: dict[str, Any]) -> Table:
     size = f"{record['height_px']}x{record['width_px']}, P {record['p']} x K {record['k']}"
     table = Table(title=f"{record['bench']} ({record['preset']}: {size})", box=HEADS, padding=0)
-    table.caption = f"ratio: against {record['base']!r}, median and range over rounds"
+    table.caption = f"ratio: to {record['base']!r}, median and range over rounds"
     table.add_column("", max_width=34)
     for name in ("images/s", "± %", "µs CPU", "ratio", "min … max"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -158,5 +159,5 @@ def _table(record: dict[str, Any]) -> Table:
 
 
 def figure(x: float) -> str:
-    """Three digits."""
+    """Formats a number with three digits."""
     return f"{x:.{max(0, 2 - math.floor(math.log10(abs(x))))}f}" if x else "0"

@@ -1,4 +1,4 @@
-"""`cdp bench step`: the training step alone, on pixels that lie in the device's memory."""
+"""`cdp bench step`: the training step alone, on pixels in the device's memory."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from train.runtime import StepOptions
 from train.step import TrainingStep
 
 BASE = "eager, NCHW"
-# Each adds to the one before.
+# Each variant adds to the previous one.
 VARIANTS = {
     BASE: {},
     "channels_last": {"channels_last": "on"},
@@ -27,7 +27,7 @@ VARIANTS = {
 
 
 def bench_step(session: Session) -> None:
-    """Eager to recorded, each switch added to those before; then batch sizes, if asked for."""
+    """Measures steps from eager to recorded, adding switches one by one; then batch sizes."""
     on_gpu = session.device.type == "cuda"
     left_out = {} if on_gpu else _without_a_gpu(session)
     p = session.config.data.p
@@ -49,7 +49,7 @@ def bench_step(session: Session) -> None:
 
 
 def _without_a_gpu(session: Session) -> dict[str, str]:
-    """Variants that are not measured on a CPU, and why."""
+    """Returns the variants not measured on a CPU, with reasons."""
     left_out = {"+ CUDA graph": "needs a GPU"}
     if session.quick:
         left_out["+ compiled"] = "--quick: compiling for a CPU takes more than a minute"
@@ -57,20 +57,20 @@ def _without_a_gpu(session: Session) -> dict[str, str]:
 
 
 def make_step(session: Session, **switches: Any) -> TrainingStep:
-    """The preset's training step on random weights; switches as named, else as resolved."""
+    """Makes the preset's training step with random weights; `switches` override its options."""
     config, device = session.config, session.device
     method = config.method
     torch.manual_seed(config.seed)
     network = method.network(session.num_classes, image_size(config.data)).to(device).train()
     resolved = runtime.resolve_step(config.step, device, session.precision, network.fixed_shapes)
-    how = dataclasses.replace(resolved, **switches)
-    optimizer = build(method.groups(network), method.optimizer, how, device)
+    options = dataclasses.replace(resolved, **switches)
+    optimizer = build(method.groups(network), method.optimizer, options, device)
     mining = Mining(method.dhsm, len(config.data.spectra), device)
-    return TrainingStep(network, method, optimizer, mining, session.precision, device, how)
+    return TrainingStep(network, method, optimizer, mining, session.precision, device, options)
 
 
 def resident_batch(session: Session, p: int) -> PairedBatch:
-    """Random pixels of `p` identities, on the device."""
+    """Makes a batch of random pixels of `p` identities, on the device."""
     data = session.config.data
     n = p * data.k
     size = (n, num_views(data), data.height_px, data.width_px, 3)
@@ -90,6 +90,6 @@ def resident_batch(session: Session, p: int) -> PairedBatch:
 
 
 def step_side(session: Session, p: int, **switches: Any) -> Side:
-    """The step on one resident batch of `p` identities, again and again."""
+    """Returns a side that repeats the step on one resident batch of `p` identities."""
     step, batch = make_step(session, **switches), resident_batch(session, p)
     return session.resident_side(lambda: step(batch), batch.num_views * len(batch.pids))

@@ -1,4 +1,4 @@
-"""Runs the parts of the bench suite on the embedded crops and keeps what they measured."""
+"""Runs the parts of the bench suite and saves their results."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from train.live.display import Display
 from train.presets import PRESETS
 from train.step import TrainingStep
 
-if TYPE_CHECKING:  # DALI, which a step alone does not need
+if TYPE_CHECKING:  # imports DALI, which a step alone does not need
     from pipeline.loader import TrainingLoader
 
 PARTS = ("stages", "decoder", "loader", "peers", "augmented", "step", "end-to-end", "timm")
@@ -43,10 +43,10 @@ def run_bench(
     trace_dir: Path | None = None,
     sweep: bool = True,
 ) -> dict[str, Any]:
-    """Measures these parts; prints tables and JSON lines, writes JSON and picture.
+    """Measures these parts; prints tables and JSON lines, writes a JSON file and a picture.
 
-    `preset` None: the paper's batches for the loaders, and for the step where there is a GPU, else
-    the demo's step. Raises `InputError` if the data or the files' folders cannot be used.
+    Without a `preset`, uses the paper's, but the demo's for steps on a CPU. Raises `InputError` if
+    the data or the output files cannot be used.
     """
     if plot_file:
         plot.check(plot_file)
@@ -92,7 +92,7 @@ def run_bench(
 
 
 def _part(name: str) -> Callable[[Session], None]:
-    """Measures a part. Imported now: what other parts need may not load here, as DALI."""
+    """Imports and returns a part's function, as other parts' imports (DALI) may fail here."""
     match name:
         case "stages":
             from bench.stages import bench_stages as measure
@@ -116,7 +116,7 @@ def _part(name: str) -> Callable[[Session], None]:
 def _trace(session: Session, folder: Path, step: TrainingStep, loader: "TrainingLoader") -> None:
     from bench.trace import trace
 
-    session.keep()  # the profiler may take the process with it
+    session.keep()  # the profiler may crash the process
     trace(session, folder, step, loader)
 
 
@@ -128,15 +128,15 @@ def make_session(
     quick: bool = False,
     timm_script: Path | None = None,
 ) -> Session:
-    """What a part is given: the preset's batches and network on this data set.
+    """Makes a session with the preset's batches and network on this data set.
 
-    Raises `InputError` if the data cannot be used, or is packed.
+    Raises `InputError` if the data cannot be used or is packed.
     """
     root = locate(data_root, display)
     config = _measurable(PRESETS[preset].config, root)
     index = read_training(config.data, root)
     if index.is_packed:
-        raise InputError(f"--data {root}: is packed; name loose files, which others read too")
+        raise InputError(f"--data-root {root}: is packed; name loose files, which peers can read")
     rounds, steps = _rounds_and_steps(quick)
     return Session(
         index=index,
@@ -158,7 +158,7 @@ def _rounds_and_steps(quick: bool) -> tuple[int, int]:
 
 
 def _measurable(config: Config, root: Path) -> Config:
-    """The preset on this data set, without a download of weights: speed does not depend on them."""
+    """Returns the preset on this data set, without weights, which do not affect speed."""
     model = dataclasses.replace(config.method.model, weights="none")
     return with_data(with_method(config, model=model), root=root, kind=kind_of(root, "auto"))
 

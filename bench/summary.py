@@ -1,6 +1,6 @@
-"""`python -m bench.summary OUT`: what `gpu_day.sh` left in a folder, as OUT/summary.md and printed.
+"""`python -m bench.summary OUT`: summarises the files of `gpu_day.sh` in OUT/summary.md; prints it.
 
-Needs nothing but Python's standard library, and takes whatever part of the files is there.
+Needs only Python's standard library, and works with any subset of the files.
 """
 
 import csv
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 QUANTILES = ("median", "p95", "p99")
-LAST_WORDS = 10  # lines of a failed job's log
-STACK = "Current thread"  # begins the stack that a signal found, innermost call first
+LAST_LINES = 10  # of a failed job's log
+STACK = "Current thread"  # first line of the stack printed at a signal, innermost call first
 OUTCOME = re.compile(r"^(?:\[gw\d+\]|\S+::).*? (PASSED|FAILED|SKIPPED|ERROR)\b", re.M)
-NOT_PASSED = re.compile(r"^(?:FAILED|ERROR) \S+::.*$", re.M)  # of pytest's own summary
+NOT_PASSED = re.compile(r"^(?:FAILED|ERROR) \S+::.*$", re.M)  # in pytest's own summary
 
 
 def summarize(out: Path) -> str:
-    """The day as Markdown; a section whose files are missing or broken says so in a line."""
+    """Returns the day as Markdown; omits sections without files, reports broken files in a line."""
     sections: tuple[Callable[[Path], str], ...]
     sections = (head, jobs, failures, checks, epochs, steps, gaps, gpu, tests, targets)
     parts = []
@@ -29,17 +29,19 @@ def summarize(out: Path) -> str:
         try:
             parts.append(section(out))
         except FileNotFoundError:
-            continue  # its job has not run
+            continue  # the job has not run
         except (OSError, ValueError, KeyError, TypeError) as error:
             parts.append(f"{section.__name__}: unreadable ({type(error).__name__}: {error})")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def head(out: Path) -> str:
-    """The machine, as the first part that measured anything saw it."""
+    """Describes the machine, from the first part that measured anything."""
     lines = ["# GPU day"]
     if (out / "device").read_text().strip() == "cpu":
-        lines.append("**A rehearsal without a GPU: small and quick, its figures say nothing.**")
+        lines.append(
+            "**A rehearsal without a GPU: small, quick, and its figures are meaningless.**"
+        )
     about = next((part for part in measured(out) if "packages" in part), None)
     if about:
         versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
@@ -53,45 +55,45 @@ def head(out: Path) -> str:
 
 
 def measured(out: Path) -> list[dict[str, Any]]:
-    """What `cdp bench` wrote, oldest first."""
+    """Returns the results of `cdp bench`, oldest first."""
     files = sorted(out.glob("*.json"), key=lambda file: file.stat().st_mtime)
     return [json.loads(file.read_text()) for file in files]
 
 
 def jobs(out: Path) -> str:
-    """What ran, how it ended, how long it took."""
+    """Lists the jobs, how they ended and how long they took."""
     return table(("job", "state", "s"), records(out))
 
 
 def records(out: Path) -> list[list[str]]:
-    """(name, state, seconds) of each job so far."""
+    """Returns (name, state, seconds) of each job so far."""
     return [line.split("\t") for line in (out / "jobs.tsv").read_text().splitlines()]
 
 
 def failures(out: Path) -> str:
-    """The last words of jobs that did not end well, or where they were when they were stopped."""
-    said = []
+    """Shows the last log lines of failed jobs, or the stack of jobs that were stopped."""
+    parts = []
     for name, state, _ in records(out):
         log = out / f"{name}.log"
         if state != "done" and log.is_file():
             lines = log.read_text(errors="replace").strip().splitlines()
             lines = [line for line in lines if "[nvimgcodec]" not in line]
             stacks = [i for i, line in enumerate(lines) if line.startswith(STACK)]
-            first = stacks[0] if stacks else max(0, len(lines) - LAST_WORDS)
-            words = "\n".join(f"    {line[:300]}" for line in lines[first : first + LAST_WORDS])
-            said.append(f"{name} {state}:\n\n{words}")
-    return "\n\n".join(said)
+            first = stacks[0] if stacks else max(0, len(lines) - LAST_LINES)
+            shown = "\n".join(f"    {line[:300]}" for line in lines[first : first + LAST_LINES])
+            parts.append(f"{name} {state}:\n\n{shown}")
+    return "\n\n".join(parts)
 
 
 def checks(out: Path) -> str:
-    """First contact."""
+    """Lists the outcomes of first contact (bench/contact.py)."""
     found = json.loads((out / "contact.json").read_text())["checks"]
     rows = [(c["check"], c["state"], f"{c['seconds']:.1f}", c["said"][:300]) for c in found]
     return table(("check", "", "s", ""), rows)
 
 
 def epochs(out: Path) -> str:
-    """The real run."""
+    """Lists the epochs of the real run."""
     lines = (out / "train" / "metrics.jsonl").read_text().splitlines()
     rows = [
         (
@@ -107,14 +109,14 @@ def epochs(out: Path) -> str:
 
 
 def steps(out: Path) -> str:
-    """How long a step of the real run takes."""
+    """Shows how long a step of the real run takes."""
     of = json.loads((out / "end-to-end.json").read_text()).get("step_ms", {})
     rows = [(name, *(f"{ms[q]:.2f}" for q in QUANTILES)) for name, ms in of.items()]
     return table(("a step, ms", *QUANTILES), rows) if rows else ""
 
 
 def gaps(out: Path) -> str:
-    """When the device was idle in the trace, and what the host did meanwhile."""
+    """Lists when the device was idle in the trace, and what the host did meanwhile."""
     found = json.loads((out / "trace" / "idle.json").read_text())
     if found["busy"] is None:
         return "Trace: nothing ran on the device."
@@ -133,7 +135,7 @@ def gaps(out: Path) -> str:
 
 
 def gpu(out: Path) -> str:
-    """What the driver said every few seconds while things were timed."""
+    """Summarises the driver's readings, taken every few seconds."""
     with (out / "gpu.csv").open() as file:
         rows = list(csv.DictReader(file, skipinitialspace=True))
     columns = {name: numbers(row[name] for row in rows) for name in (rows[0] if rows else ())}
@@ -146,26 +148,26 @@ def gpu(out: Path) -> str:
 
 
 def numbers(texts: Iterable[str | None]) -> list[float]:
-    """Those that are numbers; a driver says [N/A] for what it does not know."""
+    """Returns the texts that are numbers; a driver reports [N/A] for unknown values."""
     return [float(text) for text in texts if text and re.fullmatch(r"[\d.]+", text)]
 
 
 def tests(out: Path) -> str:
-    """pytest's outcomes, counted in its logs, which also tell of a run that was cut short."""
-    said = []
+    """Counts pytest's outcomes in its logs, which also covers runs that were cut short."""
+    lines = []
     for name in ("clock", "tests"):
         log = out / f"{name}.log"
         if log.is_file():
             text = log.read_text(errors="replace")
             counts = Counter(OUTCOME.findall(text))
             outcomes = ", ".join(f"{n} {what.lower()}" for what, n in sorted(counts.items()))
-            said.append(f"pytest, {name}: {outcomes or 'no outcome'}")
-            said += [f"- {line[:300]}" for line in islice(NOT_PASSED.findall(text), 20)]
-    return "\n".join(said)
+            lines.append(f"pytest, {name}: {outcomes or 'no outcome'}")
+            lines += [f"- {line[:300]}" for line in islice(NOT_PASSED.findall(text), 20)]
+    return "\n".join(lines)
 
 
 def targets(out: Path) -> str:
-    """Each target where it was measured, else as not measured."""
+    """Lists all targets with their measurements, or as not measured."""
     whole: dict[str, dict[str, Any]] = {}
     for part in measured(out):
         for name, row in part.get("ratios", {}).items():
@@ -185,7 +187,7 @@ def targets(out: Path) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Markdown."""
+    """Formats a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     cells = ([str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
     return "\n".join("| " + " | ".join(line) + " |" for line in cells)

@@ -1,4 +1,4 @@
-"""What the suite's ratios should be, under the names that results keep them by."""
+"""Targets for the suite's ratios, by their names in the results."""
 
 import statistics
 from collections.abc import Collection
@@ -13,11 +13,11 @@ from bench.session import figure
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One ratio: what it is, which part measures it, and its bounds, None where there is none."""
+    """A ratio: its description, the part that measures it, and its bounds (None: no bound)."""
 
     text: str
     part: str
-    cpu: tuple[float | None, float | None] = (None, None)  # (at least, at most), two cores
+    cpu: tuple[float | None, float | None] = (None, None)  # (at least, at most), on two cores
     gpu: tuple[float | None, float | None] = (None, None)  # one H200
 
 
@@ -36,7 +36,7 @@ TARGETS = {
     ),
     "cached_over_streaming": Target("cached / streaming loader", "loader", cpu=(2.5, None)),
     "decodes_per_image": Target(
-        "decodes an emitted image", "loader", cpu=(0.5, 0.5), gpu=(0.5, 0.5)
+        "decodes per emitted image", "loader", cpu=(0.5, 0.5), gpu=(0.5, 0.5)
     ),
     "end_to_end_streaming_over_resident": Target(
         "real run, streaming / same step on resident data", "end-to-end", gpu=(0.98, None)
@@ -55,7 +55,7 @@ TARGETS = {
     ),
     "step_p99_over_p50": Target("step, p99 / p50", "end-to-end", gpu=(None, 1.1)),
     "host_syncs_per_step": Target(
-        "waits of the host for the GPU, a step", "end-to-end", gpu=(None, 0.0)
+        "times the host waits for the GPU per step", "end-to-end", gpu=(None, 0.0)
     ),
     "streaming_over_step": Target(
         "streaming loader / what the step consumes", "end-to-end", gpu=(3.0, None)
@@ -65,13 +65,13 @@ TARGETS = {
         "step / timm's benchmark script, same model, size, batch", "timm", gpu=(1.0, None)
     ),
     "host_memory_growth": Target(
-        "peak host memory / that after the first round", "end-to-end", gpu=(None, 1.02)
+        "peak host memory / peak after the first round", "end-to-end", gpu=(None, 1.02)
     ),
 }
 
 
 def judge(ratios: dict[str, list[float]], on_gpu: bool) -> dict[str, dict[str, Any]]:
-    """Every target with what was measured of it; `measured` is None where nothing was."""
+    """Returns every target with its measurement; `measured` is None if there is none."""
     judged = {}
     for name, target in TARGETS.items():
         low, high = target.gpu if on_gpu else target.cpu
@@ -94,7 +94,7 @@ def judge(ratios: dict[str, list[float]], on_gpu: bool) -> dict[str, dict[str, A
 
 
 def table(judged: dict[str, dict[str, Any]], parts: Collection[str]) -> Table:
-    """Targets of these parts beside measurements."""
+    """Returns a table of these parts' targets and measurements."""
     shown = Table(title="targets", box=HEADS, padding=0)
     shown.add_column("", max_width=42)
     for name in ("goal", "measured", "min … max", ""):
@@ -114,7 +114,7 @@ def table(judged: dict[str, dict[str, Any]], parts: Collection[str]) -> Table:
 
 
 def goal(low: float | None, high: float | None) -> str:
-    """The bounds as people write them."""
+    """Formats bounds for people."""
     if low is not None and low == high:
         return f"= {low:g}"
     return " ".join(

@@ -1,8 +1,8 @@
-"""`cdp bench timm`: our training step beside timm's own benchmark script.
+"""`cdp bench timm`: compares our training step with timm's own benchmark script.
 
-The script is not in timm's package; it is `benchmark.py` of its repository. It steps on random
-pixels that lie in the device's memory, as ours does here. The script is given Adam, and our network
-the strides of timm's (last stride 2); what still differs is said and kept beside the figures.
+The script, `benchmark.py` of timm's repository, is not in its package. Both train on random pixels
+in the device's memory. The script uses Adam, and our network timm's strides (last stride 2);
+remaining differences are printed and recorded with the figures.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from train import runtime
 from train.config import with_method
 
 OURS, EAGER, COMPILED = "ours", "timm's script, eager", "timm's script, compiled"
-ROUNDS = 2  # a process each, of half a minute
+ROUNDS = 2  # one process each, of half a minute
 WARMUP, TIMED = 20, 100  # steps; timm's defaults, 10 and 40, are shorter
 AMP = {"bf16": ["--amp", "--amp-dtype", "bfloat16"], "fp16": ["--amp"], "off": []}
 HOW_TO_GET_IT = (
@@ -31,7 +31,7 @@ HOW_TO_GET_IT = (
 
 
 def bench_timm(session: Session) -> None:
-    """The same network, size, batch and precision in both; the script eager and compiled."""
+    """Compares them with the same network, size, batch and precision; the script also compiled."""
     script = session.timm_script
     if script is None:
         session.display.say(f"timm's benchmark script: left out; {HOW_TO_GET_IT}")
@@ -45,7 +45,7 @@ def bench_timm(session: Session) -> None:
         EAGER: lambda: run_script(same, script, []),
         COMPILED: lambda: run_script(same, script, ["--torchcompile"]),
     }
-    if session.device.type != "cuda":  # where compiling takes longer than all the rest
+    if session.device.type != "cuda":  # compiling would take longer than everything else
         del sides[COMPILED]
     with runtime.own_stream(session.device):
         sides[OURS] = step_side(same, config.data.p)
@@ -59,14 +59,14 @@ def bench_timm(session: Session) -> None:
 
 
 def differences(session: Session) -> dict[str, list[str]]:
-    """What a step of one side does and the other's does not, as of timm 1.0; for people.
+    """Lists what only one side's step does, as of timm 1.0.
 
-    Both: forward pass, mean cross-entropy, backward pass, Adam; channels_last, cuDNN's choice of
+    Both do: forward pass, mean cross-entropy, backward pass, Adam; channels_last, cuDNN's choice of
     algorithms, the same precision. The script makes one batch of normalised floats at its start.
     """
     config, on_gpu = session.config, session.device.type == "cuda"
     model = config.method.model
-    how = runtime.resolve_step(config.step, session.device, session.precision)
+    step = runtime.resolve_step(config.step, session.device, session.precision)
     ours = {
         "uint8 pixels, normalised in the step": True,
         f"structure {model.structure}": model.structure != "one-stream",
@@ -75,8 +75,8 @@ def differences(session: Session) -> dict[str, list[str]]:
         f"dropout {model.dropout:g}": model.dropout > 0,
         "DHSM's sums of confidence": num_views(config.data) == 2,
         "scaled gradients": session.precision == "fp16",
-        "fused Adam": how.fused_optimizer == "on",
-        "the step recorded as a CUDA graph": how.cuda_graph == "on",
+        "fused Adam": step.fused_optimizer == "on",
+        "the step recorded as a CUDA graph": step.cuda_graph == "on",
     }
     theirs = {
         "new random labels each step": True,
@@ -90,7 +90,7 @@ def differences(session: Session) -> dict[str, list[str]]:
 
 
 def command(session: Session, script: Path, extra: list[str]) -> list[str]:
-    """The script's command line."""
+    """Returns the script's command line."""
     data = session.config.data
     warmup, timed = _steps(session)
     return [
@@ -114,16 +114,16 @@ def command(session: Session, script: Path, extra: list[str]) -> list[str]:
 
 
 def run_script(session: Session, script: Path, extra: list[str]) -> Pass:
-    """One run of it; its CPU time has the start in it.
+    """Runs the script once; CPU time includes its start.
 
-    Raises `InputError` with its last words if it fails.
+    Raises `InputError` with its last line of output if it fails.
     """
     cpu = _cpu_of_children()
     done = subprocess.run(command(session, script, extra), capture_output=True, text=True)
     rate = training_rate(done.stdout)
     if rate is None:
-        words = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
-        raise InputError(f"--timm-script {script}: ended with {done.returncode}: {words[-1]}")
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
+        raise InputError(f"--timm-script {script}: ended with {done.returncode}: {lines[-1]}")
     images = sum(_steps(session)) * session.images
     return Pass(rate=rate, cpu_us=1e6 * (_cpu_of_children() - cpu) / images)
 
@@ -134,12 +134,12 @@ def _cpu_of_children() -> float:
 
 
 def _steps(session: Session) -> tuple[int, int]:
-    """Before the clock starts, and after."""
+    """Returns the numbers of warm-up steps and timed steps."""
     return (2, 5) if session.quick else (WARMUP, TIMED)
 
 
 def training_rate(output: str) -> float | None:
-    """Images a second that the script printed behind `--result`; None if it printed none."""
+    """Returns the images/s that the script printed after `--result`; None if there are none."""
     _, found, result = output.partition("--result\n")
     if not found:
         return None

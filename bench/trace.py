@@ -1,6 +1,6 @@
 """`cdp bench end-to-end --trace DIR`: a trace of training steps; when and why the GPU was idle.
 
-torch's profiler sees every kernel of the process, DALI's too. The trace opens in
+torch's profiler sees all kernels of the process, including DALI's. Open the trace in
 https://ui.perfetto.dev.
 """
 
@@ -21,9 +21,9 @@ from train import run_folder, runtime
 from train.live.display import Display
 from train.step import TrainingStep
 
-WARMUP = 6  # steps before those that are traced, until the loader's queues are full
+WARMUP = 6  # steps before tracing, to fill the loader's queues
 NUM_STEPS = 20
-WAIT, STEP = "wait for data", "launch the step"  # what the host does, by turns
+WAIT, STEP = "wait for data", "launch the step"  # the host's two activities
 ON_A_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
 ON_A_CPU = ("cpu_op",)
 NUM_GAPS = 10
@@ -63,13 +63,13 @@ def trace(session: Session, folder: Path, step: TrainingStep, loader: TrainingLo
     file = folder / "trace.json.gz"
     profiler.export_chrome_trace(str(file))
     events = read(file)
-    found = idle(events) | {"steps": steps, "cuda_graph": step.how.cuda_graph}
+    found = idle(events) | {"steps": steps, "cuda_graph": step.options.cuda_graph}
     run_folder.write_result(folder / "idle.json", found)
     say(found, session.display)
 
 
 def read(file: Path) -> list[Event]:
-    """The bars of a trace that torch's profiler wrote, in order of time from the first one's."""
+    """Reads the bars of a trace by torch's profiler, sorted by start time, counted from 0."""
     with gzip.open(file) as opened:
         bars = [e for e in json.load(opened)["traceEvents"] if e.get("ph") == "X" and "cat" in e]
     zero = min((bar["ts"] for bar in bars), default=0.0)
@@ -87,16 +87,16 @@ def read(file: Path) -> list[Event]:
 
 
 def work_of(events: Iterable[Event]) -> list[Event]:
-    """The device's work: kernels and copies; without a GPU the host's torch operators."""
+    """Returns the device's work: kernels and copies, or torch's operators without a GPU."""
     events = list(events)
     on_gpu = [event for event in events if event.kind in ON_A_GPU]
     return on_gpu or [event for event in events if event.kind in ON_A_CPU]
 
 
 def idle(events: Sequence[Event]) -> dict[str, Any]:
-    """How busy the device was from its first to its last work, and its longest gaps.
+    """Returns how busy the device was between its first and last work, and its longest gaps.
 
-    A gap names what ran before and after it, and what the host did meanwhile.
+    Each gap names the work before and after it, and what the host did meanwhile.
     """
     work = work_of(events)
     if not work:
@@ -131,7 +131,7 @@ def idle(events: Sequence[Event]) -> dict[str, Any]:
 
 
 def _host_between(events: Sequence[Event], start: float, end: float) -> dict[str, float]:
-    """What the host was in between two times: names by µs, the five longest."""
+    """Returns the host's five longest activities between two times, name → µs."""
     spent: dict[str, float] = {}
     for event in events:
         overlap = min(event.end, end) - max(event.start, start)
@@ -141,7 +141,7 @@ def _host_between(events: Sequence[Event], start: float, end: float) -> dict[str
 
 
 def say(found: dict[str, Any], display: Display) -> None:
-    """The share of idle time and the three longest gaps."""
+    """Prints the share of busy time and the three longest gaps."""
     if found["busy"] is None:
         display.say("nothing ran on the device")
         return

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from model.options import ModelOptions
 from pipeline.errors import InputError
 
-# The most blocks of a stage that a non-local block follows: those of AGW's ResNet-50, which are
-# the last half of its 4 and 6.
-MOST = {"layer2": 2, "layer3": 3}
+# At most this many blocks per stage get a non-local block: as in AGW's ResNet-50, where they are
+# the last half of 4 and 6.
+MAX_BLOCKS = {"layer2": 2, "layer3": 3}
 
 
 class NonLocal(nn.Module):
-    """x + BN(W y), y_i = 1/N Σ_j θ(x_i)·φ(x_j) g(x_j) over a map's N places; θ, φ, g and W are 1x1.
+    """x + BN(W y), y_i = 1/N Σ_j θ(x_i)·φ(x_j) g(x_j) over a map's N positions; θ, φ, g, W are 1x1.
 
-    BN's weight and bias begin at 0, so a new block returns x.
+    BN's weight and bias start at 0, so a new block returns x.
     """
 
     def __init__(self, channels: int, inner: int) -> None:
@@ -31,25 +31,25 @@ class NonLocal(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         theta, phi, g = (part(x).flatten(2) for part in (self.theta, self.phi, self.g))
-        # Without a softmax between them the products may be taken in the order that needs no
-        # N x N matrix: Σ_j φ_j g_j first.
+        # Without a softmax in between, the products can be ordered so that no N x N matrix is
+        # needed: Σ_j φ_j g_j first.
         y = (g @ phi.transpose(1, 2)) @ theta / theta.shape[2]
         return x + self.norm(self.w(y.unflatten(2, x.shape[2:])))
 
 
 def add_non_local(backbone: Any, options: ModelOptions) -> None:
-    """Puts non-local blocks behind blocks of a ResNet; the names of its own tensors stay.
+    """Adds non-local blocks after blocks of a ResNet, whose own tensors keep their names.
 
-    Raises `InputError` if the backbone is no ResNet.
+    Raises `InputError` if the backbone is not a ResNet.
     """
-    made = {stage["module"]: stage["num_chs"] for stage in backbone.feature_info}
-    for stage, most in MOST.items():
+    channels_of = {stage["module"]: stage["num_chs"] for stage in backbone.feature_info}
+    for stage, most in MAX_BLOCKS.items():
         if not isinstance(getattr(backbone, stage, None), nn.Sequential):
             raise InputError(
-                f"--model.non-local: {options.backbone} is no ResNet (it has no {stage}); take a "
+                f"--model.non-local: {options.backbone} is not a ResNet (it has no {stage}); use a "
                 "ResNet, or leave it off"
             )
-        blocks, channels = getattr(backbone, stage), made[stage]
+        blocks, channels = getattr(backbone, stage), channels_of[stage]
         inner = 1 if options.non_local_inner == "one" else channels // 2
         for block in blocks[-min(most, max(1, len(blocks) // 2)) :]:
             block.non_local = NonLocal(channels, inner)

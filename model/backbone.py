@@ -1,10 +1,12 @@
-"""The backbone: a timm model without its classifier, and how many channels come out of it."""
+"""The backbone: a timm model without its classifier, and its number of output channels."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
@@ -16,11 +18,11 @@ ImageSize = tuple[int, int]  # height, width
 
 
 def build(options: ModelOptions, image_size: ImageSize) -> tuple[Any, int]:
-    """The timm model, images to pooled features or (`pooling.is_own`) maps, and their channels.
+    """Returns the timm model and its output channels, without loading weights from a file.
 
-    Weights from a file are not loaded yet. Raises `InputError` for a backbone that is unknown,
-    cannot take images of this size or lacks what the options want of it, and for weights of timm's
-    that cannot be had.
+    It turns images into pooled features or, if `pooling.is_own`, into maps. Raises `InputError` for
+    a backbone that is unknown, cannot take images of this size or lacks what the options need, and
+    for timm weights that cannot be loaded.
     """
     backbone = _backbone(options, image_size)
     width = _width(backbone, options, image_size)
@@ -30,27 +32,40 @@ def build(options: ModelOptions, image_size: ImageSize) -> tuple[Any, int]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation, of pixels in 0…1, that a backbone's pretrained weights expect.
+    """Returns the mean and standard deviation of pixels in 0…1 that a backbone's weights expect.
 
-    They depend on the name alone, so that a checkpoint is read as it was trained.
+    They depend on the name alone, so that a checkpoint is used as it was trained.
     """
-    made_for = timm.get_pretrained_cfg(name)
-    if made_for is None:
+    pretrained_cfg = timm.get_pretrained_cfg(name)
+    if pretrained_cfg is None:
         return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return made_for.mean, made_for.std
+    return pretrained_cfg.mean, pretrained_cfg.std
 
 
 def source(name: str) -> str:
-    """Where timm has a backbone's weights from, in words."""
+    """Describes where timm gets a backbone's weights from."""
+    pretrained_cfg = timm.get_pretrained_cfg(name)
+    where = pretrained_cfg.hf_hub_id or pretrained_cfg.url
+    return f"all tensors of timm's {pretrained_cfg.architecture}.{pretrained_cfg.tag} from {where}"
+
+
+def cached_file(name: str) -> Path | None:
+    """The file of a backbone's pretrained weights if timm has downloaded it; asks no network."""
     made_for = timm.get_pretrained_cfg(name)
-    where = made_for.hf_hub_id or made_for.url
-    return f"all tensors of timm's {made_for.architecture}.{made_for.tag} from {where}"
+    if not made_for.hf_hub_id:
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(made_for.url).name)
+        return file if file.is_file() else None
+    for file_name in (made_for.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
+        found = file_name and try_to_load_from_cache(made_for.hf_hub_id, file_name)
+        if isinstance(found, str):
+            return Path(found)
+    return None
 
 
 def _backbone(options: ModelOptions, image_size: ImageSize) -> Any:
     name = options.backbone
     _check_name(name)
-    # timm spreads pretrained weights of three input channels over more or fewer.
+    # timm adapts pretrained weights for three input channels to more or fewer.
     arguments: dict[str, Any] = {"in_chans": structures.CHANNELS[options.structure]}
     if pooling.is_own(options):
         arguments["global_pool"] = ""
@@ -71,7 +86,7 @@ def _check_name(name: str) -> None:
         close = ", ".join(timm.list_models(f"*{model}*")[:5])
         raise InputError(
             f"--model.backbone {name}: timm has no such model"
-            + (f"; close: {close}" if close else "; see timm.list_models()")
+            + (f"; similar: {close}" if close else "; see timm.list_models()")
         )
     try:
         timm.get_pretrained_cfg(name)
@@ -90,10 +105,10 @@ def _created(options: ModelOptions, image_size: ImageSize, arguments: dict[str, 
 
 
 def _pretrained(name: str, arguments: dict[str, Any]) -> Any:
-    """The model with the weights that timm has for it, downloaded once."""
+    """Returns the model with timm's weights for it, which are downloaded once."""
     hub_log = logging.getLogger("huggingface_hub")
     level = hub_log.level
-    hub_log.setLevel(logging.ERROR)  # its retries say nothing that the error below does not
+    hub_log.setLevel(logging.ERROR)  # its retries add nothing to the error below
     try:
         return timm.create_model(name, pretrained=True, num_classes=0, **arguments)
     except Exception as error:
@@ -109,9 +124,9 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> Any:
 def _size_argument(
     options: ModelOptions, arguments: dict[str, Any], image_size: ImageSize
 ) -> dict[str, ImageSize]:
-    """`img_size` for a model that has to know it; nothing for those that do better without.
+    """Returns `img_size` for a model that takes it, and nothing for others.
 
-    Of the models that timm marks as fixed in size, a few resize what they get.
+    A few of the models that timm marks as fixed in size resize their input themselves.
     """
     for_this_size = {"img_size": image_size}
     with torch.random.fork_rng(devices=[]):
@@ -121,23 +136,23 @@ def _size_argument(
                 return size
             except InputError:
                 continue
-    return for_this_size  # building it again says why it cannot work
+    return for_this_size  # building it again raises the reason
 
 
 @torch.no_grad()
 def _width(backbone: Any, options: ModelOptions, image_size: ImageSize) -> int:
-    """Channels of the features, or maps, that a new backbone makes of images of this size.
+    """Returns the channels of the features or maps that a new backbone makes from such images.
 
-    timm's `num_features` is that of an earlier layer in some families. Raises `InputError` if the
-    backbone cannot take such images, or returns anything but a vector, or a map, for each.
+    timm's `num_features` belongs to an earlier layer in some families. Raises `InputError` if the
+    backbone cannot take images of this size, or does not return a vector or map for each.
     """
     images = torch.zeros(1, structures.CHANNELS[options.structure], *image_size)
-    backbone.eval()  # batch norm's statistics stay as they are
+    backbone.eval()  # keeps batch norm's statistics
     try:
         with torch.random.fork_rng(devices=[]):
-            made = backbone(images)
+            output = backbone(images)
         reason = ""
-        if not pooling.is_own(options) and not _is_row(made):
+        if not pooling.is_own(options) and not _is_row(output):
             reason = "it does not return a vector for each image"
     except Exception as error:
         reason = _first_line(error)
@@ -145,35 +160,34 @@ def _width(backbone: Any, options: ModelOptions, image_size: ImageSize) -> int:
     if reason:
         raise _unfit(options, image_size, reason)
     if pooling.is_own(options):
-        _check_map(made, backbone, options)
-    return int(made.shape[1])
+        _check_map(output, backbone, options)
+    return int(output.shape[1])
 
 
-def _check_map(made: Any, backbone: Any, options: ModelOptions) -> None:
-    """Raises `InputError` if a backbone returns no map that can be pooled in so many parts."""
-    wanted = "--model.pooling gem" if options.pooling == "gem" else f"--model.parts {options.parts}"
+def _check_map(output: Any, backbone: Any, options: ModelOptions) -> None:
+    """Raises `InputError` if a backbone returns no map that can be pooled in that many parts."""
+    flag = "--model.pooling gem" if options.pooling == "gem" else f"--model.parts {options.parts}"
     channels_first = getattr(backbone, "output_fmt", "NCHW") == "NCHW"
-    if not isinstance(made, Tensor) or made.ndim != 4 or not channels_first:
+    if not isinstance(output, Tensor) or output.ndim != 4 or not channels_first:
         raise InputError(
-            f"{wanted}: {options.backbone} makes no feature map that could be pooled; take a "
-            "convolutional backbone such as resnet50.tv_in1k, or leave --model.pooling and "
-            "--model.parts as they are by default"
+            f"{flag}: {options.backbone} has no feature map to pool; use a convolutional backbone "
+            "such as resnet50.tv_in1k, or leave --model.pooling and --model.parts at their defaults"
         )
-    if made.shape[2] < options.parts:
+    if output.shape[2] < options.parts:
         raise InputError(
             f"--model.parts {options.parts}: the feature map of {options.backbone} is only "
-            f"{made.shape[2]} high; pass --model.parts {made.shape[2]} or less, larger images, or "
-            "--model.last-stride 1"
+            f"{output.shape[2]} high; pass --model.parts {output.shape[2]} or less, larger images, "
+            "or --model.last-stride 1"
         )
 
 
 def _unfit(options: ModelOptions, image_size: ImageSize, reason: str) -> InputError:
     height, width = image_size
-    made_for = timm.get_pretrained_cfg(options.backbone)
-    _, own_height, own_width = made_for.input_size if made_for else (3, 224, 224)
+    pretrained_cfg = timm.get_pretrained_cfg(options.backbone)
+    _, own_height, own_width = pretrained_cfg.input_size if pretrained_cfg else (3, 224, 224)
     return InputError(
         f"--model.backbone {options.backbone}: cannot take {height}x{width} images ({reason}); "
-        f"take another backbone, or the size it is made for: --data.height-px {own_height} "
+        f"use another backbone, or the size it was made for: --data.height-px {own_height} "
         f"--data.width-px {own_width}"
     )
 
@@ -190,10 +204,10 @@ def _first_line(error: Exception) -> str:
 def _unstride_last_stage(backbone: Any, name: str) -> None:
     """Sets the strides of a ResNet's last stage to 1 (its weights fit either way)."""
     if not hasattr(backbone, "layer4"):
-        raise InputError(f"--model.last-stride 1: {name} is no ResNet; leave it at 2")
+        raise InputError(f"--model.last-stride 1: {name} is not a ResNet; leave it at 2")
     for parent in list(backbone.layer4.modules()):
         for child_name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d):
                 child.stride = (1, 1)
-            elif isinstance(child, nn.AvgPool2d):  # the shortcut's, which only served the stride
+            elif isinstance(child, nn.AvgPool2d):  # in the shortcut, only for the stride
                 setattr(parent, child_name, nn.Identity())

@@ -27,7 +27,7 @@ def classification_loss(
     The factor only shrinks the loss as M grows, against λ = 1 in Eq. 4, so it is off by default.
     `label_smoothing` ε gives every class ε/M of the target, and the right one 1 - ε more.
     """
-    loss = F.cross_entropy(_at_least_float32(logits), targets, label_smoothing=label_smoothing)
+    loss = F.cross_entropy(at_least_float32(logits), targets, label_smoothing=label_smoothing)
     return loss / logits.shape[1] if divide_by_classes else loss
 
 
@@ -36,7 +36,7 @@ def triplet_loss(
 ) -> Float[Tensor, ""]:
     """L_tri, Eq. 3: batch-hard triplet loss, mean over the n anchors.
 
-    Each anchor is held against its farthest positive and its nearest negative in the batch, by
+    Each anchor is compared with its farthest positive and its nearest negative in the batch, by
     Euclidean distance. An anchor without a positive other than itself has positive distance 0.
     """
     positive, negative = _hardest(pairwise_distance(features), _same(pids))
@@ -57,7 +57,7 @@ def soft_margin_triplet_loss(
 def weighted_triplet_loss(
     features: Float[Tensor, "n d"], pids: Int64[Tensor, " n"]
 ) -> Float[Tensor, ""]:
-    """Weighted regularized triplet loss: all positives and negatives, the hard ones weigh most.
+    """Weighted regularized triplet loss: all positives and negatives, hard ones weighted most.
 
     Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook" (AGW), TPAMI 2021.
     As in the authors' code, an anchor is one of its own positives, at distance 0. Their code also
@@ -71,7 +71,7 @@ def weighted_triplet_loss(
 def squared_difference_triplet_loss(
     features: Float[Tensor, "n d"], pids: Int64[Tensor, " n"]
 ) -> Float[Tensor, ""]:
-    """`weighted_triplet_loss` of the signed square of its difference d: log(1 + exp(±d²)).
+    """`weighted_triplet_loss` with the signed square of its difference d: log(1 + exp(±d²)).
 
     Ye et al., "Channel Augmented Joint Learning for Visible-Infrared Recognition" (CAJ), ICCV 2021.
     d² is at most 88, as in the authors' code: beyond |d| = 9.4 a triplet has no gradient.
@@ -95,8 +95,8 @@ def hetero_center_loss(
 ) -> Float[Tensor, ""]:
     """Squared distance between an identity's RGB and infrared centers, summed over identities.
 
-    Zhu et al., "Hetero-Center Loss for Cross-Modality Person Re-Identification", 2020. An identity
-    that the batch shows in one modality only adds nothing.
+    Zhu et al., "Hetero-Center Loss for Cross-Modality Person Re-Identification", 2020. Identities
+    that are in the batch in one modality only add nothing.
     """
     centers, present = _centers(features, pids, modality)
     squared = (centers[0] - centers[1]).square().sum(dim=1)
@@ -109,7 +109,7 @@ def hetero_center_triplet_loss(
     modality: UInt8[Tensor, " n"],
     margin: float,
 ) -> Float[Tensor, ""]:
-    """Batch-hard triplet loss over the RGB and infrared centers of the identities, mean over them.
+    """Batch-hard triplet loss over the RGB and infrared centers of identities, mean over centers.
 
     Liu et al., "Parameter Sharing Exploration and Hetero-Center Triplet Loss for Visible-Thermal
     Person Re-Identification", 2020. A center's positive is its identity's center in the other
@@ -119,7 +119,7 @@ def hetero_center_triplet_loss(
     centers, present = _centers(features, pids, modality)
     usable = present.flatten()
     distance = pairwise_distance(centers.flatten(0, 1))
-    # Centers that are none must be neither a positive (distance 0) nor a negative (infinity).
+    # Masked centers must be neither a positive (distance 0) nor a negative (infinity).
     same = _same(pids.repeat(2))
     positive = distance.masked_fill(~(same & usable), 0).amax(dim=1)
     negative = distance.masked_fill(same | ~usable, torch.inf).amin(dim=1)
@@ -130,22 +130,27 @@ def hetero_center_triplet_loss(
 def center_loss(
     features: Float[Tensor, "b d"], targets: Int64[Tensor, " b"], centers: Float[Tensor, "m d"]
 ) -> Float[Tensor, ""]:
-    """Half the squared distance of each feature to the center of its class, mean over images.
+    """Half the squared distance of each feature from the center of its class, mean over images.
 
     Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016,
-    who sum over the batch and move the centers by a rule of their own; here they are weights of the
-    network like any other, and the mean does not depend on the batch's size.
+    who sum over the batch and move the centers by a rule of their own; here they are ordinary
+    weights of the network, and the mean does not depend on the batch size.
     """
-    difference = _at_least_float32(features) - _at_least_float32(centers)[targets]
+    difference = at_least_float32(features) - at_least_float32(centers)[targets]
     return difference.square().sum(dim=1).mean() / 2
 
 
 def pairwise_distance(features: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     """Euclidean distances; equal features have distance 0 and gradient 0, never NaN."""
-    x = _at_least_float32(features)
+    x = at_least_float32(features)
     # Differences instead of |a|² + |b|² - 2ab: the latter cancels badly for close pairs, which are
-    # the ones that mining picks.
+    # what mining picks.
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32, or wider if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _hardest(distance: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,9 +161,9 @@ def _hardest(distance: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _weighted_difference(features: Tensor, pids: Tensor) -> tuple[Tensor, Bool[Tensor, " n"]]:
-    """Softmax-weighted positive minus negative distance of each anchor; has it a negative?"""
+    """Returns each anchor's softmax-weighted positive minus negative distance; has it negatives?"""
     distance, same = pairwise_distance(features), _same(pids)
-    lowest = torch.finfo(distance.dtype).min  # infinity would make NaN of an empty row
+    lowest = torch.finfo(distance.dtype).min  # infinity would turn an empty row into NaN
     positive = distance.masked_fill(~same, lowest).softmax(dim=1) * distance
     negative = (-distance).masked_fill(same, lowest).softmax(dim=1) * distance
     return positive.sum(dim=1) - negative.sum(dim=1), ~same.all(dim=1)
@@ -167,11 +172,11 @@ def _weighted_difference(features: Tensor, pids: Tensor) -> tuple[Tensor, Bool[T
 def _centers(
     features: Tensor, pids: Tensor, modality: Tensor
 ) -> tuple[Float[Tensor, "2 n d"], Bool[Tensor, "2 n"]]:
-    """For each image the mean of its identity's RGB and of its infrared features.
+    """Returns for each image the mean of its identity's RGB and of its infrared features.
 
-    The mask keeps those that exist, and of an identity's equal ones the first.
+    The mask selects the means that exist, each once: at the identity's first image.
     """
-    x = _at_least_float32(features)
+    x = at_least_float32(features)
     same = _same(pids)
     first = ~same.tril(diagonal=-1).any(dim=1)
     of_modality = torch.stack([modality == 0, modality == 1])
@@ -182,7 +187,3 @@ def _centers(
 
 def _same(pids: Tensor) -> Bool[Tensor, "n n"]:
     return pids[:, None] == pids[None, :]
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

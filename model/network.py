@@ -1,12 +1,12 @@
 """The network: normalise → backbone → global average pool → dropout → linear.
 
-Options add what later networks have: non-local blocks in the backbone, generalized mean and part
-pooling, a BNNeck. RGB, infrared and counterpart images take the same path (Fig. 7b), but in the
-structures that the paper compares with, which differ in how an image enters (structures.py).
+Options add parts of other networks: non-local blocks in the backbone, generalized mean and part
+pooling, a fully connected layer after it (projection.py), a BNNeck. RGB, infrared and counterpart
+images take the same path (Fig. 7b), except in the structures that the paper compares with, where
+they enter differently (structures.py).
 Normalisation is the network's first operation, so that training, evaluation and export cannot
-differ in it. Its mean and standard deviation are those that the backbone's pretrained weights
-expect: ImageNet's, as in the paper, for a ResNet, but others for many transformers and
-EfficientNets.
+differ in it. Its mean and standard deviation are what the backbone's pretrained weights expect:
+ImageNet's for a ResNet, as in the paper, but others for many transformers and EfficientNets.
 """
 
 from pathlib import Path
@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from model import pooling, structures, weights
+from model import pooling, projection, structures, weights
 from model.backbone import ImageSize, build, normalisation, source
+from model.heads import CosineClassifier
 from model.options import NAMED_WEIGHTS, ModelOptions
 from model.outputs import Outputs
 from model.pooling import Pooling
@@ -24,31 +25,31 @@ from pipeline.errors import InputError
 
 
 class ReidNetwork(nn.Module):
-    """What every method's network is: pixels in, `Outputs` out.
+    """Base of every method's network: pixels in, `Outputs` out.
 
-    A subclass sets `width`, and overrides what else differs. Its parameters may belong to losses.
+    A subclass sets `width` and overrides whatever else differs. It may hold parameters of losses.
     """
 
     width: int  # of the features
     needs_modality = False  # must `forward` be told which images are infrared?
-    needs_balanced = False  # trains only on batches of which half are infrared?
-    fixed_shapes = True  # do all shapes inside depend on the batch's size alone?
+    needs_balanced = False  # can it train only on half-infrared batches?
+    fixed_shapes = True  # do all shapes inside depend only on the batch size?
     account = ""  # which weights were loaded, in words
 
     def forward(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
     ) -> Outputs:
-        """Pixels 0…255, only resized, to features and logits; normalisation is part of it.
+        """Turns resized pixels, 0…255, into features and logits; includes normalisation.
 
-        `infrared` tells the modality of each image, a counterpart's being that of its original. In
-        training a balanced batch holds all RGB originals and their counterparts first.
+        `infrared` gives each image's modality; a counterpart has its original's. In training, a
+        balanced batch has all RGB originals and their counterparts first.
         """
         raise NotImplementedError
 
     def embed(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b e"]:
-        """The features that retrieval compares, float32."""
+        """Returns the features that retrieval compares, float32."""
         return self(images, infrared).embedding.float()
 
 
@@ -67,24 +68,27 @@ class Network(ReidNetwork):
     ) -> None:
         """Builds the network, with the weights that the options name.
 
-        With `centers` it has a trained center of each class for the center loss, `Outputs.extras`'
-        "centers" [num_classes, width], 0 when training begins.
+        With `centers` it learns a center per class for the center loss: "centers" in
+        `Outputs.extras`, [num_classes, width], initially 0.
         Raises `InputError` for a backbone that is unknown or cannot take images of this height and
-        width, in pixels, and for weights that cannot be had or do not fit.
+        width, in pixels, and for weights that cannot be loaded or do not fit.
         """
         super().__init__()
         file = _weights_file(options)
-        self.needs_modality = options.structure != "one-stream"
+        self.needs_modality = options.structure != "one-stream" or options.fc == "per-modality"
         self.needs_balanced = options.structure == "two-stems"
         self.backbone, channels = build(options, image_size)
-        self.width = channels * options.parts
+        pooled = channels * options.parts
+        self.width = options.fc_width or pooled
         self.enter = structures.entry(options.structure, self.backbone, options.stem_depth)
         self.pool = Pooling(options) if pooling.is_own(options) else nn.Identity()
+        self.project = projection.make(options, pooled)
         self.neck = nn.BatchNorm1d(self.width) if options.bnneck else nn.Identity()
         if options.bnneck:
             self.neck.bias.requires_grad_(options.bnneck_bias)
+        self.activation = nn.Identity() if options.fc == "none" else nn.ReLU()
         self.dropout = nn.Dropout(options.dropout)
-        self.classifier = nn.Linear(self.width, num_classes, bias=options.classifier_bias)
+        self.classifier = _classifier(options, self.width, num_classes)
         # Counterparts are selected and triplicated in pixel space, then normalised like any image.
         mean, std = normalisation(options.backbone)
         for name, value in (
@@ -102,22 +106,30 @@ class Network(ReidNetwork):
     def forward(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
     ) -> Outputs:
-        """Pixels 0…255 to pooled features, which the triplet loss takes, and class logits."""
-        features = self._pool(images, infrared)
+        """Turns pixels 0…255 into features, for the triplet loss, and class logits."""
+        features = self._features(images, infrared)
         embedding = self.neck(features)
+        logits = self.classifier(self.dropout(self.activation(embedding)))
         extras: dict[str, Tensor] = {} if self.centers is None else {"centers": self.centers}
-        return Outputs(features, embedding, self.classifier(self.dropout(embedding)), extras)
+        return Outputs(features, embedding, logits, extras)
 
     def embed(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b e"]:
-        """The features that retrieval compares, float32; without the classifier's work."""
-        return self.neck(self._pool(images, infrared)).float()
+        """Returns the features that retrieval compares, float32; skips the classifier."""
+        return self.neck(self._features(images, infrared)).float()
 
-    def _pool(self, images: Tensor, infrared: Tensor | None) -> Tensor:
-        # The pixels' layout, NCHW or channels_last, is that of what follows.
+    def _features(self, images: Tensor, infrared: Tensor | None) -> Tensor:
+        # What follows keeps the pixels' layout, NCHW or channels_last.
         pixels = (images.to(self.mean.dtype) - self.mean) * self.inverse_std
-        return self.pool(self.backbone(self.enter(pixels, infrared)))
+        pooled = self.pool(self.backbone(self.enter(pixels, infrared)))
+        return self.project(pooled, infrared)
+
+
+def _classifier(options: ModelOptions, width: int, num_classes: int) -> nn.Module:
+    if options.cosine_scale:
+        return CosineClassifier(width, num_classes, options.cosine_scale)
+    return nn.Linear(width, num_classes, bias=options.classifier_bias)
 
 
 def _weights_file(options: ModelOptions) -> Path | None:

@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 class Outputs(NamedTuple):
-    """What a network makes of b images.
+    """A network's outputs for b images.
 
     `extras` holds whatever else the losses need: class centres, a discriminator's logits. A loss's
     own parameters belong to the network, so that they are trained, saved and resumed with it.
     """
 
-    features: Float[Tensor, "b d"]  # pooled
+    features: Float[Tensor, "b d"]  # pooled; with a fully connected layer, its output
     embedding: Float[Tensor, "b e"]  # what retrieval compares
     logits: Float[Tensor, "b m"]  # of the training identities; DHSM takes its confidence from them
-    extras: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
+    extras: dict[str, Tensor] = {}  # noqa: RUF012 - never mutated
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Examples:
 
     @property
     def infrared(self) -> Bool[Tensor, " b"]:
-        """Is the image, or the original of a counterpart, infrared?"""
+        """Is each image, or the original of a counterpart, infrared?"""
         return self.modality.bool().repeat_interleave(self.views)
 
     def originals(self, of_images: Tensor) -> Tensor:
-        """The originals' rows of [b, …]: [n, …]."""
+        """Returns the originals' rows of [b, …]: [n, …]."""
         return of_images[:: self.views]
 
     def counterparts(self, of_images: Tensor) -> Tensor:
-        """The counterparts' rows of [b, …]: [n, …]; only if there are two views."""
+        """Returns the counterparts' rows of [b, …]: [n, …]; only if there are two views."""
         return of_images[1 :: self.views]

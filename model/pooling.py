@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from model.options import ModelOptions
 
-SMALLEST = 1e-4  # what GeM takes less for: the slope of a root is infinite at 0
+SMALLEST = 1e-4  # GeM's lower bound: the slope of a root is infinite at 0
 
 
 def is_own(options: ModelOptions) -> bool:
@@ -15,27 +15,27 @@ def is_own(options: ModelOptions) -> bool:
 
 
 def average(maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
-    """The mean over a map's places."""
+    """Returns the mean over a map's positions."""
     return maps.mean(dim=(2, 3))
 
 
 def generalized_mean(
     maps: Float[Tensor, "b c h w"], p: float | Float[Tensor, ""]
 ) -> Float[Tensor, "b c"]:
-    """GeM: the p-th root of the mean p-th power over a map's places, in float32 or wider.
+    """GeM: the p-th root of the mean p-th power over a map's positions, in float32 or wider.
 
-    Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019. What
-    is less than 1e-4, and so what is negative, counts as 1e-4. AGW's code adds 1e-12 under the root
-    instead, which for p = 3 also makes 1e-4 of 0, but which ONNX optimizers take for 0.
+    Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019.
+    Values below 1e-4, including negative ones, count as 1e-4. AGW's code adds 1e-12 under the root
+    instead, which for p = 3 also turns 0 into 1e-4, but which ONNX optimizers treat as 0.
     """
     x = maps.to(torch.promote_types(maps.dtype, torch.float32)).clamp(min=SMALLEST)
     return x.pow(p).mean(dim=(2, 3)).pow(1 / p)
 
 
 class Pooling(nn.Module):
-    """Pools each of a map's horizontal stripes; their features follow one another, top to bottom.
+    """Pools each horizontal stripe of a map and concatenates the features, top to bottom.
 
-    Stripes are of equal height, or the upper ones a row higher. Sun et al., "Beyond Part Models"
+    Stripes are equally high, or the upper ones one row higher. Sun et al., "Beyond Part Models"
     (PCB), ECCV 2018, give each part a classifier of its own; here one classifies all parts.
     """
 

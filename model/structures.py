@@ -1,7 +1,7 @@
 """How an image enters the network: the input types of Fig. 5, the structures of Fig. 7.
 
 Each entry takes normalised pixels, float [b, 3, h, w], and the modality, bool [b] (true: infrared),
-and returns what the backbone goes on with. Only the one-stream entry works without the modality.
+and returns the backbone's input. Only the one-stream entry works without the modality.
 """
 
 import copy
@@ -24,9 +24,9 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 
 def entry(structure: StructureName, backbone: Any, stem_depth: int = 0) -> nn.Module:
-    """The entry of a structure; two stems are taken off the backbone, with so many of its stages.
+    """Returns a structure's entry; two stems take the first layers and `stem_depth` stages away.
 
-    Raises `InputError` if the backbone is no ResNet and has to be one.
+    Raises `InputError` if two stems are to come from a backbone that is not a ResNet.
     """
     if structure == "two-stems":
         return TwoStems(backbone, stem_depth)
@@ -36,7 +36,7 @@ def entry(structure: StructureName, backbone: Any, stem_depth: int = 0) -> nn.Mo
 
 
 def into_both_stems(tensors: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
-    """A network's tensors, with those that `wanted` has in stems under the names of both stems."""
+    """Returns a network's tensors, those of stems in `wanted` under the names of both stems."""
     in_stems = {name.split(".")[2] for name in wanted if name.startswith("enter.rgb.")}
     shared = dict(tensors)
     for i, part in enumerate(TwoStems.PARTS + TwoStems.STAGES):
@@ -49,16 +49,16 @@ def into_both_stems(tensors: dict[str, Tensor], wanted: Iterable[str]) -> dict[s
 
 
 class OneStream(nn.Module):
-    """All images alike: three channels, of an infrared image three equal ones (Fig. 5b)."""
+    """Treats all images alike: three channels, equal in an infrared image (Fig. 5b)."""
 
     def forward(self, pixels: Tensor, infrared: Tensor | None) -> Tensor:
         return pixels
 
 
 class ZeroPadding(nn.Module):
-    """Infrared images in the last channel, others in those before it; the rest is zero.
+    """Puts infrared images in the last channel, others in those before it; the rest is zero.
 
-    Two channels: others are gray (Fig. 5a). Four: they are RGB (Wu et al., "RGB-Infrared
+    With two channels, others are gray (Fig. 5a); with four, they are RGB (Wu et al., "RGB-Infrared
     Cross-Modality Person Re-Identification", ICCV 2017).
     """
 
@@ -77,9 +77,9 @@ class ZeroPadding(nn.Module):
 
 
 class TwoStems(nn.Module):
-    """A first stage for each modality, equal when training begins; the rest is shared (Fig. 7d).
+    """Gives each modality its own first stage, equal at first; the rest is shared (Fig. 7d).
 
-    With a depth, so many of the ResNet's further stages are each modality's own too.
+    `depth` more of the ResNet's stages are separate too.
     """
 
     PARTS = ("conv1", "bn1", "act1", "maxpool")  # of a ResNet
@@ -91,8 +91,8 @@ class TwoStems(nn.Module):
         missing = [name for name in parts if not hasattr(backbone, name)]
         if missing:
             raise InputError(
-                f"--model.structure two-stems: the backbone is no ResNet (it has no {missing[0]}); "
-                "take a ResNet, or another structure"
+                f"--model.structure two-stems: the backbone is not a ResNet (it has no "
+                f"{missing[0]}); use a ResNet, or another structure"
             )
         self.rgb = nn.Sequential(*(getattr(backbone, name) for name in parts))
         self.infrared = copy.deepcopy(self.rgb)

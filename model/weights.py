@@ -19,6 +19,7 @@ FILTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained
 # What a file may lack as a whole: how the names of its tensors begin, and what is then said.
 OPTIONAL = {
     r"neck\.": "the BNNeck starts afresh",
+    r"project\.": "the fully connected layer starts afresh",
     r"pool\.": "the p of GeM starts afresh",
     r".*\.non_local\.": "the non-local blocks start afresh",
 }

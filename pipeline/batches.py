@@ -1,4 +1,4 @@
-"""Runs a built graph to the end of its source, and leaves it clean whatever happens."""
+"""Runs a graph until its source ends, and always leaves it ready for the next epoch."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -18,12 +18,12 @@ from pipeline.options import DataOptions
 from pipeline.reader import Reader
 from pipeline.source import EvaluationSource
 
-FARTHEST_AHEAD = 32  # batches that a host may be ahead of its GPU: 400 MB of the paper's
+MAX_AHEAD = 32  # batches that the host may run ahead of its GPU: 400 MB at the paper's size
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What feeds a graph: knows the rows of the batches that DALI took and nobody received."""
+    """Feeds a graph; `in_flight` has the rows of batches DALI has taken but nobody received."""
 
     index: Index
     read: Reader
@@ -33,21 +33,21 @@ class Source(Protocol):
         """Ends after the batches already in flight."""
 
     def skip(self, error: BadImageError) -> bool:
-        """Takes another image for a bad one and stops; False: the run must end."""
+        """Replaces a bad image and stops; returns False if the run must end instead."""
 
-    def go_back(self) -> None:
-        """After `skip`: goes on with the first batch in flight."""
+    def rewind(self) -> None:
+        """After `skip`: continues from the first batch in flight."""
 
 
 def device_id(device: torch.device) -> int | None:
-    """DALI's name of a device: the GPU's number, None for the CPU."""
+    """Returns DALI's id of a device: the GPU's number, None for the CPU."""
     return (device.index or 0) if device.type == "cuda" else None
 
 
 def run(
     pipeline: Any, source: Source, device: torch.device
 ) -> Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]]:
-    """Yields each batch's rows and outputs, as torch tensors without a copy; else as `run_raw`."""
+    """Like `run_raw`, but yields the outputs as torch tensors, without copying them."""
     batches = run_raw(pipeline, source, device)
     try:
         for rows, outputs in batches:
@@ -59,14 +59,14 @@ def run(
 def run_raw(
     pipeline: Any, source: Source, device: torch.device
 ) -> Generator[tuple[Int64[ndarray, " n"], tuple[Any, ...]], None, None]:
-    """Yields each batch's rows and outputs as DALI has them; cleans up when abandoned half-way.
+    """Yields each batch's rows and DALI outputs; cleans up even if the caller stops early.
 
-    On a GPU, what the caller queues on its current stream before it asks for the next batch finds
-    this one whole. Raises `InputError` naming the first file in flight that cannot be decoded.
+    On a GPU a batch stays valid for all work that is queued on the current stream before the next
+    batch is requested. Raises `InputError` naming the first file in flight that cannot be decoded.
     """
-    # DALI makes the caller's stream wait for a batch, but reuses its memory as soon as it is
-    # dropped, also while that stream is behind; so it is kept until the stream has passed.
-    unread: deque[tuple[torch.cuda.Event, Any]] = deque()
+    # DALI makes the caller's stream wait for a batch, but reuses its memory as soon as we drop it,
+    # even if that stream has yet to read it; so we keep it until the stream has.
+    unfinished: deque[tuple[torch.cuda.Event, Any]] = deque()
     stream = None
     try:
         while True:
@@ -78,47 +78,47 @@ def run_raw(
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
-                blamed = _blame(source, error, device)
-                if not (isinstance(blamed, BadImageError) and source.skip(blamed)):
-                    raise blamed from error
+                cause = _blame(source, error, device)
+                if not (isinstance(cause, BadImageError) and source.skip(cause)):
+                    raise cause from error
                 _drain(pipeline)
-                source.go_back()
+                source.rewind()
                 continue
             yield source.in_flight.popleft(), outputs
             if stream:
-                unread.append((stream.record_event(), outputs))
-                if len(unread) > FARTHEST_AHEAD:
-                    unread[0][0].synchronize()
-                while unread and unread[0][0].query():
-                    unread.popleft()
+                unfinished.append((stream.record_event(), outputs))
+                if len(unfinished) > MAX_AHEAD:
+                    unfinished[0][0].synchronize()
+                while unfinished and unfinished[0][0].query():
+                    unfinished.popleft()
     finally:
         source.stop()
         if stream:
-            with suppress(RuntimeError):  # of a GPU that has failed; what it said came before
+            with suppress(RuntimeError):  # the GPU has failed, and has raised before
                 stream.synchronize()
         _drain(pipeline)
 
 
 def _drain(pipeline: Any) -> None:
-    """Takes what is in flight, good or bad, so that the next epoch starts with its own batches."""
-    for _ in range(pipeline.prefetch_queue_depth + 2):  # a broken pipeline raises for ever
+    """Discards the batches in flight, so that the next epoch starts with its own."""
+    for _ in range(pipeline.prefetch_queue_depth + 2):  # a broken pipeline raises forever
         try:
             pipeline.run()
         except StopIteration:
             break
         except RuntimeError:
             continue
-        except AttributeError:  # the garbage collector finalised the pipeline first: nothing to do
+        except AttributeError:  # the garbage collector got to the pipeline first
             return
     pipeline.reset()
 
 
 def _blame(source: Source, error: RuntimeError, device: torch.device) -> Exception:
-    """The error to raise for a failed run, naming the file.
+    """Returns the error to raise for a failed run, naming the bad file.
 
-    Whether a file is bad must not depend on its neighbours, so the decoder itself is asked, file by
-    file; only if it reads all of the batch that failed, PIL is. No file is blamed for a GPU that
-    has failed.
+    Whether a file is bad must not depend on its neighbours, so DALI decodes each file of the failed
+    batch alone; only if it can read them all is PIL asked. If the GPU itself has failed, no file is
+    blamed.
     """
     if device.type == "cuda":
         try:
@@ -128,29 +128,29 @@ def _blame(source: Source, error: RuntimeError, device: torch.device) -> Excepti
     if source.in_flight:
         found = _first_undecodable(source, np.unique(source.in_flight[0]), device)
         if found:
-            row, words = found
+            row, message = found
             flaw = why_undecodable(source.index.image(row))
-            text = flaw.text if flaw else f"the decoder cannot read it ({words})"
+            text = flaw.text if flaw else f"the decoder cannot read it ({message})"
             return BadImageError(source.index.path(row), row, text)
     for rows in source.in_flight:
         for row in np.unique(rows):
             flaw = why_undecodable(source.index.image(row))
             if flaw:
                 return BadImageError(source.index.path(row), int(row), flaw.text)
-    return RuntimeError(f"DALI failed, and every image of the batch is readable: {error}")
+    return RuntimeError(f"DALI failed, although every image of the batch is readable: {error}")
 
 
 def _first_undecodable(
     source: Source, rows: Int64[ndarray, " n"], device: torch.device
 ) -> tuple[int, str] | None:
-    """The first row that DALI cannot decode by itself, and what it says of it."""
+    """Returns the first row that DALI cannot decode on its own, and DALI's message."""
     from pipeline.graph import evaluation_graph
 
-    alone = EvaluationSource(source.index, batch=1, range_16bit=source.read.range_16bit)
-    alone.begin(rows)
-    packed = alone.read.gives_bytes
+    single = EvaluationSource(source.index, batch=1, range_16bit=source.read.range_16bit)
+    single.begin(rows)
+    packed = single.read.gives_bytes
     pipeline = evaluation_graph(
-        alone, DataOptions(), device_id(device), threads=1, batch_size=1, packed=packed
+        single, DataOptions(), device_id(device), threads=1, batch_size=1, packed=packed
     )
     for row in rows:
         try:
@@ -160,11 +160,11 @@ def _first_undecodable(
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            return int(row), _words(error)
+            return int(row), _message(error)
     return None
 
 
-def _words(error: RuntimeError) -> str:
-    """What DALI's message says, in a line, without the names of operators and code."""
-    said = str(error).rpartition("encountered:")[2].partition("Current pipeline object")[0]
-    return " ".join(said.split())[:200]
+def _message(error: RuntimeError) -> str:
+    """Returns DALI's message on one line, without the names of operators and source files."""
+    message = str(error).rpartition("encountered:")[2].partition("Current pipeline object")[0]
+    return " ".join(message.split())[:200]

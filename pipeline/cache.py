@@ -1,8 +1,8 @@
-"""Decoded and resized pixels, kept in memory after their first use.
+"""Keeps decoded and resized pixels in memory after their first use.
 
-They come from the evaluation graph, which decodes and resizes as training does, and fill the cache
-in the order in which the epoch first needs them, ahead of it. What is random about a batch (flip,
-spectrum, jitter) still happens at each use, from the same draws: batches are those of no cache.
+The evaluation graph, which decodes and resizes as training does, fills the cache ahead of the epoch
+in the order of first use. The random parts of a batch (flip, spectrum, jitter) are still drawn at
+each use, so batches are the same with and without a cache.
 """
 
 from collections.abc import Iterator
@@ -20,23 +20,23 @@ from pipeline.errors import InputError
 from pipeline.options import CacheName, DataOptions
 from pipeline.source import EvaluationSource
 
-# Shares of the free memory that a cache may take unasked; the rest is for training.
+# Share of the free memory that an `auto` cache may take; the rest is for training.
 AUTO_SHARE = {"host": 0.5, "gpu": 0.4}
 
 
 def num_bytes(index: Index, options: DataOptions) -> int:
-    """What all images take, decoded and resized."""
+    """Returns the size of all images, decoded and resized."""
     return len(index) * options.height_px * options.width_px * 3
 
 
-def place(
+def choose_place(
     index: Index, options: DataOptions, device: torch.device, local_size: int = 1
 ) -> CacheName:
-    """Where to keep the pixels: as `options.cache` says; auto: the first of gpu, host with room.
+    """Returns where to keep the pixels: `options.cache`, or for auto the nearest place with room.
 
-    The host's room is for `local_size` processes, each of which keeps its own.
+    The host's memory is shared by `local_size` processes, each with a cache of its own.
 
-    Raises `InputError` if a place that is named has no room, or is not there.
+    Raises `InputError` if `options.cache` names a place without room, or one that does not exist.
     """
     if options.cache == "none":
         return "none"
@@ -48,7 +48,7 @@ def place(
         if need > free[options.cache]:
             raise InputError(
                 f"--data.cache {options.cache}: {len(index)} images of "
-                f"{options.height_px}x{options.width_px} take {need / 2**30:.1f} GiB, and "
+                f"{options.height_px}x{options.width_px} take {need / 2**30:.1f} GiB, but only "
                 f"{free[options.cache] / 2**30:.1f} GiB are free; pass --data.cache auto"
             )
         return options.cache
@@ -57,7 +57,7 @@ def place(
 
 
 def free_bytes(device: torch.device) -> dict[CacheName, int]:
-    """Free memory where a cache can be, the nearest place first."""
+    """Returns the free memory of each place for a cache, the nearest place first."""
     free: dict[CacheName, int] = {}
     if device.type == "cuda":
         free["gpu"] = torch.cuda.mem_get_info(device)[0]
@@ -65,7 +65,7 @@ def free_bytes(device: torch.device) -> dict[CacheName, int]:
 
 
 def _free_host_bytes() -> int:
-    """What the machine, and the control group (container) if it has a limit, leave free."""
+    """Returns the machine's free memory, or its control group's (container's) if that is less."""
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     group = Path("/sys/fs/cgroup")
@@ -92,7 +92,7 @@ class PixelCache:
         from pipeline.graph import evaluation_graph
 
         self.device = device if where == "gpu" else torch.device("cpu")
-        # Filled on the CPU, the cache costs memory only as far as it is filled.
+        # On the CPU, only the filled part of the cache takes memory.
         shape = (len(index), options.height_px, options.width_px, 3)
         self._pixels = torch.empty(shape, dtype=torch.uint8, device=self.device)
         self._ready = np.zeros(len(index), bool)
@@ -106,13 +106,13 @@ class PixelCache:
             packed=self._source.read.gives_bytes,
         )
         self._graph_device = device
-        # Behind the caller's kernels a gather would come a step late.
+        # On the caller's stream a gather would wait for its kernels, and come a step late.
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._num_missing = 0  # of those expected
+        self._num_missing = 0  # of the expected rows
         self._filling: Iterator[tuple[Int64[ndarray, " n"], list[Tensor]]] = iter(())
 
     def expect(self, rows: Int64[ndarray, " n"]) -> None:
-        """Begins to decode those of `rows` that are missing, in the order of their first use."""
+        """Starts to decode the missing ones of `rows`, in order of first use."""
         self.close()
         new, first = np.unique(rows[~self._ready[rows]], return_index=True)
         self._num_missing = len(new)
@@ -121,11 +121,11 @@ class PixelCache:
             self._filling = run(self._graph, self._source, self._graph_device)
 
     def take(self, rows: Int64[ndarray, " n"]) -> UInt8[Tensor, "n h w 3"]:
-        """The pixels of `rows`, which were announced by `expect`; on a GPU in `stream`'s order.
+        """Returns the pixels of `rows`, announced by `expect` before; on a GPU in `stream`'s order.
 
         Raises `InputError` naming a file that cannot be decoded.
         """
-        with torch.cuda.stream(self.stream):  # None, without a GPU: nothing happens
+        with torch.cuda.stream(self.stream):  # None without a GPU: no effect
             while not self._ready[rows].all():
                 found, (images,) = next(self._filling)
                 self._pixels.index_copy_(0, self._rows(found), images.to(self.device))

@@ -15,7 +15,7 @@ def check(
     kind: KindName = "auto",
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[KindName, Findings]:
-    """The data set's kind, and what was found; decodes every image, in a thread a core.
+    """Returns the data set's kind and the findings; decodes every image, one thread per core.
 
     Raises `InputError` if there is no data set of a known kind at `root`.
     """
@@ -27,8 +27,8 @@ def check(
         flaws = pool.map(examination.flaw_of, images)
         for done, (file, flaw) in enumerate(zip(files, flaws, strict=True), start=1):
             if flaw:
-                say = found.warn if flaw.is_usable else found.fault
-                say(flaw.kind, file, f"{flaw.text}; restore it")
+                record = found.warn if flaw.is_usable else found.fault
+                record(flaw.kind, file, f"{flaw.text}; restore it")
             if done % 64 == 0 or done == len(files):
                 on_progress(done, len(files))
     for note in examination.notes():

@@ -1,7 +1,7 @@
-"""What the graph is fed to make pairs: flip, spectrum, and the row that makes the counterpart.
+"""Makes the graph's inputs for pairs: flip, spectrum, and the row that makes the counterpart.
 
-Computed in NumPy from the batch's draws and P̂; the graph would need an operator, 0.1 ms a batch,
-for each of these steps on a few numbers.
+Computed in NumPy from the batch's draws and P̂: in the graph, each of these small steps would be an
+operator that costs 0.1 ms per batch.
 """
 
 import numpy as np
@@ -13,18 +13,18 @@ from pipeline.options import DataOptions
 
 
 def feeding(options: DataOptions, channels: int = 1) -> Host:
-    """What to make of three uniforms per original; w is repeated for `channels` equal channels.
+    """Returns the function that turns three uniforms per original into the graph's inputs.
 
     `flip` int32 [n]: 1 mirrors the pair; `code` int8 [n]: position in the options' spectra, or
-    INFRARED. Where there are counterparts, `row` float32 [n, channels, 3]: w of Eq. 1; and, only
-    if a spectrum needs them, `offset` float32 [n, channels]: added to w · pixel, and `hsv` uint8
-    [n]: 1 if w applies to hue, saturation and value.
+    INFRARED. With counterparts also `row` float32 [n, channels, 3]: w of Eq. 1, repeated for
+    `channels` equal channels; and, only if a spectrum needs them, `offset` float32 [n, channels]:
+    added to w · pixel, and `hsv` uint8 [n]: 1 if w applies to hue, saturation and value.
 
     An RGB original's spectrum is drawn from P̂. An infrared one has none: its counterpart is luma
     times a brightness from U(1-δ, 1+δ).
     """
     spectra = [spectrum.SPECTRA[name] for name in options.spectra]
-    # Each table's last entry is that of an infrared original.
+    # Each table's last entry is for infrared originals.
     codes = np.array([*range(len(spectra)), spectrum.INFRARED], np.int8)
     rows = np.array(
         [[s.row] * channels for s in spectra] + [[spectrum.LUMA] * channels], np.float32
@@ -36,7 +36,7 @@ def feeding(options: DataOptions, channels: int = 1) -> Host:
     if any(s.space == "hsv" for s in spectra):
         tables["hsv"] = np.array([s.space == "hsv" for s in spectra] + [False], np.uint8)
 
-    def fed(u: ndarray, originals: Originals) -> dict[str, ndarray]:
+    def inputs(u: ndarray, originals: Originals) -> dict[str, ndarray]:
         drawn = pair(u, options.flip, options.jitter)
         if not spectra:
             return {"flip": drawn.flip, "code": np.full(len(u), spectrum.INFRARED, np.int8)}
@@ -50,4 +50,4 @@ def feeding(options: DataOptions, channels: int = 1) -> Host:
             **{name: table[chosen] for name, table in tables.items()},
         }
 
-    return fed
+    return inputs

@@ -2,7 +2,7 @@
 
 NumPy's Philox is counter-based: the counter holds (epoch, step), the key (seed, name). A draw needs
 no history, so a resumed run, or one with another number of ranks, threads or prefetched batches,
-sees the same values. A new name changes no other name's values.
+sees the same values. A new name does not change other names' values.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ KEYS = {"plan": 0, "pair": 1}
 
 @dataclass(frozen=True, slots=True)
 class Originals:
-    """What is known of a batch's n originals before their pixels are."""
+    """What is known about a batch's n originals before they are decoded."""
 
     infrared: Bool[ndarray, " n"]
     labels: Int64[ndarray, " n"]  # class index, 0…M-1
     probability: Float32[ndarray, " spectra"]  # P̂
 
 
-# Turns uniforms, [n, count], into named arrays that the graph is fed; first axis n.
+# Turns uniforms [n, count] into the graph's named inputs, arrays whose first axis is n.
 Host = Callable[[Float32[ndarray, "n count"], Originals], dict[str, ndarray]]
 
 
@@ -41,7 +41,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What is random about the pairs of n originals."""
+    """The random values of n pairs."""
 
     spectrum: Float32[ndarray, " n"]  # uniform in [0, 1): inverts P̂'s cumulative sum
     flip: Int32[ndarray, " n"]  # 1: the pair is mirrored
@@ -49,7 +49,7 @@ class Pair:
 
 
 def generator(seed: int, name: str, epoch: int, step: int = 0) -> np.random.Generator:
-    """The random stream of one step; its i-th value belongs to position i."""
+    """Returns the random stream of one step; its i-th value belongs to position i."""
     number = KEYS.get(name)
     if number is None:
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
@@ -61,12 +61,12 @@ def generator(seed: int, name: str, epoch: int, step: int = 0) -> np.random.Gene
 def uniforms(
     seed: int, name: str, epoch: int, step: int, num_originals: int, count: int
 ) -> Float32[ndarray, "n count"]:
-    """`count` uniform numbers in [0, 1) for each original of a batch."""
+    """Draws `count` uniform numbers in [0, 1) for each original of a batch."""
     return generator(seed, name, epoch, step).random((num_originals, count), np.float32)
 
 
 def pair(u: Float32[ndarray, "n 3"], flip: float, jitter: float) -> Pair:
-    """The draws of a batch from the uniforms named "pair"; `flip` is a probability, `jitter` δ."""
+    """Turns a batch's "pair" uniforms into draws; `flip` is a probability, `jitter` is δ."""
     # 20 bits: u stays below a cumulative sum that float32 rounded to a little less than 1, so a
     # spectrum of probability 0 is never drawn.
     return Pair(
@@ -77,5 +77,5 @@ def pair(u: Float32[ndarray, "n 3"], flip: float, jitter: float) -> Pair:
 
 
 def draw(seed: int, epoch: int, step: int, num_originals: int, flip: float, jitter: float) -> Pair:
-    """The pair draws of one training batch."""
+    """Returns the pair draws of one training batch."""
     return pair(uniforms(seed, "pair", epoch, step, num_originals, 3), flip, jitter)

@@ -1,9 +1,9 @@
-"""The one exception that means: what the user gave cannot work, and here is the mend."""
+"""The exception for bad user input: one line that says what is wrong and how to fix it."""
 
 import re
 from pathlib import Path
 
-# As torch, CUDA's libraries and DALI say it.
+# How torch, CUDA's libraries and DALI word it.
 MEMORY_IS_FULL = re.compile(
     "out of memory|CUDA allocation failed|can(?:'|no)t allocate|bad_alloc|allocator failed"
     "|ALLOC_FAILED|ALLOCATION_FAILED|ALLOCATOR_FAILURE|cudaErrorMemoryAllocation",
@@ -16,32 +16,32 @@ class InputError(ValueError):
 
 
 class BadImageError(InputError):
-    """A file cannot serve as an image; knows which row of the index it is, and why."""
+    """A file that cannot be used as an image, with its row in the index and the reason."""
 
     def __init__(
         self,
         path: Path,
         row: int,
         reason: str,
-        mend: str = "restore it or take it out of the data set",
+        remedy: str = "restore it or take it out of the data set",
     ) -> None:
-        super().__init__(f"{path}: {reason}; {mend}")
+        super().__init__(f"{path}: {reason}; {remedy}")
         self.row = row
         self.reason = reason
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, on one line of at most 300 characters; its type if it says nothing."""
-    words = " ".join(str(error).split())
-    return words[:300] or type(error).__name__
+    """Returns an error's message on one line of at most 300 characters, or its type if empty."""
+    message = " ".join(str(error).split())
+    return message[:300] or type(error).__name__
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Did the GPU or the host have no memory left? What raises so has many types."""
+    """Whether the GPU or the host ran out of memory; such errors have many types."""
     return isinstance(error, MemoryError) or bool(MEMORY_IS_FULL.search(str(error)))
 
 
 def said_of_memory(error: Exception) -> str:
-    """The line of such an error that says so."""
+    """Returns the line of an out-of-memory error that says so."""
     lines = str(error).splitlines()
     return next((line for line in lines if MEMORY_IS_FULL.search(line)), type(error).__name__)

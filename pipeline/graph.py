@@ -1,15 +1,15 @@
-"""The DALI graphs. They are the same on a GPU and on a CPU, but for two operators.
+"""The DALI graphs, which are the same on a GPU and a CPU except for two operators.
 
 Training: encoded bytes → decode → resize → one flip for the pair → counterpart → stack. The
 counterpart is one operator for every case: a row w applied to each pixel, and triplicated (Eq. 1
 and Fig. 5c). w is a spectrum's row, or, for an infrared original, luma times its brightness.
-Without spectra an original stands alone. The two: a GPU decodes with `mixed`, and makes the three
-channels in one launch.
+Without spectra there are no counterparts. The two differences: a GPU decodes with `mixed`, and
+makes the three channels in one launch.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,13 +35,13 @@ WORDS = ((types.INT64, 8), (types.INT32, 4), (types.INT16, 2), (types.UINT8, 1))
 
 @runtime_checkable
 class PairSource(Protocol):
-    """What a training graph asks of its source, a batch a call."""
+    """What a training graph needs from its source, one batch per call."""
 
     def images(self) -> Any:
-        """Paths as uint8 characters, images' bytes, or the cache's pixels, uint8 [n, H, W, 3]."""
+        """Returns paths as uint8 characters, encoded images, or pixels, uint8 [n, H, W, 3]."""
 
     def feed(self, draw: Draw) -> Callable[[], tuple[ndarray, ...]]:
-        """A callback for one named draw: its arrays, the first axis the batch's n originals."""
+        """Returns the callback that gives a draw's arrays, whose first axis is the n originals."""
 
 
 def training_graph(
@@ -58,23 +58,23 @@ def training_graph(
 ) -> Pipeline:
     """Builds the pipeline whose outputs are one `PairedBatch`.
 
-    Its first input is paths; of a packed data set the files' bytes; with a cache pixels that were
-    decoded and resized before. Outputs: images uint8 [n, views, H, W, 3], labels int64 [n],
-    modality uint8 [n], spectrum int8 [n], on the GPU `device_id` or, when that is None, on the
-    CPU; and P̂ float32 [n, spectra], if there are spectra, on the CPU. `pixel_stream` is the CUDA
-    stream on which the cache on the GPU makes its pixels; they are read, and their memory is
-    reused, in its order. `augment(image, draw)` changes the flipped image, and may return two: the
-    original, and what its counterpart is made of.
+    Its first input is paths, encoded images if `packed`, or, with a cache, decoded and resized
+    pixels. Outputs: images uint8 [n, views, H, W, 3], labels int64 [n], modality uint8 [n],
+    spectrum int8 [n], on the GPU `device_id` or, if that is None, on the CPU; and P̂ float32
+    [n, spectra], if there are spectra, always on the CPU. `pixel_stream` is the CUDA stream on
+    which a GPU cache makes its pixels; it also orders reading them and reusing their memory.
+    `augment(image, draw)` changes the flipped image; it may return two images, the original and
+    the one to make its counterpart from.
 
-    To measure, it can be cut off after the stage `last`, whose result is then the first output, or
-    `leave_out` flip, counterpart or stack.
+    For measurements, the graph can end after the stage `last`, whose result is then the first
+    output, or `leave_out` flip, counterpart or stack.
     """
     pipeline = _pipeline(options.p * options.k, options, device_id, threads)
     with pipeline:
         # The GPU makes three equal channels in one launch; for a CPU that is three times the work.
         channels = 1 if device_id is None else 3
-        fed = _ask(source, options, "pair", 3, feeding(options, channels))
-        about = _ask(source, options, "about", 0, _about)
+        pair_inputs = _draw_inputs(source, options, "pair", 3, feeding(options, channels))
+        info = _draw_inputs(source, options, "about", 0, _batch_info)
         node: dict[Stage, Any] = {}
         if cache == "none":
             files = fn.external_source(source=source.images, dtype=types.UINT8, ndim=1)
@@ -85,23 +85,23 @@ def training_graph(
             image = _cached(source, cache, device_id, pixel_stream)
         node["resize"] = image
         if leave_out != "flip":
-            image = _flip(image, fed["flip"])
+            image = _flip(image, pair_inputs["flip"])
         node["flip"] = other = image
         if augment:
-            made = augment(image, Ask(source, options))
-            image, other = made if isinstance(made, tuple) else (made, made)
+            augmented = augment(image, Ask(source, options))
+            image, other = augmented if isinstance(augmented, tuple) else (augmented, augmented)
             if not all(isinstance(node, DataNode) for node in (image, other)):
                 raise InputError(
-                    f"the method's augment() returned {made!r}; return the image, or two of them"
+                    f"the method's augment() returned {augmented!r}; return one image or two"
                 )
         node["counterpart"] = other
         if num_views(options) == 2 and leave_out != "counterpart":
-            node["counterpart"] = _counterpart(other, fed, device_id)
+            node["counterpart"] = _counterpart(other, pair_inputs, device_id)
         node["stack"] = node["counterpart"]
         if leave_out != "stack":
             node["stack"] = _stack(image, node["counterpart"], options)
-        p_hat = [about.pop("p_hat")] if options.spectra else []
-        labels = [about["label"], about["infrared"], fed["code"]]
+        p_hat = [info.pop("p_hat")] if options.spectra else []
+        labels = [info["label"], info["infrared"], pair_inputs["code"]]
         if device_id is not None:
             labels = [label.gpu() for label in labels]
         pipeline.set_outputs(node[last], *labels, *p_hat)
@@ -119,7 +119,7 @@ def evaluation_graph(
 ) -> Pipeline:
     """Builds the pipeline whose output is uint8 [n, H, W, 3]: decoded and resized, nothing else.
 
-    Its input is paths, or, of a packed data set, the files' bytes.
+    Its input is paths, or encoded images if `packed`.
     """
     pipeline = _pipeline(batch_size, options, device_id, threads)
     with pipeline:
@@ -142,10 +142,10 @@ def _pipeline(
     )
 
 
-def _ask(
+def _draw_inputs(
     source: PairSource, options: DataOptions, name: str, count: int, host: Host
 ) -> dict[str, Any]:
-    """A graph input for each array that `host` makes of `count` uniforms per original."""
+    """Returns a graph input for each array that `host` makes from `count` uniforms per original."""
     p_hat = spectrum.uniform(options.spectra).astype(np.float32)
     example = host(
         np.zeros((1, count), np.float32), Originals(np.zeros(1, bool), np.zeros(1, np.int64), p_hat)
@@ -161,10 +161,11 @@ def _ask(
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What an augmentation asks for its randomness, by a name of its own; and what it may know."""
+    """Gives an augmentation random numbers by name, and what it may know about the batch."""
 
     source: PairSource
     options: DataOptions
+    names: set[str] = field(default_factory=set)  # of the draws that were asked for
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -179,33 +180,34 @@ class Ask:
     def __call__(
         self, name: str, count: int, host: Callable[[ndarray, Originals], Any] = lambda u, _: u
     ) -> Any:
-        """`count` uniform numbers in [0, 1) per original, or what `host(u, originals)` makes of
-        them: an array whose first axis is the batch, or a dict of such; as graph nodes."""
+        """Returns `count` uniforms in [0, 1) per original, or what `host(u, originals)` makes of
+        them (an array whose first axis is the batch, or a dict of such arrays), as graph nodes."""
 
         def named(u: ndarray, originals: Originals) -> dict[str, ndarray]:
-            made = host(u, originals)
-            arrays = made if isinstance(made, dict) else {name: made}
+            result = host(u, originals)
+            arrays = result if isinstance(result, dict) else {name: result}
             for array in arrays.values():
                 if not isinstance(array, ndarray) or len(array) != len(u):
                     raise InputError(
                         f"the draw {name!r}: its host function returned {array!r}; return an array "
-                        "of one row per original"
+                        "with one row per original"
                     )
             return arrays
 
-        nodes = _ask(self.source, self.options, name, count, named)
+        self.names.add(name)
+        nodes = _draw_inputs(self.source, self.options, name, count, named)
         return nodes[name] if list(nodes) == [name] else nodes
 
 
-def _about(u: ndarray, originals: Originals) -> dict[str, ndarray]:
-    about = {"label": originals.labels, "infrared": originals.infrared.astype(np.uint8)}
+def _batch_info(u: ndarray, originals: Originals) -> dict[str, ndarray]:
+    info = {"label": originals.labels, "infrared": originals.infrared.astype(np.uint8)}
     if len(originals.probability):
-        about["p_hat"] = np.tile(originals.probability, (len(u), 1))
-    return about
+        info["p_hat"] = np.tile(originals.probability, (len(u), 1))
+    return info
 
 
 def _cached(source: PairSource, cache: CacheName, device_id: int | None, stream: Any) -> Any:
-    """Pixels from a cache, on the device that the graph goes on with."""
+    """Returns pixels from a cache, on the device that the rest of the graph runs on."""
     image = fn.external_source(
         source=source.images,
         dtype=types.UINT8,
@@ -218,7 +220,7 @@ def _cached(source: PairSource, cache: CacheName, device_id: int | None, stream:
 
 
 def _read(paths: Any) -> Any:
-    # Mapping a file of 15 KB into memory and out again costs more than a copy of it.
+    # Mapping and unmapping a 15 KB file costs more than copying it.
     return fn.io.file.read(paths, dont_use_mmap=True)
 
 
@@ -246,24 +248,24 @@ def _resize(image: Any, options: DataOptions) -> Any:
 
 
 def _flip(image: Any, flip: Any) -> Any:
-    # fn.flip launches a kernel for each image on a GPU, this one for the batch; same pixels.
+    # On a GPU, fn.flip launches one kernel per image, this one per batch; same pixels.
     return fn.crop_mirror_normalize(image, mirror=flip, dtype=types.UINT8, output_layout="HWC")
 
 
-def _counterpart(image: Any, fed: dict[str, Any], device_id: int | None) -> Any:
-    """Three equal channels of row · pixel + offset."""
-    if "hsv" in fed:
-        take_hsv = fed["hsv"] if device_id is None else fed["hsv"].gpu()
+def _counterpart(image: Any, pair_inputs: dict[str, Any], device_id: int | None) -> Any:
+    """Returns three equal channels of row · pixel + offset."""
+    if "hsv" in pair_inputs:
+        take_hsv = pair_inputs["hsv"] if device_id is None else pair_inputs["hsv"].gpu()
         image = fn.cast(_blend(take_hsv, _hsv(image), image), dtype=types.UINT8)
-    offset = {"T": fed["offset"]} if "offset" in fed else {}
-    made = fn.coord_transform(image, M=fed["row"], **offset, dtype=types.UINT8)
+    offset = {"T": pair_inputs["offset"]} if "offset" in pair_inputs else {}
+    counterpart = fn.coord_transform(image, M=pair_inputs["row"], **offset, dtype=types.UINT8)
     if device_id is not None:
-        return made
-    return fn.color_space_conversion(made, image_type=types.GRAY, output_type=types.RGB)
+        return counterpart
+    return fn.color_space_conversion(counterpart, image_type=types.GRAY, output_type=types.RGB)
 
 
 def _hsv(image: Any) -> Any:
-    """Hue (256 to a turn), saturation and value of each pixel, uint8 [H, W, 3]."""
+    """Returns hue (256 to a turn), saturation and value of each pixel, uint8 [H, W, 3]."""
     red, green, blue = (image[:, :, c : c + 1] for c in range(3))
     value = fn.reductions.max(image, axes=2, keep_dims=True)
     low = fn.reductions.min(image, axes=2, keep_dims=True)
@@ -282,7 +284,7 @@ def _hsv(image: Any) -> Any:
 
 
 def _stack(image: Any, counterpart: Any, options: DataOptions) -> Any:
-    """The pair, uint8 [2, H, W, 3]; copied 8 bytes at a time, which a stack of uint8 is not."""
+    """Stacks the pair as uint8 [2, H, W, 3]; copies 8 bytes at a time, unlike a stack of uint8."""
     shape = (options.height_px, options.width_px, 3)
     if num_views(options) == 1:
         return fn.reshape(image, shape=[1, *shape], layout="")

@@ -1,6 +1,6 @@
-"""An index's images by identity and modality, sorted once: what every epoch's plan starts from.
+"""Groups an index's images by identity and modality, once for the plans of all epochs.
 
-Arrays only: 10 M images take some 300 MB, and no Python object each.
+Arrays only: 10 M images take some 300 MB, without a Python object per image.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from pipeline.options import SamplingName
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Images that batches draw from on their own account, identity after identity.
+    """A pool of images, grouped by identity, that batches draw from separately.
 
-    `order` holds positions in `rows`; those of identity i lie at `first[i]`, `count[i]` of them,
-    ascending. Identities of equally many images are neighbours.
+    `order` holds positions in `rows`, ascending within an identity; identity i has `count[i]` of
+    them, starting at `first[i]`. Identities with equally many images are adjacent.
     """
 
     rows: Int64[ndarray, " r"]  # of the index, ascending
@@ -27,8 +27,8 @@ class Part:
     first: Int64[ndarray, " m"]
     count: Int64[ndarray, " m"]
 
-    def of_equal_size(self) -> Iterator[Int64[ndarray, "identities size"]]:
-        """`order` in blocks of identities that have equally many images."""
+    def equal_size_blocks(self) -> Iterator[Int64[ndarray, "identities size"]]:
+        """Yields `order` in blocks of identities with equally many images."""
         sizes, identities = np.unique(self.count, return_counts=True)
         ends = np.cumsum(sizes * identities)
         for size, start, end in zip(sizes, ends - sizes * identities, ends, strict=True):
@@ -37,14 +37,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Groups:
-    """Who is in an index, and his images: one part a modality (`balanced`), else one of all."""
+    """The identities of an index and their images, one part per modality if `balanced`."""
 
     pids: Int64[ndarray, " m"]  # ascending
-    labels: Int64[ndarray, " n"]  # of each row: its pid's number in `pids`
+    labels: Int64[ndarray, " n"]  # of each row: the position of its pid in `pids`
     parts: tuple[Part, ...]
 
-    def alike(self, index: Index, row: int) -> Int64[ndarray, " k"]:
-        """The rows of `row`'s identity and modality, ascending."""
+    def rows_like(self, index: Index, row: int) -> Int64[ndarray, " k"]:
+        """Returns the rows of the same identity and modality as `row`, ascending."""
         modality = index.modality[row]
         part = self.parts[modality if len(self.parts) > 1 else 0]
         start = part.first[self.labels[row]]
@@ -53,7 +53,7 @@ class Groups:
 
 
 def group(index: Index, sampling: SamplingName) -> Groups:
-    """Groups an index for plans of this sampling."""
+    """Groups an index for this kind of sampling."""
     pids, labels = np.unique(index.pids, return_inverse=True)
     members = (
         [np.flatnonzero(index.modality == modality) for modality in Modality]
@@ -66,9 +66,7 @@ def group(index: Index, sampling: SamplingName) -> Groups:
 def _part(rows: Int64[ndarray, " r"], labels: Int64[ndarray, " r"], num_identities: int) -> Part:
     count = np.bincount(labels, minlength=num_identities)
     by_size = np.argsort(count, kind="stable")
-    place = np.empty_like(by_size)
-    place[by_size] = np.arange(num_identities)
+    rank = np.empty_like(by_size)
+    rank[by_size] = np.arange(num_identities)
     end = np.cumsum(count[by_size])
-    return Part(
-        rows, np.argsort(place[labels], kind="stable"), (end - count[by_size])[place], count
-    )
+    return Part(rows, np.argsort(rank[labels], kind="stable"), (end - count[by_size])[rank], count)

@@ -1,10 +1,10 @@
-"""Looks at a file before DALI's decoder does, with the decoder's own header parser.
+"""Checks a file before DALI decodes it, with the decoder's own header parser.
 
-A header that the parser refuses inside a running batch can crash the process (DALI 2.4: the other
+A header that the parser rejects inside a running batch can crash the process (DALI 2.4: the other
 samples' threads outlive the exception), and a few bytes that claim a huge picture are decoded at
-full size. So each file's header is parsed once, when it is first used (25 µs a file), and a JPEG's
-end is looked for; PIL decodes one that has none. Other damage raises in DALI, and `why_undecodable`
-finds the file. Of PNG and BMP files PIL reads the header, too.
+full size. So each file's header is parsed once, when it is first used (25 µs per file). A JPEG must
+also have an end marker; PIL decodes one that has none. PIL reads the headers of PNG and BMP files
+too. Other damage raises in DALI, and `why_undecodable` finds the file.
 """
 
 import os
@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # we say what is wrong, and where
+os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # our own messages name the file and the fault
 
 FORMATS = ("jpeg", "png", "bmp")
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM")
@@ -28,29 +28,29 @@ Encoded = Path | UInt8[ndarray, " _"]  # a file, or its content
 
 
 class Flaw(NamedTuple):
-    """What is wrong with a file: a short name for tables, and the words of an error message."""
+    """What is wrong with a file: a short name for tables, and text for an error message."""
 
     kind: str
     text: str
-    is_usable: bool = False  # decoders take it all the same
+    is_usable: bool = False  # decoders still accept it
 
 
-class Looked(NamedTuple):
-    """What a file's header tells."""
+class Header(NamedTuple):
+    """What a file's header says."""
 
     flaw: Flaw | None
     codec: str = ""
     is_16_bit: bool = False
 
 
-def look(image: Encoded) -> Looked:
-    """Parses the image's header; only a JPEG without an end is decoded."""
+def check_header(image: Encoded) -> Header:
+    """Parses the image's header; decodes only a JPEG without an end marker."""
     content = read(image)
     if isinstance(content, Flaw):
-        return Looked(content)
+        return Header(content)
     if not len(content):
-        return Looked(Flaw("zero bytes", "is empty"))
-    from nvidia import nvimgcodec  # here, so that what reads no image can do without it
+        return Header(Flaw("zero bytes", "is empty"))
+    from nvidia import nvimgcodec  # here, so that only code that reads images needs it
 
     try:
         stream = nvimgcodec.CodeStream(content)
@@ -58,9 +58,9 @@ def look(image: Encoded) -> Looked:
         is_16_bit = codec == "png" and stream.dtype == np.uint16
     except MemoryError:
         raise
-    except Exception:  # whatever the parser has against it
+    except Exception:  # the parser raises many types
         kind = "damaged header" if bytes(content[:4]).startswith(SIGNATURES) else "not an image"
-        return Looked(Flaw(kind, "is no image, or its header is damaged"))
+        return Header(Flaw(kind, "is not an image, or its header is damaged"))
     flaw = None
     if codec not in FORMATS:
         flaw = Flaw("other format", f"is a {codec} file; expected {', '.join(FORMATS)}")
@@ -70,29 +70,29 @@ def look(image: Encoded) -> Looked:
         flaw = _flaw_of(decode(content, only_header=True))
     elif not _has_an_end(bytes(content)):
         flaw = _flaw_of(decode(content))
-    return Looked(flaw, codec, is_16_bit)
+    return Header(flaw, codec, is_16_bit)
 
 
 def _has_an_end(jpeg: bytes) -> bool:
-    """Is there an end-of-image marker behind the last scan?
+    """Is there an end-of-image marker after the last scan?
 
-    Neither can stand inside the picture's data. Of a picture that was cut a GPU's JPEG engine
-    reports nothing.
+    Neither marker can occur inside the picture's data. A GPU's JPEG engine does not report a
+    truncated picture.
     """
     end = jpeg.rfind(END_OF_IMAGE)
     return end >= 0 and jpeg.find(START_OF_SCAN, end) < 0
 
 
 def why_undecodable(image: Encoded) -> Flaw | None:
-    """The reason why the image's pixels cannot be had, or None; decodes it."""
-    if flaw := look(image).flaw:
+    """Decodes the image; returns why that is impossible, or None."""
+    if flaw := check_header(image).flaw:
         return flaw
     content = read(image)
     return content if isinstance(content, Flaw) else _flaw_of(decode(content))
 
 
 def read(image: Encoded) -> UInt8[ndarray, " _"] | Flaw:
-    """The file's bytes, or the reason why it cannot be read."""
+    """Returns the file's bytes, or why it cannot be read."""
     if not isinstance(image, Path):
         return image
     try:
@@ -106,9 +106,9 @@ def read(image: Encoded) -> UInt8[ndarray, " _"] | Flaw:
 def decode(
     content: UInt8[ndarray, " _"] | bytes, shrink: int = 1, only_header: bool = False
 ) -> Image.Image | Flaw:
-    """The image's pixels as PIL decodes them, or what PIL has against it.
+    """Returns the image as PIL decodes it, or why PIL cannot.
 
-    A JPEG may be decoded at 1/`shrink` of its size, 2, 4 or 8, which is faster.
+    A JPEG can be decoded at 1/`shrink` (2, 4 or 8) of its size, which is faster.
     """
     try:
         with Image.open(BytesIO(bytes(content))) as opened:
@@ -117,13 +117,13 @@ def decode(
             if not only_header:
                 opened.load()
             return opened
-    except MemoryError:  # the machine's
+    except MemoryError:  # the machine's fault, not the file's
         raise
-    except Exception as error:  # of which PIL has many classes, and its plugins raise any
-        said = " ".join(str(error).partition(" <_io")[0].split()) or type(error).__name__
-        kind = "truncated" if "truncated" in said else "damaged pixels"
+    except Exception as error:  # PIL has many exception types, and its plugins raise any
+        message = " ".join(str(error).partition(" <_io")[0].split()) or type(error).__name__
+        kind = "truncated" if "truncated" in message else "damaged pixels"
         kind = "damaged header" if only_header else kind
-        return Flaw(kind, f"cannot be decoded ({said})")
+        return Flaw(kind, f"cannot be decoded ({message})")
 
 
 def _flaw_of(decoded: Image.Image | Flaw) -> Flaw | None:

@@ -1,9 +1,9 @@
-"""Tells whether a JPEG that has an end marker also holds all of its picture.
+"""Finds JPEGs that have an end marker but lack part of the picture.
 
-Decoders fill what is missing with flat blocks and report nothing. So further data is put in front
-of the end marker: of a whole picture a decoder never reads it; where data is missing, it is taken
-for it, and the pixels change from there on. Arithmetic coding is not examined: its encoders may
-leave out the data's end.
+Decoders silently fill what is missing with flat blocks. So extra data is inserted before the end
+marker: if the picture is complete, a decoder never reads it; if not, a decoder takes it for the
+missing data, and the pixels change from there on. Arithmetic coding is not examined: its encoders
+may leave out the end of the data.
 """
 
 import random
@@ -15,33 +15,33 @@ from PIL import ImageChops
 
 from pipeline.guard import Flaw, decode
 
-MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # no stuffed byte, restart or padding
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not a stuffed byte, restart or padding
 END, SCAN = 0xD9, 0xDA
 FIRST_RESTART, NUM_RESTARTS = 0xD0, 8
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), 0xC2  # Huffman-coded frames
-NOTHING = 14  # bits to come of a coefficient that no scan has brought
+ALL_BITS = 14  # bits missing from a coefficient that is in no scan
 
 _noise = [bytes(random.Random(n).choices(range(255), k=96)) for n in range(NUM_RESTARTS + 1)]
-# Each restart interval may be the one that was cut. The first byte ends a marker's 0xff before it.
-FURTHER_DATA = b"\0" + _noise[0]
+# Any restart interval may be the truncated one. The first byte follows a marker's 0xff before it.
+EXTRA_DATA = b"\0" + _noise[0]
 for _n, _bytes in enumerate(_noise[1:]):
-    FURTHER_DATA += bytes((0xFF, FIRST_RESTART + _n)) + _bytes
+    EXTRA_DATA += bytes((0xFF, FIRST_RESTART + _n)) + _bytes
 
 
 class Segment(NamedTuple):
-    """A marker and its header's place in the file."""
+    """A marker, its position in the file, and its header."""
 
     marker: int
-    at: int  # of the marker
+    position: int
     header: bytes
 
 
 def why_incomplete(jpeg: bytes) -> Flaw | None:
-    """What is missing of a JPEG's picture, or None; decodes it, twice."""
+    """Returns what a JPEG's picture lacks, or None; decodes it twice."""
     segments = list(_segments(jpeg))
     frame = next((s for s in segments if s.marker in (*SEQUENTIAL, PROGRESSIVE)), None)
     progressive = frame is not None and frame.marker == PROGRESSIVE
-    # A progressive file's last scans bring what cannot be seen in a small picture.
+    # A progressive file's last scans add detail that a small picture does not show.
     shrink = 1 if progressive else 8
     picture = decode(jpeg, shrink)
     if isinstance(picture, Flaw):
@@ -50,8 +50,8 @@ def why_incomplete(jpeg: bytes) -> Flaw | None:
         return None
     if progressive and _lacks_scans(frame, segments):
         return _cut_short("its last scans are missing, so that it is blurred")
-    end = segments[-1].at
-    other = decode(jpeg[:end] + FURTHER_DATA + jpeg[end:], shrink)
+    end = segments[-1].position
+    other = decode(jpeg[:end] + EXTRA_DATA + jpeg[end:], shrink)
     changed = None if isinstance(other, Flaw) else ImageChops.difference(picture, other).getbbox()
     if not changed:
         return None
@@ -65,21 +65,21 @@ def _cut_short(what: str) -> Flaw:
 
 
 def _segments(jpeg: bytes) -> Iterator[Segment]:
-    """The file's segments to its end marker, if it has one."""
-    at = 2
-    while found := MARKER.search(jpeg, at):
+    """Yields the file's segments, up to its end marker if it has one."""
+    start = 2
+    while found := MARKER.search(jpeg, start):
         marker = jpeg[found.end() - 1]
-        at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
-        yield Segment(marker, found.start(), jpeg[found.end() + 2 : at])
+        start = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+        yield Segment(marker, found.start(), jpeg[found.end() + 2 : start])
         if marker == END:
             return
 
 
 def _lacks_scans(frame: Segment, segments: list[Segment]) -> bool:
-    """Did no scan bring the last bits of some coefficient?"""
-    left = {component: [NOTHING] * 64 for component in frame.header[6::3]}
+    """Are the last bits of some coefficient in none of the scans?"""
+    missing = {component: [ALL_BITS] * 64 for component in frame.header[6::3]}
     for scan in (s.header for s in segments if s.marker == SCAN and len(s.header) >= 6):
         first, last, bits = scan[-3], scan[-2], scan[-1] & 15
         for component in scan[1:-3:2]:
-            left.get(component, [])[first : last + 1] = [bits] * (last + 1 - first)
-    return any(map(any, left.values()))
+            missing.get(component, [])[first : last + 1] = [bits] * (last + 1 - first)
+    return any(map(any, missing.values()))

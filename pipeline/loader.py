@@ -1,4 +1,4 @@
-"""Runs a graph, epoch after epoch, and yields its batches as torch tensors without a copy."""
+"""Runs a graph epoch by epoch and yields its batches as torch tensors, without copying them."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.batch import PairedBatch
 from pipeline.batches import device_id, run
-from pipeline.cache import PixelCache, place
+from pipeline.cache import PixelCache, choose_place
 from pipeline.datasets.records import Index
 from pipeline.options import CacheName, DataOptions, num_threads
 from pipeline.plan import ALL
@@ -21,10 +21,10 @@ from pipeline.source import EvaluationSource, TrainingSource
 
 
 class TrainingLoader:
-    """Yields an epoch of `PairedBatch`es; `epoch()` may be called again as soon as one has ended.
+    """Yields an epoch of `PairedBatch`es per call of `epoch()`; one must end before the next.
 
-    Raises `InputError` when the images cannot serve the batches asked for, and, while iterating,
-    when a file cannot be decoded, naming it.
+    Raises `InputError` if the images cannot fill the batches, and, while iterating, naming a file
+    that cannot be decoded.
     """
 
     def __init__(
@@ -37,19 +37,19 @@ class TrainingLoader:
         augment: Callable[[Any, Callable[..., Any]], Any] | None = None,
     ) -> None:
         """`share`: the part of each batch that this process makes; `augment`: see `graph`."""
-        from pipeline.graph import training_graph  # DALI, which whoever makes no batches can lack
+        from pipeline.graph import training_graph  # needs DALI, and only loaders do
 
         self.device = device
-        self.cache: CacheName = place(index, options, device, share.local_size)
-        how = (device_id(device), num_threads(options))
+        self.cache: CacheName = choose_place(index, options, device, share.local_size)
+        device_and_threads = (device_id(device), num_threads(options))
         pixels = None
         if self.cache != "none":
-            pixels = PixelCache(index, options, self.cache, device, *how)
+            pixels = PixelCache(index, options, self.cache, device, *device_and_threads)
         self.source = TrainingSource(index, options, seed, pixels, share)
         self.plan = self.source.plan
-        own = dataclasses.replace(options, p=options.p // share.size)
+        own_options = dataclasses.replace(options, p=options.p // share.size)
         self._pipeline = training_graph(
-            *(self.source, own, *how, self.cache),
+            *(self.source, own_options, *device_and_threads, self.cache),
             packed=self.source.read.gives_bytes,
             pixel_stream=pixels.stream if pixels else None,
             augment=augment,
@@ -57,17 +57,17 @@ class TrainingLoader:
 
     @property
     def num_classes(self) -> int:
-        """M: training identities."""
+        """M, the number of training identities."""
         return len(self.plan.pids)
 
     def __len__(self) -> int:
-        """Steps of an epoch."""
+        """Steps per epoch."""
         return self.plan.steps
 
     def epoch(
         self, epoch: int, probability: Float64[ndarray, " spectra"], first_step: int = 0
     ) -> Iterator[PairedBatch]:
-        """The batches of `epoch` from `first_step` on, all drawn from `probability` (P̂)."""
+        """Yields the batches of `epoch` from `first_step` on, all drawn from `probability` (P̂)."""
         self.source.begin(epoch, probability, first_step)
         for rows, (images, pids, modality, spectrum, *p_hat) in run(
             self._pipeline, self.source, self.device
@@ -79,7 +79,7 @@ class TrainingLoader:
 class EvaluationLoader:
     """Yields all images of an index in order, uint8 [n, 3, H, W] channels_last, on the device.
 
-    With `skip_bad`, images that cannot be read are left out; `source.bad` says which, and why.
+    With `skip_bad`, leaves out images that cannot be read; `source.bad` maps their rows to reasons.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class EvaluationLoader:
         )
 
     def __len__(self) -> int:
-        """Batches of a pass."""
+        """Batches per pass."""
         return -(-len(self.source.index) // self.source.batch)
 
     def __iter__(self) -> Iterator[UInt8[Tensor, "n 3 h w"]]:
@@ -107,7 +107,7 @@ class EvaluationLoader:
             yield images
 
     def with_rows(self) -> Iterator[tuple[Int64[ndarray, " n"], UInt8[Tensor, "n 3 h w"]]]:
-        """Yields each batch after the rows of the index that it holds."""
+        """Yields (rows of the index, images) for each batch."""
         self.source.begin()
         for rows, (images,) in run(self._pipeline, self.source, self.device):
             yield rows, images.permute(0, 3, 1, 2)

@@ -24,19 +24,19 @@ class DataOptions:
     synthetic set, made once under runs/."""
 
     kind: KindName = "auto"
-    """Layout of the data set; auto: told by what the folder holds."""
+    """Layout of the data set; auto: detected from the folder's content."""
 
     split: Literal["train", "train+val"] = "train+val"
-    """Identities to train on, where a data set sets some apart for validation; SYSU-MM01's protocol
+    """Identities to train on, where a data set reserves some for validation; SYSU-MM01's protocol
     trains on train+val."""
 
     trial: Trial = 1
-    """RegDB: which of its ten splits into training and test; all: ten trainings, one after another
-    (also --trial). Other data sets have one split."""
+    """RegDB: which of its ten training/test splits to use; all: train on each in turn (also
+    --trial). Other data sets have one split."""
 
     stand_in_galleries: bool = False
-    """SYSU-MM01 without rand_perm_cam.mat: draw the galleries from a seed; its figures compare with
-    nobody's, and say so."""
+    """SYSU-MM01 without rand_perm_cam.mat: draw the galleries from a seed; results are then marked
+    as not comparable with published ones."""
 
     height_px: int = 256
     """Height that every image is resized to."""
@@ -45,53 +45,53 @@ class DataOptions:
     """Width that every image is resized to."""
 
     p: int = 16
-    """P: identities a batch."""
+    """P: identities per batch."""
 
     k: int = 4
-    """K: original images of each identity a batch."""
+    """K: original images of each identity in a batch."""
 
     sampling: SamplingName = "balanced"
     """balanced: K/2 RGB and K/2 infrared images of each identity; random: any K; shuffle: no PK
-    sampling, P·K images whoever they show."""
+    sampling, any P·K images."""
 
     spectra: tuple[str, ...] = spectrum.DEFAULT
-    """Spectra that RGB originals' counterparts are drawn from, of R, G, B, X (gray), U, V (of YUV),
-    hue, saturation, value; none at all: no counterparts, P·K images a batch (the baselines)."""
+    """Spectra to draw the counterparts of RGB originals from: R, G, B, X (gray), U, V (of YUV),
+    hue, saturation, value; none at all: no counterparts, P·K images per batch (the baselines)."""
 
     flip: float = 0.5
-    """Probability of the horizontal flip that a pair shares."""
+    """Probability that both images of a pair are flipped horizontally."""
 
     jitter: float = 0.1
     """δ: an infrared counterpart's brightness is multiplied by U(1-δ, 1+δ)."""
 
     threads: int = 0
-    """CPU threads of DALI; 0: one for each core this process may use."""
+    """CPU threads of DALI; 0: one per core that this process may use."""
 
     prefetch: int = 2
     """Batches that DALI prepares ahead (prefetch queue depth)."""
 
     hw_decoder_load: float = 0.65
-    """Share of a batch for the GPU's JPEG hardware decoder, where there is one."""
+    """Share of a batch for the GPU's JPEG hardware decoder, if it has one."""
 
     cache: CacheName = "auto"
-    """Where decoded and resized pixels are kept after their first use: in the host's memory, in the
-    GPU's, or not at all; auto: where there is ample room. Batches are the same: to the bit, but for
-    a GPU's decoders, of which an image may meet another at its next use."""
+    """Where to keep decoded and resized pixels after their first use: in host memory, in GPU
+    memory, or nowhere; auto: wherever there is ample room. Batches are bit-identical either way,
+    except that on a GPU an uncached image may meet a different decoder the next time."""
 
     range_16bit: tuple[int, int] | None = None
-    """LOW HIGH: values of 16-bit PNG images (thermal cameras') that become black and white; those
-    between are scaled, alike in all images, those outside clipped. `cdp data check` prints what a
-    data set uses. None: 16-bit images are refused."""
+    """LOW HIGH: the values in 16-bit PNG images (from thermal cameras) that become black and white;
+    values between them are scaled, the same in all images, and others clipped. `cdp data check`
+    prints the range that a data set uses. None: 16-bit images are refused."""
 
     on_bad_image: Literal["error", "skip"] = "error"
-    """A training image that cannot be read: error: stop and name it; skip: take the next image of
-    the same identity and modality instead, and list it in the run folder."""
+    """What to do about an unreadable training image: error: stop and name it; skip: use the next
+    image of the same identity and modality instead, and list the bad one in the run folder."""
 
     max_bad: float = 0.01
-    """Share of the training images that may be skipped; more stop the run."""
+    """Share of the training images that may be skipped; the run stops if more are bad."""
 
     eval_batch: int = 128
-    """Images a batch when features are extracted."""
+    """Images per batch when features are extracted."""
 
     def __post_init__(self) -> None:
         at_least = {"height_px": 16, "width_px": 16, "p": 2, "k": 2, "threads": 0, "prefetch": 1}
@@ -103,10 +103,10 @@ class DataOptions:
         for name in self.spectra:
             if name not in spectrum.SPECTRA:
                 raise InputError(
-                    f"--data.spectra {name}: unknown; there are {', '.join(spectrum.SPECTRA)}"
+                    f"--data.spectra {name}: unknown; choose from {', '.join(spectrum.SPECTRA)}"
                 )
         if len(set(self.spectra)) < len(self.spectra):
-            raise InputError(f"--data.spectra {' '.join(self.spectra)}: names one twice")
+            raise InputError(f"--data.spectra {' '.join(self.spectra)}: names a spectrum twice")
         for name in ("flip", "jitter", "hw_decoder_load", "max_bad"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
@@ -116,7 +116,7 @@ class DataOptions:
             low, high = self.range_16bit
             if not 0 <= low < high <= 65535:
                 raise InputError(
-                    f"--data.range-16bit {low} {high}: must be two numbers of 0…65535, the lower "
+                    f"--data.range-16bit {low} {high}: must be two numbers in 0…65535, the lower "
                     "one first"
                 )
         if self.sampling == "balanced" and self.k % 2:
@@ -139,7 +139,7 @@ class AugmentationOptions:
     position; 0: off."""
 
     share_crop: bool = True
-    """A counterpart has its original's crop, so that the pair stays aligned; otherwise its own."""
+    """Crop a counterpart like its original, so that the pair stays aligned; else separately."""
 
     erasing: float = 0.0
     """Probability that a random rectangle of an image is filled with one color (random erasing,
@@ -156,12 +156,12 @@ class AugmentationOptions:
     into infrared images; spectrum: infrared images get the luma of that mean instead."""
 
     share_erasing: bool = True
-    """A counterpart has its original's rectangle; otherwise its own, or none."""
+    """Erase the same rectangle in both images of a pair; otherwise draw for each separately."""
 
     channel: float = 0.0
-    """Probability that an RGB original shows only one of its channels, R, G or B, three times. CAJ
-    (Ye et al., ICCV 2021) adds such an image beside the original, which is what counterparts from
-    --data.spectra R G B are; this replaces the original."""
+    """Probability that an RGB original is replaced by one of its channels, R, G or B, three times.
+    CAJ (Ye et al., ICCV 2021) adds such an image beside the original instead, as counterparts from
+    --data.spectra R G B do."""
 
     gray: float = 0.0
     """Probability that an RGB original becomes gray (BT.601 luma)."""
@@ -174,6 +174,12 @@ class AugmentationOptions:
 
     saturation: float = 0.0
     """An RGB original's distance from its luma is multiplied by U(1-x, 1+x)."""
+
+    @property
+    def changes_images(self) -> bool:
+        """Is any of them on?"""
+        color = (self.channel, self.gray, self.brightness, self.contrast, self.saturation)
+        return any((self.crop_padding_px, self.erasing, *color))
 
     def __post_init__(self) -> None:
         if self.crop_padding_px < 0:
@@ -196,20 +202,20 @@ class AugmentationOptions:
 
 
 def num_views(options: DataOptions) -> int:
-    """Images that an original becomes: itself and its counterpart, or itself alone."""
+    """Returns the images per original: 2 with a counterpart, else 1."""
     return 2 if options.spectra else 1
 
 
 def num_images(options: DataOptions) -> int:
-    """Images of a batch that reach the network: 2PK, or PK without counterparts."""
+    """Returns the number of images in a batch: 2PK, or PK without counterparts."""
     return options.p * options.k * num_views(options)
 
 
 def image_size(options: DataOptions) -> tuple[int, int]:
-    """Height and width of the images that reach the network, in pixels."""
+    """Returns the height and width of the network's input images, in pixels."""
     return options.height_px, options.width_px
 
 
 def num_threads(options: DataOptions) -> int:
-    """DALI's CPU threads: as asked for, else one a core that this process may run on."""
+    """Returns DALI's CPU threads: as requested, or one per core that this process may use."""
     return options.threads or len(os.sched_getaffinity(0))

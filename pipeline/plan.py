@@ -1,4 +1,4 @@
-"""An epoch's plan: which images each step takes, and what replaces those that cannot be read."""
+"""An epoch's plan: which images each step takes, and which ones replace unreadable ones."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -14,10 +14,10 @@ ALL = Share()
 
 
 def columns(options: DataOptions, share: Share) -> Int64[ndarray, " n"]:
-    """The positions of a share among a batch's P·K originals.
+    """Returns a share's positions among a batch's P·K originals.
 
-    Of a balanced batch, which is planned identity after identity, the RGB originals come first, so
-    that a network can treat the modalities as two slices.
+    A balanced batch is planned identity by identity; here its RGB originals come first, so that a
+    network can treat the modalities as two slices.
     """
     own = np.arange(options.p * options.k)[share.columns(options.p, options.k)]
     if options.sampling != "balanced":
@@ -26,7 +26,7 @@ def columns(options: DataOptions, share: Share) -> Int64[ndarray, " n"]:
 
 
 class Plan:
-    """The rows of each step of the running epoch, of which this process makes a share.
+    """The rows of each step of the current epoch, of which this process makes a share.
 
     Raises `InputError` if the images cannot fill the batches that the options ask for.
     """
@@ -49,27 +49,27 @@ class Plan:
         self._avoid(*self.bad)
 
     def __len__(self) -> int:
-        """Steps of the running epoch; 0 before the first."""
+        """Steps of the current epoch; 0 before the first."""
         return len(self._rows)
 
     def rows(self, step: int) -> Int64[ndarray, " n"]:
-        """This process's rows of a step, from 0; a copy, for the plan may change."""
+        """Returns this process's rows of a step (from 0), as a copy: the plan may change."""
         return self._rows[step, self.columns].copy()
 
     def rows_from(self, step: int) -> Int64[ndarray, " rows"]:
-        """This process's rows of a step, from 0, and of those after it."""
+        """Returns this process's rows of a step (from 0) and all later ones."""
         return self._rows[step:, self.columns].ravel()
 
     def rows_of_all(self, step: int) -> Int64[ndarray, " n"]:
-        """The rows of a step, from 0, as one process alone would have them."""
+        """Returns the rows of a step (from 0) as a single process would have them."""
         return self._rows[step, columns(self._options, ALL)]
 
     def replace(self, error: BadImageError) -> bool:
-        """Puts another image in a bad one's place; False if the options say to stop instead.
+        """Replaces a bad image; returns False if the options say to stop instead.
 
-        It is the next one of the same identity and modality, whatever was found bad before it, so
-        the plan does not depend on the order in which bad images are met. Raises `InputError` if
-        too many images are bad, or none of the identity is left.
+        The replacement is the next good image of the same identity and modality, so the plan does
+        not depend on the order in which bad images are found. Raises `InputError` if too many
+        images are bad, or the identity has none left.
         """
         if self._options.on_bad_image == "error" or error.row in self.bad:
             return False
@@ -89,7 +89,7 @@ class Plan:
 
     def _next_good(self, row: int) -> int:
         index = self.index
-        rows = self._groups.alike(index, row)
+        rows = self._groups.rows_like(index, row)
         for other in np.roll(rows, -int(np.searchsorted(rows, row)) - 1):
             if int(other) not in self.bad:
                 return int(other)

@@ -30,15 +30,15 @@ def preview(
     range_16bit: tuple[int, int] | None = None,
     augmentation: AugmentationOptions | None = None,
 ) -> None:
-    """Writes a PNG, one row an identity: RGB original, its counterpart in each spectrum, an
-    infrared original and its jittered counterpart, augmented as a training would.
+    """Writes a PNG with one row per identity: an RGB original, its counterpart in each spectrum, an
+    infrared original and its jittered counterpart, augmented as in training.
 
-    Raises `InputError` if the folder holds no such data set or the file cannot be written.
+    Raises `InputError` if the folder holds no data set or the file cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: must end in .png")
     if not out.parent.is_dir():
-        raise InputError(f"--out {out}: no folder {out.parent}")
+        raise InputError(f"--out {out}: there is no folder {out.parent}; create it")
     options = DataOptions(root=root, p=identities, k=2, cache="none", range_16bit=range_16bit)
     index = read_training(options, root)
     augment = partial(augmented, options=augmentation or AugmentationOptions())
@@ -60,7 +60,7 @@ def preview(
 
 
 def sheet(columns: Sequence[ndarray], titles: Sequence[str], pids: ndarray) -> Image.Image:
-    """Columns of uint8 [rows, H, W, 3] side by side, with headings and each row's pid."""
+    """Draws columns of uint8 [rows, H, W, 3] side by side, with headings and each row's pid."""
     rows, height, width, _ = columns[0].shape
     size = (
         HEADER_PX * 2 + len(columns) * (width + GAP_PX),

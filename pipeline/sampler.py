@@ -1,10 +1,10 @@
 """The epoch plan: PK batches (Hermans et al., "In Defense of the Triplet Loss") as a pure function.
 
-An epoch is ceil(N / PK) steps. Its identities are permutations of all identities one after another,
-so each occurs equally often (±1); each occurrence takes the next images of that identity's shuffled
-list (cyclic), so within an identity and modality each image occurs equally often (±1). An identity
-with fewer images than a batch asks of it repeats some. `shuffle` is the paper's baseline without PK
-sampling: a permutation of the images, whose last step is filled from its start.
+An epoch is ceil(N / PK) steps. Its identities are successive permutations of all identities, so
+each occurs equally often (±1); each occurrence takes the next images of that identity's shuffled
+list (cyclically), so within an identity and modality each image occurs equally often (±1). An
+identity with fewer images than a batch needs repeats some. `shuffle` is the paper's baseline, which
+has no PK sampling: a permutation of the images, whose last step is filled up from its start.
 """
 
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ class Share:
 
     rank: int = 0
     size: int = 1  # processes
-    local_size: int = 1  # of them on this machine, whose memory and cores they share
+    local_size: int = 1  # processes on this machine, which share its memory and cores
 
     def columns(self, p: int, k: int) -> slice:
-        """Its places among a batch's P·K originals; `InputError` if P cannot be shared equally."""
+        """Returns its positions among P·K originals; raises `InputError` if P is not divisible."""
         if p % self.size:
             raise InputError(
                 f"--data.p {p}: cannot be shared equally by {self.size} processes; pass a multiple "
-                f"of {self.size}, or start another number of them"
+                f"of {self.size}, or start a different number"
             )
         n = p // self.size * k
         return slice(self.rank * n, (self.rank + 1) * n)
@@ -42,9 +42,9 @@ class Share:
 def check(
     index: Index, p: int, k: int, sampling: SamplingName, groups: Groups | None = None
 ) -> None:
-    """Raises `InputError` when the images cannot fill P x K batches the way `sampling` asks.
+    """Raises `InputError` if the images cannot fill P x K batches with this `sampling`.
 
-    `groups` are those of (index, sampling), if they are there already.
+    `groups` is `group(index, sampling)`, if already computed.
     """
     if sampling == "shuffle":
         return
@@ -81,9 +81,9 @@ def plan_epoch(
     epoch: int,
     groups: Groups | None = None,
 ) -> Int64[ndarray, "steps n"]:
-    """Rows of `index` for each step, n = P·K: identity after identity, its RGB images first.
+    """Returns the rows of `index` for each step, n = P·K: by identity, RGB images first.
 
-    `groups` are those of (index, sampling); who plans many epochs makes them once.
+    `groups` is `group(index, sampling)`; to plan many epochs, compute it once.
     """
     rng = generator(seed, "plan", epoch)
     steps = num_steps(index, p, k)
@@ -93,25 +93,25 @@ def plan_epoch(
     slots, occurrence = _identity_slots(rng, len(groups.pids), steps, p)
     each = k // len(groups.parts)
     images = np.empty((len(slots), k), np.int64)
-    for at, part in zip(range(0, k, each), groups.parts, strict=True):
-        images[:, at : at + each] = _next_images(rng, part, slots, occurrence, each)
+    for start, part in zip(range(0, k, each), groups.parts, strict=True):
+        images[:, start : start + each] = _next_images(rng, part, slots, occurrence, each)
     return images.reshape(steps, p * k)
 
 
 def _identity_slots(
     rng: np.random.Generator, num_identities: int, steps: int, p: int
 ) -> tuple[Int64[ndarray, " slots"], Int64[ndarray, " slots"]]:
-    """The identity of each slot (P a step, distinct in a step) and how often it came before."""
+    """Returns each slot's identity (P per step, all distinct) and how often it came before."""
     rounds = -(-steps * p // num_identities)
     slots = np.empty(rounds * num_identities, np.int64)
     for r in range(rounds):
         order = rng.permutation(num_identities)
         start = r * num_identities
-        # A step that spans two permutations must not meet an identity twice: those of its first
-        # part move behind the others that the step still needs.
-        begun = slots[start - start % p : start]
-        missing = p - len(begun) if len(begun) else 0
-        fresh = np.flatnonzero(~np.isin(order, begun))[:missing]
+        # A step that spans two permutations must not hold an identity twice: identities already in
+        # the step move behind the ones that it still needs.
+        in_step = slots[start - start % p : start]
+        missing = p - len(in_step) if len(in_step) else 0
+        fresh = np.flatnonzero(~np.isin(order, in_step))[:missing]
         rest = np.delete(order, fresh)
         slots[start : start + num_identities] = np.concatenate([order[fresh], rest])
     occurrence = np.repeat(np.arange(rounds), num_identities)
@@ -125,22 +125,22 @@ def _next_images(
     occurrence: Int64[ndarray, " slots"],
     k: int,
 ) -> Int64[ndarray, "slots k"]:
-    """For each slot the next k rows of its identity's shuffled images, cyclically."""
+    """Returns for each slot the next k rows of its identity's shuffled images, cyclically."""
     shuffled = _shuffled(rng, part)
-    turn = occurrence[:, None] * k + np.arange(k)
-    return shuffled[part.first[slots, None] + turn % part.count[slots, None]]
+    position = occurrence[:, None] * k + np.arange(k)
+    return shuffled[part.first[slots, None] + position % part.count[slots, None]]
 
 
 def _shuffled(rng: np.random.Generator, part: Part) -> Int64[ndarray, " r"]:
-    """The part's rows, each identity's in random order.
+    """Returns the part's rows, shuffled within each identity.
 
-    An image's key is a random number, then its place among the identity's; short rows of keys sort
-    ten times as fast as all keys at once.
+    An image's sort key is a random number, then its position within the identity; sorting short
+    rows of keys is ten times as fast as sorting all keys at once.
     """
     random = rng.integers(2**32, size=len(part.rows), dtype=np.uint32)
     shuffled = np.empty_like(part.rows)
     start = 0
-    for block in part.of_equal_size():
+    for block in part.equal_size_blocks():
         size = block.shape[1]
         keys = random[block].astype(np.uint64) << np.uint64(32)
         keys |= np.arange(size, dtype=np.uint64)

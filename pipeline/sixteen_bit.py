@@ -1,7 +1,7 @@
-"""16-bit PNG files, as thermal cameras write them: their counts, and the 8-bit pixels made of them.
+"""Reads 16-bit PNG files, as thermal cameras write them, and turns their counts into 8-bit pixels.
 
-A decoder scales 0…65535 to 0…255, of which a thermal image's counts fill a few levels. So one
-range of counts, `DataOptions.range_16bit`, is stretched to 0…255, the same for all images of a run.
+A decoder scales 0…65535 to 0…255, which leaves a thermal image only a few levels. So one range of
+counts, `DataOptions.range_16bit`, is stretched to 0…255, the same for all images of a run.
 """
 
 from io import BytesIO
@@ -11,13 +11,13 @@ from jaxtyping import Int64, UInt8, UInt16
 from numpy import ndarray
 from PIL import Image
 
-MOST = 65535
-INNER = 0.998  # the share of all counts that a suggested range holds: dead pixels are outside
+MAX_COUNT = 65535
+INNER = 0.998  # share of all counts in a suggested range; dead pixels fall outside
 
 
 def read_counts(png: UInt8[ndarray, " _"]) -> UInt16[ndarray, "h w 3"]:
-    """The image's counts, gray three times; raises `RuntimeError` if it is damaged."""
-    import torch  # seconds, and few data sets need them
+    """Returns the image's counts, gray repeated three times; raises `RuntimeError` if damaged."""
+    import torch  # takes seconds to import, and few data sets need it
     from torchvision.io import ImageReadMode, decode_png
 
     counts = decode_png(torch.from_numpy(np.array(png)), ImageReadMode.RGB)
@@ -25,11 +25,11 @@ def read_counts(png: UInt8[ndarray, " _"]) -> UInt16[ndarray, "h w 3"]:
 
 
 def to_8_bit(png: UInt8[ndarray, " _"], low: int, high: int) -> UInt8[ndarray, " _"]:
-    """The image as a BMP file of 8-bit pixels: 0 at `low` and below, 255 at `high` and above.
+    """Converts the image to an 8-bit BMP file: 0 at `low` and below, 255 at `high` and above.
 
     Raises `RuntimeError` if it is damaged.
     """
-    scaled = (np.arange(MOST + 1) - low) * 255 / (high - low)
+    scaled = (np.arange(MAX_COUNT + 1) - low) * 255 / (high - low)
     pixels = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)[read_counts(png)]
     file = BytesIO()
     Image.fromarray(pixels).save(file, "BMP")
@@ -37,19 +37,19 @@ def to_8_bit(png: UInt8[ndarray, " _"], low: int, high: int) -> UInt8[ndarray, "
 
 
 def suggested_range(histogram: Int64[ndarray, " counts"]) -> tuple[int, int]:
-    """The range that holds `INNER` of all counts, half of the others on either side."""
+    """Returns the range that holds `INNER` of all counts, with half of the rest on either side."""
     share = np.cumsum(histogram) / histogram.sum()
     low, high = (int(np.searchsorted(share, s)) for s in ((1 - INNER) / 2, (1 + INNER) / 2))
-    low = min(low, MOST - 1)
+    low = min(low, MAX_COUNT - 1)
     return low, max(high, low + 1)
 
 
 def describe(num_images: int, histogram: Int64[ndarray, " counts"]) -> str:
-    """The line that tells people what range a data set's 16-bit images use, and what to pass."""
+    """Returns a line saying what range a data set's 16-bit images use, and what option to pass."""
     used = np.flatnonzero(histogram)
     low, high = suggested_range(histogram)
     return (
-        f"{num_images} images have 16 bits a channel, and values from {used[0]} to {used[-1]}, "
-        f"{INNER:.1%} of them from {low} to {high}: train with --data.range-16bit {low} {high}, "
+        f"{num_images} images have 16 bits per channel and values from {used[0]} to {used[-1]}, "
+        f"{INNER:.1%} of them from {low} to {high}; train with --data.range-16bit {low} {high}, "
         "which become black and white"
     )

@@ -1,7 +1,8 @@
-"""The external source: hands DALI one planned batch after another, on demand, in its `run()`.
+"""The external source, which DALI calls in its `run()` for one planned batch after another.
 
-DALI asks ahead of the consumer (prefetch). At the end of the plan the source raises StopIteration,
-DALI drains, and only then is the next epoch begun: its first batch already sees the new P̂.
+DALI calls it ahead of the consumer (prefetch). At the end of the plan the source raises
+StopIteration and DALI drains; only then does the next epoch begin, so that its first batch already
+uses the new P̂.
 """
 
 from collections import deque
@@ -29,16 +30,16 @@ class Pixels(Protocol):
     """A cache of decoded and resized images."""
 
     def expect(self, rows: Int64[ndarray, " n"]) -> None:
-        """Announces the rows of an epoch, in their order."""
+        """Announces the rows of an epoch, in order."""
 
     def take(self, rows: Int64[ndarray, " n"]) -> UInt8[Tensor, "n h w 3"]:
-        """The pixels of rows that were announced."""
+        """Returns the pixels of announced rows."""
 
 
 class TrainingSource:
-    """Feeds the training graph, one batch a call: images, and what each draw makes of them.
+    """Feeds the training graph one batch per call: images, and the arrays of each draw.
 
-    `in_flight` holds the rows of the batches that DALI took and the consumer has not received.
+    `in_flight` holds the rows of batches that DALI has taken but the consumer has not received.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class TrainingSource:
         self._seed = seed
         self._pixels = pixels
         self.read = Reader(index, options.range_16bit)
-        self._epoch = self._step = self._again = 0
+        self._epoch = self._step = self._resume_at = 0
         self._step_of: dict[str, int] = {}  # each draw's next step
         self._probability = np.empty(0, np.float32)
 
     def begin(
         self, epoch: int, probability: Float64[ndarray, " spectra"], first_step: int = 0
     ) -> None:
-        """Plans `epoch`, from `first_step` on; its RGB counterparts follow `probability` (P̂)."""
+        """Plans `epoch` from `first_step` on; draws RGB counterparts from `probability` (P̂)."""
         self.plan.begin(epoch)
         self._epoch = epoch
         self._probability = np.ascontiguousarray(probability, np.float32)
@@ -82,16 +83,16 @@ class TrainingSource:
         self._go_to(len(self.plan))
 
     def skip(self, error: BadImageError) -> bool:
-        """Replaces a bad image, if the options say so, and stops; then `go_back` is called."""
+        """Replaces a bad image, if the options allow it, and stops until `rewind` is called."""
         if not self._replace(error):
             return False
-        self._again = self._step - len(self.in_flight)
+        self._resume_at = self._step - len(self.in_flight)
         self.stop()
         return True
 
-    def go_back(self) -> None:
-        """Goes on with the first batch that DALI took and nobody received."""
-        self._go_to(self._again)
+    def rewind(self) -> None:
+        """Continues from the first batch that DALI has taken but nobody received."""
+        self._go_to(self._resume_at)
         self.in_flight.clear()
 
     def _replace(self, error: BadImageError) -> bool:
@@ -101,7 +102,7 @@ class TrainingSource:
         return replaced
 
     def images(self) -> Batch:
-        """The next batch's paths or bytes, or, from a cache, its pixels, uint8 [n, H, W, 3]."""
+        """Returns the next batch's paths or bytes, or, with a cache, pixels, uint8 [n, H, W, 3]."""
         if self._step >= len(self.plan):
             raise StopIteration
         while True:
@@ -123,12 +124,12 @@ class TrainingSource:
         return self.read(rows)
 
     def feed(self, draw: Draw) -> Callable[[], tuple[ndarray, ...]]:
-        """The callback that hands the graph this draw's arrays, one batch a call.
+        """Returns the callback that gives the graph this draw's arrays, one batch per call.
 
-        Raises `InputError` for a name that is already taken.
+        Raises `InputError` if the name is already taken.
         """
         if draw.name in self._step_of or draw.name == "plan":
-            raise InputError(f"the draw {draw.name!r} is taken; give this one another name")
+            raise InputError(f"the draw name {draw.name!r} is already taken; choose another")
         self._step_of[draw.name] = 0
 
         def next_batch() -> tuple[ndarray, ...]:
@@ -136,11 +137,11 @@ class TrainingSource:
             if step >= len(self.plan):
                 raise StopIteration
             self._step_of[draw.name] = step + 1
-            of_all = uniforms(
+            all_uniforms = uniforms(
                 self._seed, draw.name, self._epoch, step, self._num_originals, draw.count
             )
-            made = draw.host(of_all[self.plan.columns], self._originals(step))
-            return tuple(np.ascontiguousarray(array) for array in made.values())
+            arrays = draw.host(all_uniforms[self.plan.columns], self._originals(step))
+            return tuple(np.ascontiguousarray(array) for array in arrays.values())
 
         return next_batch
 
@@ -154,9 +155,9 @@ class TrainingSource:
 
 
 class EvaluationSource:
-    """Hands out rows' paths or bytes, `batch` at a time; the last batch may be smaller.
+    """Returns paths or bytes, `batch` rows per call; the last batch may be smaller.
 
-    With `skip_bad`, images that cannot be read are left out, and `bad` says of each row why.
+    With `skip_bad`, leaves out images that cannot be read; `bad` maps their rows to the reasons.
     """
 
     def __init__(
@@ -173,10 +174,10 @@ class EvaluationSource:
         self.bad: dict[int, str] = {}
         self._skip_bad = skip_bad
         self._rows = np.arange(len(index))
-        self._next = self._again = 0
+        self._next = self._resume_at = 0
 
     def begin(self, rows: Int64[ndarray, " n"] | None = None) -> None:
-        """Starts with the first of `rows`, or of all rows in order."""
+        """Starts a pass over `rows`, or over all rows in order."""
         self._rows = np.arange(len(self.index)) if rows is None else rows
         self._next = 0
         self.in_flight.clear()
@@ -186,17 +187,17 @@ class EvaluationSource:
         self._next = len(self._rows)
 
     def skip(self, error: BadImageError) -> bool:
-        """Leaves the image out and stops, if that is wanted; then `go_back` is called."""
+        """Leaves out a bad image, if `skip_bad`, and stops until `rewind` is called."""
         if not self._leave_out(error):
             return False
-        self._again = self._next - sum(map(len, self.in_flight))
+        self._resume_at = self._next - sum(map(len, self.in_flight))
         self.stop()
         return True
 
-    def go_back(self) -> None:
-        """Goes on with the first batch that DALI took and nobody received."""
-        good = np.array([row not in self.bad for row in self._rows[self._again :]], bool)
-        self._rows = self._rows[self._again :][good]
+    def rewind(self) -> None:
+        """Continues from the first batch that DALI has taken but nobody received."""
+        good = np.array([row not in self.bad for row in self._rows[self._resume_at :]], bool)
+        self._rows = self._rows[self._resume_at :][good]
         self._next = 0
         self.in_flight.clear()
 
@@ -206,7 +207,7 @@ class EvaluationSource:
         return self._skip_bad
 
     def __call__(self) -> tuple[ndarray | list[ndarray]]:
-        """The next batch's paths or bytes."""
+        """Returns the next batch's paths or bytes."""
         rows = self._rows[self._next : self._next + self.batch]
         while len(rows):
             try:

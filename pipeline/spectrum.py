@@ -1,7 +1,7 @@
 """The spectra of Eq. 1 as data: a spectrum is a row w, its image w · pixel + offset, triplicated.
 
-Adding a spectrum is adding a row. A run draws from the names in `DataOptions.spectra`; their order
-is the code that `PairedBatch.spectrum` and the probabilities P̂ use.
+To add a spectrum, add a row. A run draws from the names in `DataOptions.spectra`; their order gives
+the codes in `PairedBatch.spectrum` and the order of the probabilities P̂.
 """
 
 from collections.abc import Sequence
@@ -43,17 +43,17 @@ INFRARED = -1  # the spectrum code of an image without one: infrared, or without
 
 
 def rows(names: Sequence[str]) -> Float32[ndarray, "spectra 3"]:
-    """The row of each of the named spectra."""
+    """Returns the row of each named spectrum."""
     return np.array([SPECTRA[name].row for name in names], np.float32).reshape(-1, 3)
 
 
 def uniform(names: Sequence[str] = DEFAULT) -> Float64[ndarray, " spectra"]:
-    """The first P̂: every spectrum as likely as any other."""
+    """Returns the initial P̂: all spectra equally likely."""
     return np.full(len(names), 1 / max(1, len(names)))
 
 
 def choose(
     u: Float32[ndarray, " n"], probability: Float32[ndarray, " spectra"]
 ) -> Int64[ndarray, " n"]:
-    """The spectrum that each uniform number in [0, 1) draws: inverts P̂'s cumulative sum."""
+    """Returns the spectrum drawn by each uniform in [0, 1): inverts P̂'s cumulative sum."""
     return (u[:, None] >= np.cumsum(probability, dtype=np.float32)).sum(axis=1)

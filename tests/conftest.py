@@ -1,4 +1,4 @@
-"""What several tests share: small data sets on disk, and the reason why GPU tests are skipped."""
+"""Shared fixtures: small data sets on disk, and skipping of GPU tests."""
 
 import fcntl
 import os
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-if TYPE_CHECKING:  # the process that only hands out tests need not wait for all that is imported
+if TYPE_CHECKING:  # keeps the process that only distributes tests fast to start
     import torch
 
     from pipeline.datasets.records import Index
 
-# Two test processes whose threads wait for each other's cores are slower than one: share them.
+# Test processes that compete for cores are slower than one process, so divide the cores.
 worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw-1").removeprefix("gw"))
 if worker >= 0:
     cores = sorted(os.sched_getaffinity(0))
@@ -41,7 +41,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.datasets import synthetic
 
     base = tmp_path_factory.getbasetemp()
-    root = (base if worker < 0 else base.parent) / "people"  # one for all test processes
+    root = (base if worker < 0 else base.parent) / "people"  # shared by all test processes
     options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=3)
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -52,7 +52,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gpu() -> "torch.device":
-    """The GPU of the tests that are marked so."""
+    """The GPU, for tests with the marker."""
     import torch
 
     from train.runtime import set_up
@@ -64,7 +64,7 @@ def gpu() -> "torch.device":
 
 @pytest.fixture(autouse=True)
 def _without_a_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test without the marker promises holds for the CPU, on every machine."""
+    """Hides the GPU from tests without the marker, so that they run on the CPU everywhere."""
     import torch
 
     if torch.cuda.is_available() and not request.node.get_closest_marker("gpu"):
@@ -73,7 +73,7 @@ def _without_a_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """Shapes are not checked meanwhile: torch.compile cannot look through the checker."""
+    """Disables shape checks, which torch.compile cannot trace."""
     import jaxtyping
 
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -83,7 +83,7 @@ def unchecked() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tree of SYSU-MM01's official structure, of empty files; tests must not change it."""
+    """SYSU-MM01's official folder structure with empty files; tests must not change it."""
     from tests import trees
 
     return trees.sysu_mm01(tmp_path_factory.mktemp("golden") / "SYSU-MM01")

@@ -1,4 +1,4 @@
-"""The command line, called in this process, and options that make a run small."""
+"""Calls the command line in this process; options for small runs."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ def call(*args: str | Path) -> int:
 
 
 def refused(capsys, *args: str | Path) -> str:
-    """The one line on stderr of a call that must end with status 2."""
+    """Returns the line on stderr of a call that must exit with status 2."""
     capsys.readouterr()
     assert call(*args) == 2
     lines = capsys.readouterr().err.strip().splitlines()

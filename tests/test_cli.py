@@ -1,4 +1,4 @@
-"""The program from its front door: train, eval, make, preview, and every way of using it wrong."""
+"""The command line end to end: train, eval, make, preview, and wrong use."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def events(run: Path, kind: str) -> list[dict]:
 
 
 def curve(run: Path) -> list[tuple]:
-    """All that an epoch's line holds of the mathematics."""
+    """Returns the deterministic values of each epoch's record."""
     fields = ("loss", "loss_cls", "loss_tri", "confidence", "probability")
     return [tuple(str(line[f]) for f in fields) for line in events(run, "epoch")]
 
@@ -46,7 +46,7 @@ def run(people, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_run_leaves_what_the_contract_says(run, people):
+def test_a_run_writes_all_documented_files(run, people):
     config = json.loads((run / "config.json").read_text())
     assert config["data"]["root"] == str(people)
     assert (config["device"], config["precision"]) == ("cpu", "off")
@@ -79,7 +79,7 @@ def test_the_second_epoch_follows_eq_6_and_7(run):
         assert probability == pytest.approx(expected, abs=1e-12)
 
 
-def test_without_dhsm_the_probabilities_stay(people, tmp_path):
+def test_without_dhsm_the_probabilities_stay_uniform(people, tmp_path):
     folder = tmp_path / "run"
     args = ["--data.root", people, "--run-dir", folder, *SMALL, "--dhsm.no-enabled"]
     assert call("train", "demo", *args) == 0
@@ -98,9 +98,9 @@ def test_eval_repeats_the_result_exactly_and_shows_the_table(run, tmp_path, caps
         assert mode in printed
 
 
-def test_one_seed_gives_the_same_losses_to_the_bit_and_another_differs(run, people, tmp_path):
+def test_equal_seeds_give_bit_identical_losses_and_others_differ(run, people, tmp_path):
     args = ("train", "demo", "--data.root", people, *SMALL)
-    # Neither threads nor prefetch depth nor the pixel cache may change a loss.
+    # Threads, prefetch depth and pixel cache must not change the losses.
     repeat, other = tmp_path / "repeat", tmp_path / "other"
     differently = ("--data.threads", "1", "--data.prefetch", "4", "--data.cache", "none")
     assert call(*args, "--run-dir", repeat, *differently) == 0
@@ -111,14 +111,14 @@ def test_one_seed_gives_the_same_losses_to_the_bit_and_another_differs(run, peop
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_an_existing_run_is_never_touched_unless_told_to(run, people, tmp_path, capsys):
+def test_an_existing_run_is_not_touched_without_overwrite(run, people, tmp_path, capsys):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     args = ("train", "demo", "--data.root", people, *SMALL)
     assert "holds a run" in refused(capsys, *args, "--run-dir", run)
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     keepsake = tmp_path / "holiday.txt"
     keepsake.write_text("not a run")
-    assert "is no run folder" in refused(capsys, *args, "--run-dir", tmp_path, "--overwrite")
+    assert "is not a run folder" in refused(capsys, *args, "--run-dir", tmp_path, "--overwrite")
     assert keepsake.read_text() == "not a run"
 
 
@@ -143,14 +143,14 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
             ["train", "demo", "--data.root", "PEOPLE", "--model.weights", "/nowhere.pth"],
             "--model.weights /nowhere.pth: no such file",
         ),
-        (["eval", "/nowhere"], "/nowhere: no run folder"),
+        (["eval", "/nowhere"], "/nowhere: is not a run folder"),
         (["data", "make", "PEOPLE"], "exists and is not empty"),
         (["data", "preview", "PEOPLE", "--out", "x.jpg"], "--out x.jpg: must end in .png"),
         (
             ["train", "demo", "--data.root", "PEOPLE", "--augmentation.crop-padding-px", "128"],
             "--augmentation.crop-padding-px 128: must be less than the image's height and width",
         ),
-        (["eval", "PEOPLE"], "no run folder (config.json is missing)"),
+        (["eval", "PEOPLE"], "is not a run folder (config.json is missing)"),
         (
             ["score", "--query", "a.npz", "--gallery", "b.npz", "--protocol", "sysu"],
             "a.npz: no such",
@@ -159,14 +159,17 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         (["data", "check", "PEOPLE", "--kind", "regdb"], "faults (missing list"),
         (["bench", "nonsense"], "no part 'nonsense'; there are stages, decoder, loader, peers"),
         (["bench", "step", "--preset", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
-        (["bench", "loader", "--json", "/proc/x/b.json"], "/proc/x/b.json: cannot make its folder"),
-        (["train", "--resume", "/nowhere"], "/nowhere: no run folder"),
-        (["train", "--replay-batch", "PEOPLE"], "no run folder (config.json is missing)"),
+        (
+            ["bench", "loader", "--json", "/proc/x/b.json"],
+            "/proc/x/b.json: cannot create its folder",
+        ),
+        (["train", "--resume", "/nowhere"], "/nowhere: is not a run folder"),
+        (["train", "--replay-batch", "PEOPLE"], "is not a run folder (config.json is missing)"),
         (["train", "table", "--data.root", "/nowhere.csv"], "/nowhere.csv: no such"),
         (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
     ],
 )
-def test_wrong_use_is_one_clear_line(args, message, people, tmp_path, capsys, monkeypatch):
+def test_wrong_use_gives_one_clear_line(args, message, people, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = [str(people) if arg == "PEOPLE" else arg for arg in args]
     assert message in refused(capsys, *args)
@@ -194,6 +197,7 @@ def test_an_unreadable_image_is_named(people, tmp_path, capsys):
 
 def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *SMALL)
+    args += ("--augmentation.gray", "1")
     assert call("train", "demo", *args, "--optimizer.lr", "1e30") == 1
     error = capsys.readouterr().err
     assert "loss is nan at epoch 1, step 2" in error or "loss is inf at epoch 1, step 2" in error
@@ -201,7 +205,7 @@ def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
     assert "Traceback" not in error
     assert f"`cdp train --replay-batch {tmp_path / 'r'}` shows that batch" in error
 
-    config = tmp_path / "r" / "config.json"  # as of a run that kept its pixels on a GPU
+    config = tmp_path / "r" / "config.json"  # as if the run had cached pixels on a GPU
     config.write_text(config.read_text().replace('"cache": "host"', '"cache": "gpu"'))
     assert '"cache": "gpu"' in config.read_text()
     capsys.readouterr()
@@ -212,13 +216,15 @@ def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
     assert all(f"{path}\n" in shown for path in kept["files"])
     with Image.open(tmp_path / "r" / "not_finite.png") as picture:
         assert picture.width > 8 * 16
+        red, green, blue = picture.convert("RGB").split()
+        assert red.tobytes() == green.tobytes() == blue.tobytes()  # augmented as in training
 
 
-def test_a_batch_is_not_replayed_where_none_failed(run, capsys):
+def test_there_is_nothing_to_replay_without_a_failed_batch(run, capsys):
     assert "nothing to replay" in refused(capsys, "train", "--replay-batch", run)
 
 
-def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(run, tmp_path, capsys):
+def test_a_damaged_or_missing_checkpoint_is_rejected(run, tmp_path, capsys):
     import shutil
 
     folder = tmp_path / "run"
@@ -230,7 +236,7 @@ def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(run, tmp_path, capsy
     assert "has no checkpoint yet" in refused(capsys, "eval", folder)
 
 
-def test_figures_of_stand_in_galleries_say_so(run, people, tmp_path, capsys):
+def test_figures_of_stand_in_galleries_are_labelled(run, people, tmp_path, capsys):
     import shutil
 
     root = Path(shutil.copytree(people, tmp_path / "people"))
@@ -245,7 +251,7 @@ def test_figures_of_stand_in_galleries_say_so(run, people, tmp_path, capsys):
     assert all("not comparable" in mode["remark"] for mode in result["modes"])
 
 
-def test_preview_is_a_picture_of_every_spectrum(people, tmp_path):
+def test_preview_draws_every_spectrum(people, tmp_path):
     out = tmp_path / "sheet.png"
     assert call("data", "preview", people, "--out", out, "--identities", "3") == 0
     with Image.open(out) as sheet:
@@ -272,9 +278,11 @@ def test_preview_is_a_picture_of_every_spectrum(people, tmp_path):
         ["score", "--help"],
         ["bench", "--help"],
         ["data", "--help"],
+        ["doctor", "--help"],
+        ["runs", "--help"],
     ],
 )
-def test_help_is_there(args, capsys):
+def test_every_command_has_help(args, capsys):
     assert call(*args) == 0
     printed = capsys.readouterr().out
     assert "cdp" in printed
@@ -283,8 +291,22 @@ def test_help_is_there(args, capsys):
             assert option in printed
 
 
+def test_alone_it_names_the_five_commands_to_begin_with(capsys):
+    assert call() == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if line.startswith("  ")]
+    assert max(map(len, lines)) <= 80
+    begun = [" ".join(line.split()[1:3]) for line in lines]
+    assert begun == ["train demo", "report runs/demo", "data check", "train sysu", "doctor what"]
+    assert "cdp --help" in printed.err
+    assert call("--help") == 0
+    every = capsys.readouterr().out
+    assert all(f"cdp {command} " in every for command in cdp.COMMANDS)
+
+
 def test_the_installed_command_trains_on_new_people(tmp_path):
-    """In a process of its own, from another folder: what a newcomer types."""
+    """In its own process, from another folder, as a new user would run it."""
 
     def command(*args: str) -> subprocess.CompletedProcess:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Every data set and protocol from the front door."""
+"""Every data set and protocol from the command line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The whole program on a GPU, from its front door."""
+"""The whole program on a GPU, from the command line."""
 
 import json
 import shutil
@@ -25,13 +25,13 @@ ON_THE_GPU += ["--data.height-px", "64", "--data.width-px", "32"]  # for bf16 on
 
 @pytest.fixture
 def front_door(unchecked):
-    """Calls that torch.compile can look through."""
+    """Calls the command line without shape checks, which torch.compile cannot trace."""
     return call
 
 
 @pytest.fixture(scope="module")
 def run(people, tmp_path_factory) -> Path:
-    """A finished run, compiled and recorded, its pixels on the GPU; tests must not change it."""
+    """A finished run, compiled and recorded, with cached pixels on the GPU; do not change it."""
     import jaxtyping
 
     folder = tmp_path_factory.mktemp("runs") / "gpu"
@@ -41,7 +41,7 @@ def run(people, tmp_path_factory) -> Path:
     return folder
 
 
-def test_it_took_the_gpu_for_all_of_it(run):
+def test_everything_ran_on_the_gpu(run):
     config = json.loads((run / "config.json").read_text())
     assert (config["device"], config["precision"]) == ("cuda", "bf16")
     assert config["data"]["cache"] == "gpu"
@@ -49,7 +49,7 @@ def test_it_took_the_gpu_for_all_of_it(run):
     assert json.loads((run / "result.json").read_text())["num_query"] > 0
 
 
-def test_dhsm_is_live(run):
+def test_dhsm_updates_the_probabilities(run):
     """Each epoch's P̂ follows from the one before by Eq. 5-7."""
     epochs = events(run, "epoch")
     assert len(epochs) == EPOCHS
@@ -62,8 +62,8 @@ def test_dhsm_is_live(run):
         assert found != pytest.approx([0.25] * 4, abs=1e-6)
 
 
-def test_streaming_and_cached_it_starts_with_the_same_losses(run, people, tmp_path, front_door):
-    """The JPEG engine may take other images of a batch, so pixels differ by a step of rounding."""
+def test_streaming_and_cached_runs_start_with_the_same_losses(run, people, tmp_path, front_door):
+    """Pixels may differ by one rounding step, as the JPEG engine may decode other images."""
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *ON_THE_GPU, "--epochs", "1")
     for cache in ("none", "host"):
         assert front_door("train", "demo", *args, "--data.cache", cache, "--overwrite") == 0
@@ -72,7 +72,9 @@ def test_streaming_and_cached_it_starts_with_the_same_losses(run, people, tmp_pa
         assert found["probability"] == expected["probability"]
 
 
-def test_without_compiling_and_recording_it_goes_the_same_way(run, people, tmp_path, front_door):
+def test_a_run_without_compiling_and_recording_has_similar_losses(
+    run, people, tmp_path, front_door
+):
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *ON_THE_GPU)
     off = ("--step.compile", "off", "--step.cuda-graph", "off", "--epochs", "1")
     assert front_door("train", "demo", *args, *off) == 0
@@ -80,7 +82,7 @@ def test_without_compiling_and_recording_it_goes_the_same_way(run, people, tmp_p
     assert found["loss"] == pytest.approx(expected["loss"], rel=0.1)
 
 
-def test_interrupted_and_resumed_it_goes_on_as_it_would_have(
+def test_an_interrupted_run_resumes_as_if_never_stopped(
     run, people, tmp_path, monkeypatch, front_door
 ):
     cut = tmp_path / "r"
@@ -94,7 +96,7 @@ def test_interrupted_and_resumed_it_goes_on_as_it_would_have(
     assert kinds[0] == kinds[1]
 
 
-def test_a_run_of_the_gpu_is_tested_and_exported_anywhere(run, people, tmp_path):
+def test_a_gpu_run_is_tested_and_exported_on_a_cpu(run, people, tmp_path):
     on_gpu = json.loads((run / "result.json").read_text())
     moved = Path(shutil.copytree(run, tmp_path / "r"))
     for device in ("cuda", "cpu"):
@@ -108,7 +110,7 @@ def test_a_run_of_the_gpu_is_tested_and_exported_anywhere(run, people, tmp_path)
     assert call("export", moved, "--format", "torchscript", "--out", tmp_path / "m.pt") == 0
 
 
-def test_a_run_of_the_gpu_goes_on_without_one_and_back(run, tmp_path, front_door):
+def test_a_gpu_run_resumes_on_a_cpu_and_back(run, tmp_path, front_door):
     moved = Path(shutil.copytree(run, tmp_path / "r"))
     for device in ("cpu", "auto"):
         checkpoint.latest(moved).unlink()
@@ -117,7 +119,7 @@ def test_a_run_of_the_gpu_goes_on_without_one_and_back(run, tmp_path, front_door
             assert found["loss"] == pytest.approx(expected["loss"], rel=0.2)
 
 
-def test_memory_that_runs_out_is_said_in_a_line(people, tmp_path, capsys):
+def test_running_out_of_memory_gives_one_line(people, tmp_path, capsys):
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(3e8 / total)  # 300 MB for torch

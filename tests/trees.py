@@ -1,4 +1,4 @@
-"""Fake data sets of each kind in the layout and shape of the official ones, of tiny images."""
+"""Fake data sets of each kind, with the official layout and sizes but tiny images."""
 
 import csv
 import random
@@ -14,12 +14,12 @@ Write = Callable[[Path, int, bool], None]
 
 
 def touch(path: Path, pid: int, infrared: bool) -> None:
-    """An empty file, for tests that never look into one."""
+    """Writes an empty file, for tests that never read its content."""
     path.touch()
 
 
 def paint(path: Path, pid: int, infrared: bool) -> None:
-    """A small picture of one person: a colour of its own, which a network can learn at once."""
+    """Writes a small picture in a colour unique to the person, which a network learns quickly."""
     noise = np.random.default_rng([*str(path).encode()])
     colour = np.random.default_rng(pid).integers(40, 215, 3)
     pixels = colour + noise.integers(-20, 20, (32, 16, 3))
@@ -29,13 +29,13 @@ def paint(path: Path, pid: int, infrared: bool) -> None:
 
 
 def sysu_mm01(root: Path, write: Write = touch) -> Path:
-    """SYSU-MM01 with the official identities, cameras and numbers of images (45,863)."""
+    """Writes SYSU-MM01 with the official identities, cameras and numbers of images (45,863)."""
     with COUNTS.open() as file:
         rows = list(csv.DictReader(file))
     rng = np.random.default_rng(0)
     cells = np.empty((6, 1), object)
     for camera in range(1, 7):
-        # As in the official file, where the cells of cameras 1, 2 and 6 stop at 333.
+        # As in the official file, whose cells for cameras 1, 2 and 6 stop at 333.
         cells[camera - 1, 0] = np.empty((333 if camera in (1, 2, 6) else 533, 1), object)
         for pid in range(len(cells[camera - 1, 0])):
             cells[camera - 1, 0][pid, 0] = np.empty((10, 0), np.uint8)
@@ -58,7 +58,7 @@ def sysu_mm01(root: Path, write: Write = touch) -> Path:
 
 
 def regdb(root: Path, num_ids: int = 12, num_images: int = 4, write: Write = paint) -> Path:
-    """RegDB: BMP files, ten random halves; the official set has 412 people of 10 + 10 images."""
+    """Writes RegDB: BMP files, ten random halves; officially 412 people with 10 + 10 images."""
     files: dict[str, dict[int, list[str]]] = {}
     for name in ("Visible", "Thermal"):
         files[name] = {}
@@ -88,7 +88,7 @@ def regdb(root: Path, num_ids: int = 12, num_images: int = 4, write: Write = pai
 
 
 def llcm(root: Path, num_train: int = 6, num_test: int = 5, write: Write = paint) -> Path:
-    """LLCM: nine visible and eight infrared cameras; the official set has 713 + 351 people."""
+    """Writes LLCM: nine visible and eight infrared cameras; officially 713 + 351 people."""
     rng = random.Random(0)
     (root / "idx").mkdir(parents=True)
     cameras = {"vis": (1, 2, 3, 4, 5, 6, 7, 8, 9), "nir": (1, 2, 4, 5, 6, 7, 8, 9)}
@@ -117,7 +117,7 @@ def llcm(root: Path, num_train: int = 6, num_test: int = 5, write: Write = paint
 def table(
     root: Path, num_train: int = 6, num_test: int = 5, roles: bool = True, write: Write = paint
 ) -> Path:
-    """A CSV file of JPEG, PNG and BMP images, two cameras a modality."""
+    """Writes a CSV file of JPEG, PNG and BMP images, two cameras per modality."""
     (root / "pictures").mkdir(parents=True)
     lines = ["path,pid,camid,modality,split" + (",role" if roles else "")]
     for pid in range(num_train + num_test):

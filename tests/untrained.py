@@ -1,4 +1,4 @@
-"""Run folders as `cdp train` leaves them, of a network that was never trained: made in no time."""
+"""Makes run folders of untrained networks, as `cdp train` writes them, within a moment."""
 
 from pathlib import Path
 
@@ -18,18 +18,18 @@ CPU = torch.device("cpu")
 
 
 def make_run(run_dir: Path, root: Path, trained_on: str, **changes) -> Config:
-    """A run of `root` with random weights, compared by cosine."""
+    """Makes a run on `root` with random weights, compared by cosine."""
     data = DataOptions(root=root, height_px=32, width_px=16, eval_batch=32)
     model = changes.pop("model", None) or ModelOptions("test_resnet", "none", bnneck=True)
     cfg = Config(**{"data": data, "method": Method(model=model), "distance": "cosine"} | changes)
     torch.manual_seed(0)
     network = cfg.method.network(5, (32, 16))
     with torch.no_grad():
-        for module in network.modules():  # timm's begin with branches that weigh nothing
+        for module in network.modules():  # timm initialises residual branches with weight 0
             if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(std=0.1)
-        for _ in range(3):  # in training mode: running means and variances of their own
+        for _ in range(3):  # in training mode, for distinct running means and variances
             pixels = torch.randint(256, (8, 3, 32, 16), dtype=torch.uint8)
             network(pixels, torch.arange(8) % 2 == 1)
     plain = StepOptions("off", "off", "on", "off")

@@ -1,7 +1,7 @@
-"""A run's state on disk, `checkpoints/step-0000924.safetensors`: what an exact resume needs.
+"""A run's state on disk, `checkpoints/step-0000924.safetensors`: all that an exact resume needs.
 
-Draws are functions of (seed, epoch, step), so beside the tensors only the place in the run has to
-be kept. Files are written atomically, carry a checksum, and are loaded as data.
+Random draws are functions of (seed, epoch, step), so a file holds only tensors and `Progress`.
+Files are written atomically, carry a checksum, and are loaded as plain data.
 """
 
 import dataclasses
@@ -26,32 +26,32 @@ from train.dhsm import Mining
 from train.methods.base import Method, without_weights
 
 FORMAT = "cdp-reid checkpoint 5"  # 5: losses have a column for the spread
-KEPT = 2  # the newest; should one be damaged, the other is used
+KEPT = 2  # the older of the two is used if the newest is damaged
 NETWORK = "network."
-AFTER = " after "  # between the names of what fine-tuned weights saw, the latest first
+AFTER = " after "  # separates the data sets that fine-tuned weights saw, the latest first
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come, and what the next step depends on beside the tensors."""
+    """How far a run has come, and whatever else, beside the tensors, the next step depends on."""
 
-    epoch: int  # the one that is running, from 1
-    step: int  # steps of it that are done; all of them: its end is still to be dealt with
-    seconds: float = 0.0  # that the epoch has taken so far
-    waited: float = 0.0  # of these, for data
+    epoch: int  # the current one, from 1
+    step: int  # completed steps of the epoch; if all of them, its end has yet to be handled
+    seconds: float = 0.0  # spent on the epoch so far
+    waited: float = 0.0  # seconds of these spent waiting for data
     metrics_bytes: int = 0  # length of metrics.jsonl when the epoch began
-    bad: dict[int, str] = field(default_factory=dict)  # row of an image that is skipped → why
+    bad: dict[int, str] = field(default_factory=dict)  # row of a skipped image → reason
     first_spread: float = 0.0  # of the features at the run's first step; 0: not known yet
-    collapsed_since: int = 0  # the step of the run; 0: features are no single point
+    collapsed_since: int = 0  # step of the run at which features collapsed; 0: they have not
 
     def next_epoch(self, metrics_bytes: int) -> "Progress":
-        """The beginning of the next epoch."""
+        """Returns the progress at the start of the next epoch."""
         return dataclasses.replace(
             self, epoch=self.epoch + 1, step=0, seconds=0.0, waited=0.0, metrics_bytes=metrics_bytes
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it; float64 survives to the bit."""
+        """Returns it as JSON values, without rounding floats."""
         return dataclasses.asdict(self) | {"bad": sorted(self.bad.items())}
 
     @staticmethod
@@ -62,7 +62,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The tensors that a step, or an epoch's end, changes."""
+    """The tensors that a step or the end of an epoch changes."""
 
     network: nn.Module
     num_classes: int
@@ -72,7 +72,7 @@ class State:
     losses: Float32[Tensor, "steps names"]  # of the epoch's steps so far
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of them by name, and where torch's random numbers (dropout) stand."""
+        """Returns all of them by name, with the state of torch's random generators (dropout)."""
         moments = {
             f"optimizer.{i}.{name}": value
             for i, of_weight in self.optimizer.state_dict()["state"].items()
@@ -94,13 +94,13 @@ class State:
         }
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `tensors()` returned, on whatever device."""
+        """Restores what `tensors()` returned, from any device."""
         self.network.load_state_dict(_named(tensors, NETWORK))
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _named(tensors, "optimizer.").items():
             i, _, key = name.partition(".")
-            if key != "step":  # laid out as its weight, which fused Adam relies upon
+            if key != "step":  # fused Adam expects the memory layout of the weight
                 value = torch.empty_like(weights[int(i)]).copy_(value)
             moments.setdefault(int(i), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
@@ -120,9 +120,9 @@ class State:
 
 
 def save(run_dir: Path, state: State, progress: Progress, trained_on: str) -> Path:
-    """Saves the run as it stands, with the name of what it saw; returns the file.
+    """Saves the run's current state and the name of its training data; returns the file.
 
-    The two newest files stay. Raises `OSError` if the disk is full; older files are then intact.
+    Keeps the two newest files. Raises `OSError` if the disk is full; older files are then intact.
     """
     folder = run_dir / run_folder.CHECKPOINTS
     step = (progress.epoch - 1) * len(state.losses) + progress.step
@@ -135,7 +135,7 @@ def save(run_dir: Path, state: State, progress: Progress, trained_on: str) -> Pa
         "progress": progress.to_json(),
         "sha256": _checksum(tensors),
     }
-    # One entry: safetensors writes several in random order, and equal runs should give equal files.
+    # A single entry: safetensors writes several in random order, so equal runs would differ.
     run_folder.write(path, safetensors.torch.save(tensors, metadata={"about": json.dumps(about)}))
     for old in found(run_dir)[:-KEPT]:
         old.unlink()
@@ -143,15 +143,15 @@ def save(run_dir: Path, state: State, progress: Progress, trained_on: str) -> Pa
 
 
 def found(run_dir: Path) -> list[Path]:
-    """The run's checkpoints, the newest last."""
+    """Returns the run's checkpoint files, newest last."""
     return sorted((run_dir / run_folder.CHECKPOINTS).glob("step-*.safetensors"))
 
 
 def restore(run_dir: Path, state: State, say: Callable[[str], None]) -> Progress | None:
-    """Puts the newest checkpoint that is whole into `state`; None if there is none at all.
+    """Loads the newest intact checkpoint into `state`; returns None if there are none.
 
-    `say` is told of each damaged one. Raises `InputError` if all are damaged, or one is of another
-    version.
+    Reports each damaged file through `say`. Raises `InputError` if all are damaged or one is of
+    another version.
     """
     paths = found(run_dir)
     damage = ""
@@ -164,12 +164,12 @@ def restore(run_dir: Path, state: State, say: Callable[[str], None]) -> Progress
             damage = str(error)
             say(f"{error}; using the checkpoint before it")
     if paths:
-        raise InputError(f"{damage}; none is left to go on from: train again")
+        raise InputError(f"{damage}; no intact checkpoint is left to resume from: train again")
     return None
 
 
 def latest(run_dir: Path) -> Path:
-    """The newest checkpoint; `InputError` if the run has none."""
+    """Returns the newest checkpoint; raises `InputError` if the run has none."""
     paths = found(run_dir)
     if not paths:
         raise InputError(f"{run_dir}: has no checkpoint yet; `cdp train` saves one at its end")
@@ -177,7 +177,7 @@ def latest(run_dir: Path) -> Path:
 
 
 def load(path: Path, method: Method, image_size: ImageSize) -> ReidNetwork:
-    """The method's network with the file's weights.
+    """Returns the method's network with the file's weights.
 
     Raises `InputError` if they are damaged or do not fit.
     """
@@ -192,29 +192,29 @@ def load(path: Path, method: Method, image_size: ImageSize) -> ReidNetwork:
 
 
 def trained_on(path: Path) -> str:
-    """The name of what the checkpoint's weights saw."""
+    """Returns the name of the data that the checkpoint's weights saw."""
     return str(_about(path).get("trained_on", ""))
 
 
 def progress_of(path: Path) -> Progress:
-    """How far the run had come when the checkpoint was saved."""
+    """Returns the run's progress when the checkpoint was saved."""
     return Progress.from_json(_about(path)["progress"])
 
 
 def num_classes(path: Path) -> int:
-    """The number of training identities."""
+    """Returns the number of training identities."""
     return int(_about(path)["num_classes"])
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of the checkpoint's tensors, as its file says it."""
+    """Returns the SHA-256 of the checkpoint's tensors that its file states."""
     return str(_about(path).get("sha256", ""))
 
 
 def history(path: Path) -> list[str]:
-    """The names of all that a file's weights saw, the latest first; none if it does not say.
+    """Returns the names of all data that a file's weights saw, latest first; [] if unknown.
 
-    Fine-tuned weights have also seen what the weights that they started from saw.
+    Fine-tuned weights have also seen the data of the weights they started from.
     """
     try:
         return trained_on(path).split(AFTER) if trained_on(path) else []
@@ -223,27 +223,27 @@ def history(path: Path) -> list[str]:
 
 
 def check_leak(path: Path, tested_on: str) -> None:
-    """Raises `InputError` if the weights saw identities of the test, as `leak` tells."""
+    """Raises `InputError` if the weights saw identities of the test, according to `leak`."""
     if seen := leak(history(path), tested_on):
         raise InputError(
-            f"{path}: was trained on {seen}; on {tested_on} it would meet identities it was "
-            f"trained on: test it on {seen}, or another run's checkpoint here"
+            f"{path}: was trained on {seen}; {tested_on} tests with some of the same identities: "
+            f"test it on {seen}, or test another run's checkpoint on {tested_on}"
         )
 
 
 def leak(history: list[str], tested_on: str) -> str | None:
-    """What weights saw that a test must not meet: another trial of its data set.
+    """Returns another trial of the test's data set that the weights were trained on, if any.
 
-    RegDB's ten trials split the same people, so half of one trial's test identities were trained on
-    in another.
+    RegDB's ten trials split the same people differently, so half of one trial's test identities are
+    training identities of another.
     """
     data_set, is_trial, _ = tested_on.partition(" trial ")
     others = (s for s in history if s.partition(" trial ")[:2] == (data_set, " trial "))
     return next((seen for seen in others if is_trial and seen != tested_on), None)
 
 
-def check_whole(path: Path) -> None:
-    """Raises `InputError` if the file is a checkpoint and not what was written."""
+def check_intact(path: Path) -> None:
+    """Raises `InputError` if the file is a damaged checkpoint."""
     try:
         ours = _about(path).get("format") == FORMAT
     except (SafetensorError, OSError):
@@ -253,15 +253,15 @@ def check_whole(path: Path) -> None:
 
 
 class DamagedError(InputError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint whose content is not what was written."""
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and what is said about them; `DamagedError`, or `InputError` for another version."""
+    """Returns tensors and metadata; raises `DamagedError`, or `InputError` for another version."""
     try:
         about = _about(path)
         if about.get("format") != FORMAT:
-            known = about.get("format") or "of no known format"
+            known = about.get("format") or "of unknown format"
             raise InputError(f"{path}: is {known}, not {FORMAT!r}; use the version that wrote it")
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
@@ -270,7 +270,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedError(f"{path}: cannot be loaded (its checksum is wrong)")
     try:
         Progress.from_json(about["progress"])
-    except Exception as error:  # whatever a damaged header holds there
+    except Exception as error:  # a damaged header may hold anything
         raise DamagedError(f"{path}: cannot be loaded ({in_one_line(error)})") from error
     return tensors, about
 
@@ -289,13 +289,13 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        if tensors[name].numel():  # an empty one may have no bytes to view
+        if tensors[name].numel():  # an empty tensor may have no bytes to view
             digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose name begins with the prefix, without it."""
+    """Returns the tensors whose names start with `prefix`, which is removed."""
     chosen = {name: value for name, value in tensors.items() if name.startswith(prefix)}
     return {name.removeprefix(prefix): value for name, value in chosen.items()}
 

@@ -1,6 +1,6 @@
-"""The root configuration: composed of the options that live beside their owners, frozen, on disk.
+"""The root configuration: frozen, composed of options defined beside the code that uses them.
 
-Everything that a run depends on is here; `config.json` in the run folder holds it, resolved.
+It holds everything that a run depends on; the resolved form is `config.json` in the run folder.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import tyro
 
 from pipeline.errors import InputError, in_one_line
 from pipeline.options import CacheName, DataOptions, KindName
+from train import stages
 from train.methods import finding
 from train.methods.base import Method
 from train.metrics import Distance
@@ -28,10 +29,10 @@ OnCollapse = Literal["warn", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Epochs of a run before it was resumed for another number of them (schedule.py)."""
+    """Epochs trained before a run was resumed with another total number (schedule.py)."""
 
-    until: int  # the last of them
-    epochs: int  # how many the run was to have, which gave their learning rates
+    until: int  # the last of these epochs
+    epochs: int  # total number of epochs at the time, which determined their learning rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +47,38 @@ class Config:
     """Passes over the training images."""
 
     seed: int = 0
-    """Of every draw: batches, spectra, flips, jitter, initial weights, dropout."""
+    """Seed of all random numbers: batches, spectra, flips, jitter, initial weights, dropout."""
 
     device: Device = "auto"
     """auto: the GPU if there is one, else DALI's and torch's CPU backends."""
 
     precision: Precision = "auto"
     """Mixed precision (AMP) of the forward pass; fp16 scales the loss. auto: bf16 on a GPU that
-    computes in it, else off."""
+    supports it, else off."""
 
     sync_batch_norm: bool = True
-    """Under torchrun: batch norm's statistics are those of the global batch, and losses those of
-    one process; off: those of each rank's part: less to send, other losses."""
+    """Under torchrun: batch norm uses statistics of the global batch, so losses equal those of a
+    single process; off: statistics of each rank's share, with less communication."""
 
     distance: Distance = "euclidean"
-    """Distance between features at test."""
+    """Distance between features in the test."""
 
     eval_every: int = 0
-    """Evaluate after every n epochs too; 0: after the last only. Never used to pick a model."""
+    """Also evaluate after every n epochs; 0: after the last only. Never used to pick a model."""
 
     test: bool = True
-    """Test on unseen identities; off: the data set need not have any, and the result holds no
+    """Test on unseen identities; off: the data set needs no test images, and the result holds no
     figures."""
 
     checkpoint_every: int = 10
-    """Save the weights after every n epochs, and after the last; 0: after the last only."""
+    """Save a checkpoint after every n epochs and after the last; 0: after the last only."""
 
     log_every: int = 20
-    """Steps between two looks at the losses; the next look finds a NaN and names its step."""
+    """Steps between checks of the losses; the next check finds a NaN and names its step."""
 
     on_collapse: OnCollapse = "stop"
-    """When all features have collapsed into one point, which batch-hard triplet loss can cause,
-    warn, and then stop if that lasts for a whole epoch, or go on."""
+    """When all features collapse into one point, which batch-hard triplet loss can cause: only
+    warn, or also stop if the collapse lasts for a whole epoch."""
 
     tensorboard: bool = False
     """Also write TensorBoard event files to RUN_DIR/tensorboard."""
@@ -95,14 +96,16 @@ class Config:
                     f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {low}"
                 )
         warmup = self.method.optimizer.warmup_epochs
-        if warmup >= self.epochs:
+        shortest = min(stages.lengths(self.method.stages, self.epochs))
+        if warmup >= shortest:
+            of = "" if shortest == self.epochs else f", of which the shortest stage has {shortest}"
             raise InputError(
-                f"--optimizer.warmup-epochs {warmup}: must be less than --epochs {self.epochs}"
+                f"--optimizer.warmup-epochs {warmup}: must be less than --epochs {self.epochs}{of}"
             )
         if self.eval_every and not self.test:
             raise InputError(
-                f"--eval-every {self.eval_every}: nothing is evaluated with --no-test; leave out "
-                "one of them"
+                f"--eval-every {self.eval_every}: has no effect with --no-test; leave one of them "
+                "out"
             )
 
 
@@ -113,21 +116,21 @@ def resolve(
     cache: CacheName,
     device: torch.device,
     precision: str,
-    how: StepOptions,
+    step: StepOptions,
 ) -> Config:
-    """The configuration with every `auto` and default place replaced by what it became."""
+    """Returns the configuration with every `auto` and default path replaced by the actual value."""
     data = dataclasses.replace(config.data, root=root.absolute(), kind=kind, cache=cache)
     return dataclasses.replace(
         config,
         data=data,
-        step=how,
+        step=step,
         device=typing.cast(Device, device.type),
         precision=typing.cast(Precision, precision),
     )
 
 
 def on_other_hardware(config: Config, device: Device) -> Config:
-    """A resolved configuration in which everything that hardware decides is chosen anew."""
+    """Returns a resolved configuration with all hardware-dependent options reset to auto."""
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, cache="auto"),
@@ -138,17 +141,24 @@ def on_other_hardware(config: Config, device: Device) -> Config:
 
 
 def with_data(config: Config, **changes: Any) -> Config:
-    """The configuration with other options of the data."""
+    """Returns the configuration with changed data options."""
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
 def with_method(config: Config, **changes: Any) -> Config:
-    """The configuration with other options of its method."""
+    """Returns the configuration with changed method options."""
     return dataclasses.replace(config, method=dataclasses.replace(config.method, **changes))
 
 
+def with_padded_crop(config: Config) -> Config:
+    """Random crops, out of 10 pixels of padding at a height of 256 and in proportion at others."""
+    padding = max(1, round(10 / 256 * config.data.height_px))
+    augmentation = dataclasses.replace(config.method.augmentation, crop_padding_px=padding)
+    return with_method(config, augmentation=augmentation)
+
+
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every option by its name on the command line."""
+    """Returns every option by its command-line name."""
     options: dict[str, Any] = {}
     for field_ in dataclasses.fields(config):
         value = getattr(config, field_.name)
@@ -163,20 +173,20 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def to_json(config: Config) -> str:
-    """The configuration as indented JSON, paths as strings; of the method also where it is from."""
+    """Returns the configuration as indented JSON, including where the method is defined."""
     written = dataclasses.asdict(config) | {"method": of_method(config.method)}
     return json.dumps(written, indent=2, default=str) + "\n"
 
 
 def of_method(method: Method) -> dict[str, Any]:
-    """A method as JSON has it: its options, and under "from" where its class is defined."""
+    """Returns a method as JSON values: its options, and under "from" where its class is defined."""
     origin = dataclasses.asdict(finding.origin(method))
     written = {"from": origin} | dataclasses.asdict(method)
     return typing.cast(dict[str, Any], json.loads(json.dumps(written, default=str)))
 
 
 def to_method(written: dict[str, Any], source: str) -> Method:
-    """The method that `of_method` described; a user's own must have been named (`finding.own`).
+    """The inverse of `of_method`; a user's own method must be loaded already (`finding.own`).
 
     Raises `InputError` naming `source` and what is wrong.
     """
@@ -197,7 +207,7 @@ def from_json(text: str, source: str) -> Config:
     try:
         written = json.loads(text)
         of_its_method = written["method"]
-    except Exception as error:  # no JSON, nested too deeply, of other types
+    except Exception as error:  # not JSON, nested too deeply, or of other types
         raise _of_another_version(source, error) from error
     method = to_method(of_its_method, source)
     try:
@@ -211,7 +221,7 @@ def _of_another_version(source: str, error: Exception) -> InputError:
 
 
 def _build(kind: Any, value: Any, name: str) -> Any:
-    """`value`, as JSON gave it, as the annotated type `kind`; `ValueError` if it is none."""
+    """Converts the JSON value to the annotated type `kind`; `ValueError` if it does not fit."""
     of = typing.get_args(kind)
     if isinstance(value, Method):
         return value
@@ -236,4 +246,4 @@ def _build(kind: Any, value: Any, name: str) -> Any:
         return float(value)
     if kind in (bool, int, str) and type(value) is kind:
         return value
-    raise ValueError(f"{name or 'all of it'} is {json.dumps(value)[:60]}")
+    raise ValueError(f"{name or 'everything'} is {json.dumps(value)[:60]}")

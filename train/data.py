@@ -1,4 +1,4 @@
-"""What the commands do with data sets: find, make, check and pack them."""
+"""What the commands do with data sets: locate, make, check and pack them."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from train.live.display import Display
 
 
 def locate(root: Path | None, display: Display) -> Path:
-    """`root`, or the embedded synthetic set, made under runs/ on first use."""
+    """Returns `root`, or the embedded synthetic set, which is made under runs/ on first use."""
     if root is not None:
         return root
     options = synthetic.SyntheticOptions()
@@ -31,9 +31,9 @@ def locate(root: Path | None, display: Display) -> Path:
 def read_test(
     cfg: Config, root: Path, resume: bool = False, note: Callable[[str], None] = lambda text: None
 ) -> Protocol | None:
-    """How the run is tested; None if it is not to be. Raises `InputError` if it cannot be.
+    """Returns the run's test protocol, or None without a test; `InputError` if it cannot be read.
 
-    `note` is told what people should know of it.
+    Passes remarks for the user to `note`.
     """
     if not cfg.test:
         return None
@@ -46,7 +46,7 @@ def read_test(
 
 
 def name_of_training(options: DataOptions, root: Path) -> str:
-    """What a run without a test has seen, named as protocols are."""
+    """Returns the name of the data that a run without a test saw, in the form of protocol names."""
     kind = original_kind(root, options.kind)
     return f"{kind} trial {options.trial}" if KINDS[kind].num_trials > 1 else kind
 
@@ -74,15 +74,15 @@ def pack(
 
 
 def check(root: Path, kind: KindName, display: Display) -> None:
-    """Shows what a data set holds; raises `InputError` if something has to be mended."""
+    """Shows what a data set holds; raises `InputError` if it has faults."""
     with display.progress("images") as progress:
         kind, found = check_data_set(root, kind, progress)
     display.say(f"{root}: {KINDS[kind].layout}")
-    display.say(f"{len(found.files)} images were opened")
+    display.say(f"opened {len(found.files)} images")
     display.findings(found)
     if found.faults:
         raise InputError(
-            f"{root}: {len(found.faults)} faults ({', '.join(found.by_kind())}); mend them and "
+            f"{root}: {len(found.faults)} faults ({', '.join(found.by_kind())}); fix them and "
             "check again"
         )
-    display.say("no fault")
+    display.say("no faults")

@@ -1,8 +1,8 @@
 """Dynamic Hard Spectrum Mining (section III-D): harder spectra are drawn more often.
 
-During an epoch `Mining` sums, on the device and without a host sync, the probability that the
-network gave the true identity of each counterpart. At its end Eq. 5-7 turn the sums into the next
-epoch's P̂, in float64 on the host.
+During an epoch, `Mining` sums the probability that the network assigns to the true identity of each
+counterpart, on the device and without host syncs. At the end of the epoch, Eq. 5-7 turn the sums
+into the next epoch's P̂, in float64 on the host.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ class DhsmOptions:
     """Dynamic Hard Spectrum Mining."""
 
     enabled: bool = True
-    """Update P̂ after each epoch, if there are several spectra; off: every spectrum stays equally
-    likely (CDP without DHSM)."""
+    """Update P̂ after each epoch if there are several spectra; off: all spectra stay equally likely
+    (CDP without DHSM)."""
 
     alpha: float = 0.1
-    """α of Eq. 7: the share of the old P̂ in the new one."""
+    """α of Eq. 7: weight of the old P̂ in the new one."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -34,7 +34,7 @@ class DhsmOptions:
 
 
 class Mining:
-    """DHSM's state: P̂ that the running epoch draws from, R, and the epoch's sums so far."""
+    """DHSM's state: the current epoch's P̂, R, and the epoch's sums so far."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Mining:
         device: torch.device,
         total: Callable[[Tensor], Tensor] = lambda values: values,
     ) -> None:
-        """P̂ is uniform at first, R zero; `total` sums over the processes that share a batch."""
+        """Starts with uniform P̂ and zero R; `total` sums over the processes that share a batch."""
         self._options = options
         self._total = total
         self._codes = torch.arange(num_spectra, device=device)
@@ -59,26 +59,26 @@ class Mining:
         pids: Int64[Tensor, " n"],
         spectrum: Int8[Tensor, " n"],
     ) -> Float64[Tensor, "2 spectra"]:
-        """(Σ p_i, count) of each spectrum among a step's counterparts; Eq. 5's sums.
+        """Returns (Σ p_i, count) per spectrum over a step's counterparts; Eq. 5's sums.
 
-        `logits` are those of the training forward pass. Infrared originals' counterparts carry
+        `logits` come from the training forward pass. Counterparts of infrared originals have
         spectrum -1 and are left out.
         """
         probability = logits.float().softmax(dim=1).gather(1, pids[:, None]).double()
-        # A matrix product instead of a scatter: its order of summation is fixed.
+        # A matrix product, unlike a scatter, sums in a fixed order.
         of_spectrum = (spectrum[None, :] == self._codes[:, None]).double()
         return torch.stack([(of_spectrum @ probability).squeeze(1), of_spectrum.sum(dim=1)])
 
     def add(self, of_step: Float64[Tensor, "2 spectra"]) -> None:
-        """Adds a step's sums and counts to the epoch's."""
+        """Adds a step's sums and counts, totalled over processes, to the epoch's."""
         sums, counts = self._total(of_step)
         self.sums += sums
         self.counts += counts
 
     def end_epoch(self) -> Float64[ndarray, " spectra"]:
-        """Takes R of the epoch that ends (Eq. 5) into `r`, starts the sums again, returns next P̂.
+        """Computes R (Eq. 5) and the next P̂, stores both, resets the sums, and returns P̂.
 
-        P̂, also in `probability`, stays what it is if DHSM is off or there are not two spectra.
+        P̂ stays unchanged if DHSM is off or there are fewer than two spectra.
         """
         sums, counts = self.sums.cpu().numpy().copy(), self.counts.cpu().numpy().copy()
         self.sums.zero_()
@@ -94,12 +94,12 @@ def confidence(
     counts: Float64[ndarray, " spectra"],
     previous: Float64[ndarray, " spectra"],
 ) -> Float64[ndarray, " spectra"]:
-    """R, Eq. 5: the mean confidence of each spectrum; one without a sample keeps its previous R."""
+    """Returns R, Eq. 5: the mean confidence per spectrum; one without samples keeps its last R."""
     return np.where(counts > 0, sums / np.maximum(counts, 1), previous)
 
 
 def hardness(r: Float64[ndarray, " spectra"]) -> Float64[ndarray, " spectra"]:
-    """P, Eq. 6: each spectrum's share of the missing confidence 1 - R; uniform when none is."""
+    """Returns P, Eq. 6: each spectrum's share of the total 1 - R; uniform if that total is 0."""
     missing = np.clip(1 - r, 0, 1)
     total = missing.sum()
     return missing / total if total > 0 else np.full(len(r), 1 / len(r))
@@ -108,6 +108,6 @@ def hardness(r: Float64[ndarray, " spectra"]) -> Float64[ndarray, " spectra"]:
 def next_probability(
     probability: Float64[ndarray, " spectra"], r: Float64[ndarray, " spectra"], alpha: float
 ) -> Float64[ndarray, " spectra"]:
-    """P̂ of the next epoch, Eq. 7: P̂ ← α·P̂ + (1 - α)·P, renormalised against rounding."""
+    """Returns the next epoch's P̂, Eq. 7: P̂ ← α·P̂ + (1 - α)·P, renormalised against rounding."""
     mixed = alpha * probability + (1 - alpha) * hardness(r)
     return mixed / mixed.sum()

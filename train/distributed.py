@@ -1,8 +1,8 @@
-"""Several processes (ranks) that train one network, started by torchrun: all that knows of them.
+"""Training with several processes (ranks) started by torchrun.
 
-The global batch is what P and K say, whatever the number of ranks: each takes its share of the
-identities of the same plan. Losses, DHSM's sums and, if asked for, batch norm's statistics are
-those of the global batch on every rank, so checkpoints and P̂ are too, and rank 0 writes for all.
+P and K define the global batch for any number of ranks: all ranks make the same plan, and each
+takes its share of the identities. Losses, DHSM's sums and, optionally, batch norm's statistics are
+those of the global batch on every rank, hence so are checkpoints and P̂; rank 0 writes for all.
 """
 
 import os
@@ -28,17 +28,17 @@ from pipeline.errors import InputError
 from pipeline.sampler import Share
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=30)  # an evaluation on rank 0 may take that long; torchrun sees deaths
+TIMEOUT = timedelta(minutes=30)  # for a long evaluation on rank 0; torchrun notices dead ranks
 LOST = re.compile("gloo|nccl|connection|peer", re.IGNORECASE)
 
 
 class LostRankError(RuntimeError):
-    """Another rank is gone, and this one cannot go on."""
+    """Another rank has died, so this one cannot continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Who this process is among how many; alone without torchrun."""
+    """This process's rank and the number of processes; 0 of 1 without torchrun."""
 
     rank: int = 0
     size: int = 1
@@ -47,32 +47,32 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Does this rank write and speak for all?"""
+        """Whether this rank writes files and prints."""
         return self.rank == 0
 
     @property
     def share(self) -> Share:
-        """The part of each batch that this rank makes."""
+        """This rank's share of each batch."""
         return Share(self.rank, self.size, self.local_size)
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over ranks, on each of them; without a gradient."""
+        """Returns the sum over ranks, on every rank, without a gradient."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over ranks, on each of them; without a gradient."""
+        """Returns the mean over ranks, on every rank, without a gradient."""
         return self.total(values) / self.size
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The ranks' tensors [n, …] as that of the global batch, with exact gradients."""
+        """Concatenates the ranks' tensors [n, …] into the global batch's, with exact gradients."""
         if self.size == 1:
             return tensor
         return torch.cat(tuple(Gathered.apply(tensor.contiguous(), self)))
 
     def gather_rows(self, rows: Float[Tensor, "n d"], num: int) -> Float[Tensor, "all d"]:
-        """The ranks' parts (`own_rows`) of `num` rows, together again."""
+        """Concatenates the ranks' parts (`own_rows`) of `num` rows."""
         if self.size == 1:
             return rows
         sizes = [len(self.own_rows(num, rank)) for rank in range(self.size)]
@@ -81,12 +81,12 @@ class World:
         return torch.cat([part[:size] for part, size in parts])
 
     def own_rows(self, num: int, rank: int | None = None) -> Int64[ndarray, " k"]:
-        """This rank's part of `num` rows, or that of `rank`, as equal as can be."""
+        """Returns this rank's part of `num` rows, or that of `rank`; parts are nearly equal."""
         rank = self.rank if rank is None else rank
         return np.arange(num * rank // self.size, num * (rank + 1) // self.size)
 
     def collect(self, value: T) -> list[T]:
-        """Every rank's value, on each of them."""
+        """Returns every rank's value, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -94,7 +94,7 @@ class World:
         return values
 
     def leader_first(self, work: Callable[[], T]) -> T:
-        """Works on rank 0, then on the others, which find what it left."""
+        """Calls `work` on rank 0, then on the other ranks, which find the files it wrote."""
         if not self.leads:
             dist.barrier()
         done = work()
@@ -103,10 +103,16 @@ class World:
         return done
 
     def share_buffers(self, network: nn.Module) -> None:
-        """Gives every rank rank 0's buffers: batch norm's statistics, if they are not shared."""
+        """Copies rank 0's buffers to all ranks: batch norm's statistics, if not synchronised."""
         if self.size > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
+
+    def share_weights(self, network: nn.Module) -> None:
+        """Gives every rank rank 0's parameters."""
+        if self.size > 1:
+            for weight in network.parameters():
+                dist.broadcast(weight.data, 0)
 
     def _gather(self, values: Tensor) -> list[Tensor]:
         values = values.contiguous()
@@ -116,9 +122,9 @@ class World:
 
 
 class Gathered(torch.autograd.Function):
-    """Every rank's tensor, in order; a rank's gradient is the sum of what all ranks' losses give.
+    """Gathers every rank's tensor; backward sums the gradients of all ranks' losses.
 
-    The ranks' mean gradient (DistributedDataParallel's) is then that of the mean of their losses.
+    Averaged over ranks by DistributedDataParallel, this is the gradient of the mean loss.
     """
 
     @staticmethod
@@ -137,16 +143,16 @@ ALONE = World()
 
 
 def find_world() -> World:
-    """What torchrun's environment says."""
+    """Reads the world from torchrun's environment variables."""
     alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     return World(*(int(os.environ.get(name, value)) for name, value in alone.items()))
 
 
 @contextmanager
 def joined(world: World, device: torch.device) -> Iterator[None]:
-    """The process group, from the first collective call to the last; one that is there is used.
+    """Holds the process group; uses an existing one.
 
-    Raises `LostRankError` if another rank dies meanwhile.
+    Raises `LostRankError` if another rank dies in the meantime.
     """
     if world.size == 1 or dist.is_initialized():
         yield
@@ -164,14 +170,14 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         if not LOST.search(str(error)):
             raise
         reason = str(error).splitlines()[0][:200]
-        raise LostRankError(f"another rank is gone ({reason}); its own message tells why") from None
-    dist.destroy_process_group()  # not after an error: it could wait for the others for ever
+        raise LostRankError(f"another rank died ({reason}); see its own message") from None
+    dist.destroy_process_group()  # not after an error: it could wait for the others forever
 
 
 def wrapped(network: nn.Module, world: World, sync_batch_norm: bool, balanced: bool) -> nn.Module:
-    """The network with gradients averaged over ranks; `balanced`: RGB images come first in a batch.
+    """Wraps the network to average gradients over ranks; `balanced`: RGB images come first.
 
-    Dropout draws for the global batch, so that its mask is that of one process.
+    Dropout draws one mask for the global batch, equal to that of a single process.
     """
     if world.size == 1:
         return network
@@ -186,26 +192,26 @@ def wrapped(network: nn.Module, world: World, sync_batch_norm: bool, balanced: b
     return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=True,  # a method need not use all that its network makes
+        find_unused_parameters=True,  # a method may ignore some of its network's outputs
     )
 
 
 def _no_bare_weights(network: nn.Module, args: Any, out: Outputs) -> Outputs:
-    """The outputs, where a weight that a loss is to have (a class centre) is a view of itself.
+    """Replaces weights among the outputs, such as class centres, with views of them.
 
-    DistributedDataParallel takes a weight that comes out as it is for unused, then finds it used.
+    DistributedDataParallel considers a weight that is returned as is unused, then finds it used.
     """
     extras = {name: value.view_as(value) for name, value in out.extras.items()}
     return out._replace(extras=extras)
 
 
 class SharedDropout(nn.Dropout):
-    """Dropout whose mask is this rank's rows of the mask of the global batch."""
+    """Dropout with this rank's rows of the global batch's mask."""
 
     def __init__(self, p: float, world: World, balanced: bool) -> None:
         super().__init__(p)
         self.world = world
-        self.parts = 2 if balanced else 1  # of a batch, each shared by the ranks
+        self.parts = 2 if balanced else 1  # of a batch, each divided among the ranks
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -217,7 +223,7 @@ class SharedDropout(nn.Dropout):
 
 
 def _synced(norm: Any, world: World) -> nn.Module:
-    """The batch norm over all ranks; torch's own is for GPUs only."""
+    """Returns batch norm over all ranks; torch's own supports only GPUs."""
     if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d):
         raise InputError(
             f"--sync-batch-norm: cannot synchronise this backbone's {type(norm).__name__}; pass "
@@ -231,9 +237,9 @@ def _synced(norm: Any, world: World) -> nn.Module:
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch norm (Ioffe & Szegedy) with the statistics of the global batch, on the CPU.
+    """Batch norm (Ioffe & Szegedy) with statistics of the global batch, on the CPU.
 
-    Shares of the batch must be of one size. Any number of dimensions; the second are channels.
+    All ranks' shares must have the same size. Input [n, channels, …].
     """
 
     num_ranks: int

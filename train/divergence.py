@@ -19,7 +19,7 @@ SMALL = 0.05
 # Batches of collapsed features still flicker: L_tri up to a third above its margin.
 CLOSE = {"cls": 0.05}
 CLOSE_OTHERS = 0.2
-MENDS = "--model.bnneck, --optimizer.warmup-epochs 1 or a lower --optimizer.lr"
+MENDS = "--loss.triplet-weight 0.01 or a lower --optimizer.lr"  # bench/NOTES.md
 WINDOW = 20  # the last steps of a look, of which MOST must show it
 MOST = 0.8
 

@@ -1,4 +1,4 @@
-"""What a figure depends on: hardware, driver, clocks, versions, date."""
+"""What a measurement depends on: hardware, driver, clocks, versions, date."""
 
 import os
 import platform
@@ -8,21 +8,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow", "timm", "spdl-io")
 NVIDIA_SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
 
 
 def environment() -> dict[str, Any]:
-    """Hardware, driver, clocks and versions, as JSON."""
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    """Returns hardware, driver, clocks and versions as JSON values."""
+    import torch  # here, so that the versions can be read where torch is broken
+
     about: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": cpu[0].split(":", 1)[1].strip() if cpu else platform.processor(),
+        "cpu": cpu_model(),
         "num_cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "gpu": None,
     }
     if torch.cuda.is_available():
@@ -31,20 +30,28 @@ def environment() -> dict[str, Any]:
             "name": properties.name,
             "memory_gib": properties.total_memory / 2**30,
             "cuda": torch.version.cuda,
-            **_nvidia_smi(),
+            **nvidia_smi(),
         }
     return about
 
 
-def _version(package: str) -> str | None:
+def cpu_model() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    return next(names, platform.processor())
+
+
+def version(package: str) -> str | None:
+    """Of an installed distribution; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _nvidia_smi() -> dict[str, str | None]:
-    """Driver and clocks as the driver's own tool says; None for all of them if it cannot."""
+def nvidia_smi() -> dict[str, str | None]:
+    """Returns driver version and clocks from nvidia-smi; all None if it fails."""
     try:
         line = subprocess.run(
             ["nvidia-smi", f"--query-gpu={','.join(NVIDIA_SMI)}", "--format=csv,noheader", "-i=0"],

@@ -1,9 +1,9 @@
-"""CMC, mAP and mINP of ranked galleries. Knows no data set: codes say which pairs do not count.
+"""CMC, mAP and mINP of ranked galleries, for any data set: codes mark pairs to be ignored.
 
-Trials draw their galleries from one pool of images. Some queries at a time, the pool gets 64-bit
-keys: distance in the high bits, then number, so that ties keep the pool's order, then a lowest bit
-that tells a match. A small pool is ranked once, and what each trial sorts are short ranks; in a
-large one nothing is sorted, but what lies before each match is counted.
+Trials draw their galleries from one pool of images. For a block of queries at a time, each pool
+image gets a 64-bit key: distance in the high bits, then its number, so that ties keep the pool's
+order, and a match flag in the lowest bit. A small pool is ranked once, and each trial sorts 16-bit
+ranks; a large one is not sorted: the keys before each match are counted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,9 +22,9 @@ from torch import Tensor
 Distance = Literal["euclidean", "cosine"]
 RANKS = (1, 5, 10, 20)
 FIGURES = (*(f"rank{k}" for k in RANKS), "mAP", "mINP")
-FARTHEST = torch.iinfo(torch.int32).max  # behind the bits of every float
-MAX_KEYS = 2**23  # at a time: 64 MB, and a few arrays of that size
-MAX_RANKED = 2**14 - 2  # images whose ranks, with a match bit, are 16-bit numbers
+FARTHEST = torch.iinfo(torch.int32).max  # greater than the bits of any float
+MAX_KEYS = 2**23  # per block of queries: 64 MB, and a few arrays of that size
+MAX_RANKED = 2**14 - 2  # images whose ranks fit into 16 bits together with a match bit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,13 +33,13 @@ class Images:
 
     features: Float[Tensor, "n d"]
     pids: Int64[Tensor, " n"]
-    exclusion: Int64[Tensor, " n"]  # a query loses the gallery images whose code equals its own
+    exclusion: Int64[Tensor, " n"]  # a query ignores gallery images with its own code
 
     def __len__(self) -> int:
         return len(self.pids)
 
     def take(self, rows: Int64[Tensor, " k"]) -> "Images":
-        """These rows."""
+        """Returns the given rows."""
         return Images(self.features[rows], self.pids[rows], self.exclusion[rows])
 
 
@@ -47,11 +47,11 @@ class Images:
 class Ranking:
     """Figures of one trial, as fractions 0…1, over the queries that have a valid match."""
 
-    cmc: Float64[ndarray, " ranks"]  # [r]: queries with a match in the first r + 1
+    cmc: Float64[ndarray, " ranks"]  # [r]: share of queries with a match in the first r + 1
     mean_ap: float
     mean_inp: float
     chance_rank1: float  # expected rank-1 of a random order
-    num_query: int  # scored
+    num_query: int  # scored queries
 
 
 def rank(
@@ -63,13 +63,13 @@ def rank(
 ) -> list[Ranking]:
     """Ranks each query against each trial's gallery (rows of `gallery`), and averages over queries.
 
-    Nearest first; ties in the order of `gallery`'s rows. Pairs of one exclusion code are taken out
-    before anything is counted. With `cmc_unique_pids`, CMC counts each gallery pid only at its best
-    rank (SYSU-MM01); mAP (mean precision at the matches) and mINP (matches / rank of the last
-    match; Ye et al., "Deep Learning for Person Re-identification", TPAMI 2021) always use the whole
-    list. Queries without a valid match are not scored. Distances are computed once for all trials,
-    some queries at a time, so that memory beyond the features is a few arrays of `MAX_KEYS`.
-    Raises `ValueError` if a feature is NaN or infinite, or if in a trial no query has a match.
+    Nearest first; ties in the order of `gallery`'s rows. Pairs with equal exclusion codes are
+    removed first. With `cmc_unique_pids`, CMC counts each gallery pid only at its best rank
+    (SYSU-MM01); mAP (mean precision at the matches) and mINP (matches / rank of the last match; Ye
+    et al., "Deep Learning for Person Re-identification", TPAMI 2021) always use the whole list.
+    Queries without a valid match are not scored. Distances are computed once for all trials, for a
+    block of queries at a time, so memory beyond the features is a few arrays of `MAX_KEYS`. Raises
+    `ValueError` if a feature is NaN or infinite, or if no query of a trial has a match.
     """
     check_finite(query, gallery)
     return _rank(_blocks(query, gallery, distance), gallery, trials, cmc_unique_pids)
@@ -78,7 +78,7 @@ def rank(
 def rank_distances(
     found: Float32[Tensor, "q g"], query: Images, gallery: Images, cmc_unique_pids: bool
 ) -> Ranking:
-    """As `rank`, of one trial, by distances >= 0 that are given; features are not looked at.
+    """Like `rank`, for one trial and given distances >= 0; ignores features.
 
     Raises `ValueError` if a distance is NaN or negative, or no query has a match.
     """
@@ -96,11 +96,11 @@ def rank_distances(
 def check_finite(query: Images, gallery: Images) -> None:
     """Raises `ValueError` if a feature is NaN or infinite."""
     for name, images in (("query", query), ("gallery", gallery)):
-        # A part at a time, for isfinite makes copies; into one array, for small ones in between
-        # would keep the memory of these copies from being used again.
+        # In parts, as isfinite makes copies; into one array, as small arrays allocated in between
+        # would prevent the reuse of the copies' memory.
         finite = torch.empty_like(images.pids, dtype=torch.bool)
-        for part, answer in zip(images.features.split(1024), finite.split(1024), strict=True):
-            torch.all(part.isfinite(), dim=1, out=answer)
+        for part, result in zip(images.features.split(1024), finite.split(1024), strict=True):
+            torch.all(part.isfinite(), dim=1, out=result)
         bad = (~finite).nonzero()
         if len(bad):
             raise ValueError(f"{name} features, row {int(bad[0])}: holds NaN or infinity")
@@ -112,7 +112,7 @@ def _rank(
     trials: Sequence[Int64[Tensor, " _"]],
     cmc_unique_pids: bool,
 ) -> list[Ranking]:
-    """Ranks some queries at a time by their distances, which are overwritten."""
+    """Ranks blocks of queries by their distances, which are overwritten."""
     scores: list[list[_Scores]] = [[] for _ in trials]
     columns = [rows.sort().values for rows in trials]
     people = [_people(gallery.pids[rows]) if cmc_unique_pids else None for rows in columns]
@@ -120,17 +120,18 @@ def _rank(
         ignore = queries.exclusion[:, None] == gallery.exclusion
         ranked = _ranks if len(gallery) <= MAX_RANKED else _keys
         ranks = ranked(found, queries.pids[:, None] == gallery.pids, ignore)
-        for of_trial, chosen, who in zip(scores, columns, people, strict=True):
-            of_trial.append(_score(ranks[:, chosen], queries.pids, who))
+        for of_trial, chosen, in_gallery in zip(scores, columns, people, strict=True):
+            of_trial.append(_score(ranks[:, chosen], queries.pids, in_gallery))
     return [_average(of_trial) for of_trial in scores]
 
 
 def distances(
     query: Float[Tensor, "q d"], gallery: Float[Tensor, "g d"], distance: Distance
 ) -> Float32[Tensor, "q g"]:
-    """Squared Euclidean distances, of the features or (cosine: 2 - 2 cos) of their directions.
+    """Returns squared Euclidean distances of the features, or of their directions for cosine.
 
-    Squares rank as distances do. Computed in float64 and rounded, so that equal features tie.
+    The latter equal 2 - 2 cos. Squares rank like distances. Computed in float64 and rounded, so
+    that equal features tie.
     """
     query, q = _in_double(query, distance)
     found = torch.empty(len(query), len(gallery), device=query.device)
@@ -140,13 +141,13 @@ def distances(
         squares = torch.addmm(lengths, query, block.T, alpha=-2)
         squares *= squares > lengths.mul_(1e-12)  # what rounding leaves of equal features is 0
         found[:, start : start + 1024] = squares
-    return found.abs_()  # a zero may have come out negative, and ranks are read off the bits
+    return found.abs_()  # -0 to 0, as ranking compares bits
 
 
 def _in_double(
     features: Float[Tensor, "n d"], distance: Distance
 ) -> tuple[Float64[Tensor, "n d"], Float64[Tensor, " n"]]:
-    """Features, or their directions, in float64, and their squared lengths."""
+    """Returns the features, or their directions, in float64, and their squared lengths."""
     features = features.double()
     if distance == "cosine":
         features = F.normalize(features)
@@ -156,10 +157,10 @@ def _in_double(
 def _blocks(
     query: Images, gallery: Images, distance: Distance
 ) -> Iterator[tuple[Images, Float32[Tensor, "b g"]]]:
-    """Some queries at a time, with their distances to the gallery."""
+    """Yields blocks of queries with their distances to the gallery."""
     size = max(1, MAX_KEYS // max(1, len(gallery)))
     for many in torch.arange(len(query), device=query.pids.device).split(8 * size):
-        # For more queries at once: each time the gallery is turned into float64 anew.
+        # For several blocks at once, as each call converts the gallery to float64.
         found = distances(query.features[many], gallery.features, distance)
         for rows, some in zip(many.split(size), found.split(size), strict=True):
             yield query.take(rows), some
@@ -170,8 +171,8 @@ def _ranks(
     match: Bool[Tensor, "q g"],
     ignore: Bool[Tensor, "q g"],
 ) -> Int16[Tensor, "q g"]:
-    """Twice each image's rank for the query, plus 1 if it matches; `_ignored` if it is ignored."""
-    bits = found.view(torch.int32).masked_fill_(ignore, FARTHEST)  # floats >= 0 sort as their bits
+    """Returns 2 × rank, plus 1 for a match, of each image for each query; or `_ignored`."""
+    bits = found.view(torch.int32).masked_fill_(ignore, FARTHEST)  # floats >= 0 sort by their bits
     keys = bits.long().bitwise_left_shift_(32)
     keys |= torch.arange(keys.shape[1], device=keys.device)
     column = _sorted(keys).bitwise_and_(torch.iinfo(torch.int32).max)
@@ -187,7 +188,7 @@ def _keys(
     match: Bool[Tensor, "q g"],
     ignore: Bool[Tensor, "q g"],
 ) -> Int64[Tensor, "q g"]:
-    """What `_ranks` ranks: distance, number, match bit; `_ignored` if it is ignored."""
+    """Returns keys of distance, number and match bit, or `_ignored`; they sort like `_ranks`."""
     keys = found.view(torch.int32).long().bitwise_left_shift_(32)
     keys |= torch.arange(0, 2 * keys.shape[1], 2, device=keys.device)
     keys |= match
@@ -195,16 +196,16 @@ def _keys(
 
 
 def _ignored(kind: torch.dtype) -> int:
-    """Behind every rank; its match bit is off."""
+    """Returns a value greater than every rank, with the match bit off."""
     return torch.iinfo(kind).max - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _People:
-    """Who is in a trial's gallery."""
+    """The people in a trial's gallery."""
 
     pids: Int64[Tensor, " m"]  # ascending
-    segment: Int64[Tensor, " g"]  # of each image: its pid's number in `pids`
+    segment: Int64[Tensor, " g"]  # position in `pids` of each image's pid
 
 
 def _people(gallery_pids: Int64[Tensor, " g"]) -> _People:
@@ -213,9 +214,9 @@ def _people(gallery_pids: Int64[Tensor, " g"]) -> _People:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scores:
-    """Per query with a valid match."""
+    """Scores of each query with a valid match."""
 
-    before_first: Int64[Tensor, " q"]  # what CMC counts before the first match
+    before_first: Int64[Tensor, " q"]  # images, or people, that CMC counts before the first match
     average_precision: Float64[Tensor, " q"]
     inp: Float64[Tensor, " q"]
     chance: Float64[Tensor, " q"]
@@ -226,7 +227,7 @@ def _score(
     query_pids: Int64[Tensor, " q"],
     people: _People | None,
 ) -> _Scores:
-    """Scores one trial's ranks (overwritten), or keys; given `people`, CMC counts each once."""
+    """Scores one trial's ranks (overwritten) or keys; with `people`, CMC counts each one once."""
     ignored = _ignored(ranks.dtype)
     if people:
         best = torch.full_like(ranks[:, : len(people.pids)], ignored)
@@ -234,7 +235,7 @@ def _score(
         own = torch.searchsorted(people.pids, query_pids).clamp_(max=len(people.pids) - 1)
         pids_before = (best < best.gather(1, own[:, None])).sum(dim=1)
     num_valid = (ranks < ignored).sum(dim=1).double()
-    # By query, then rank.
+    # Sorted by query, then rank.
     query, position = _sorted_out(ranks) if ranks.dtype == torch.int16 else _counted(ranks)
 
     num_matches = query.bincount(minlength=len(ranks))
@@ -262,7 +263,7 @@ def _sorted_out(ranks: Int16[Tensor, "q g"]) -> Matches:
 
 
 def _counted(keys: Int64[Tensor, "q g"]) -> Matches:
-    """Counts the keys between one match and the next: less work than sorting a long row."""
+    """Counts the keys between successive matches, which is faster than sorting a long row."""
     query, column = keys.bitwise_and(1).nonzero(as_tuple=True)
     num_matches = query.bincount(minlength=len(keys))
     most = int(num_matches.max())
@@ -273,7 +274,7 @@ def _counted(keys: Int64[Tensor, "q g"]) -> Matches:
     own = torch.full_like(keys[:, :most], torch.iinfo(keys.dtype).max)
     own[query, nth] = keys[query, column]
     own = own.sort(dim=1).values
-    behind = torch.searchsorted(own, keys, right=True)  # how many matches; of ignored images: most
+    behind = torch.searchsorted(own, keys, right=True)  # number of matches; ignored images: most
     behind += torch.arange(0, len(keys) * (most + 1), most + 1, device=keys.device)[:, None]
     counts = behind.view(-1).bincount(minlength=len(keys) * (most + 1))
     before = counts.view(len(keys), most + 1).cumsum(dim=1)
@@ -281,7 +282,7 @@ def _counted(keys: Int64[Tensor, "q g"]) -> Matches:
 
 
 def _sorted(keys: Integer[Tensor, "q g"]) -> Integer[Tensor, "q g"]:
-    """Each row sorted; on the CPU in place by NumPy, one thread a core (3x torch's sort there)."""
+    """Sorts each row; on the CPU in place with NumPy, one thread per core (3x torch's speed)."""
     if keys.device.type != "cpu":
         return keys.sort(dim=1).values
     list(_threads().map(lambda part: part.sort(axis=1), np.array_split(keys.numpy(), 8)))
@@ -299,7 +300,7 @@ def _average(parts: list[_Scores]) -> Ranking:
 
     before_first = joined("before_first")
     if not len(before_first):
-        raise ValueError("no query has a gallery image of its pid that it may be matched with")
+        raise ValueError("no query has a gallery image of its pid that is not ignored")
     ranks = torch.arange(max(RANKS), device=before_first.device)
     return Ranking(
         cmc=(before_first[:, None] <= ranks).double().mean(dim=0).cpu().numpy(),
@@ -311,7 +312,7 @@ def _average(parts: list[_Scores]) -> Ranking:
 
 
 def summary(rankings: Sequence[Ranking]) -> dict[str, Any]:
-    """Mean and standard deviation (of the population) over trials, in percent."""
+    """Returns mean and (population) standard deviation over trials, in percent."""
     figures = [
         {f"rank{k}": float(r.cmc[k - 1]) for k in RANKS} | {"mAP": r.mean_ap, "mINP": r.mean_inp}
         for r in rankings

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate: which one, over which groups of weights, at which epoch."""
+"""The optimizer, its groups of weights, and its learning-rate schedule."""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from train.runtime import StepOptions
 
 @dataclass(frozen=True, slots=True)
 class OptimizerOptions:
-    """The optimizer, and the learning rate as a function of the epoch."""
+    """The optimizer and its learning-rate schedule."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     """adam (Kingma & Ba), adamw (decoupled weight decay), or sgd with momentum."""
@@ -23,22 +23,22 @@ class OptimizerOptions:
     """Learning rate after the warm-up."""
 
     weight_decay: float = 0.0
-    """L2 penalty; of adamw the decoupled decay."""
+    """L2 penalty; decoupled weight decay for adamw."""
 
     momentum: float = 0.9
-    """Of sgd."""
+    """Momentum of sgd."""
 
     nesterov: bool = False
-    """Nesterov's momentum, of sgd."""
+    """Use Nesterov momentum with sgd."""
 
     head_scale: float = 1.0
-    """Learning rate of what follows the backbone (BNNeck, classifier), relative to the rest."""
+    """Learning rate of the layers after the backbone (BNNeck, classifier), relative to the rest."""
 
     clip_norm: float = 0.0
-    """Gradients whose norm, over all weights, is larger are scaled down to it; 0: never."""
+    """Maximum norm of the gradients of all weights; larger ones are scaled down; 0: no clipping."""
 
     schedule: Literal["steps", "cosine"] = "steps"
-    """steps: the rate is multiplied by `gamma` at each milestone; cosine: it falls to 0."""
+    """steps: multiply the learning rate by `gamma` at each milestone; cosine: decay it to 0."""
 
     milestones: tuple[float, ...] = (0.4, 0.7)
     """Shares of the epochs after which the learning rate is multiplied by `gamma`."""
@@ -47,7 +47,7 @@ class OptimizerOptions:
     """Factor at each milestone."""
 
     warmup_epochs: int = 0
-    """Epochs in which the learning rate rises, in equal steps, to `lr`."""
+    """Epochs during which the learning rate rises in equal steps to `lr`."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "gamma", "head_scale"):
@@ -62,8 +62,8 @@ class OptimizerOptions:
                 raise InputError(f"--optimizer.{option} {getattr(self, name)}: must be 0 or more")
         if self.nesterov and not (self.name == "sgd" and self.momentum):
             raise InputError(
-                f"--optimizer.nesterov: {self.name} with momentum {self.momentum} has none; it "
-                "needs --optimizer.name sgd and a --optimizer.momentum above 0"
+                f"--optimizer.nesterov: not possible for {self.name} with momentum {self.momentum};"
+                " pass --optimizer.name sgd and a --optimizer.momentum above 0"
             )
         if any(not 0 < m <= 1 for m in self.milestones):
             raise InputError(
@@ -80,7 +80,7 @@ class Group:
 
 
 def learning_rate(options: OptimizerOptions, epoch: int, epochs: int) -> float:
-    """The learning rate of `epoch`, from 1, of `epochs`."""
+    """Returns the learning rate of `epoch`, from 1, of `epochs`."""
     if epoch <= options.warmup_epochs:
         return options.lr * epoch / (options.warmup_epochs + 1)
     if options.schedule == "cosine":
@@ -94,10 +94,10 @@ def learning_rate(options: OptimizerOptions, epoch: int, epochs: int) -> float:
 
 
 def build(
-    groups: Iterable[Group], options: OptimizerOptions, how: StepOptions, device: torch.device
+    groups: Iterable[Group], options: OptimizerOptions, step: StepOptions, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer that fits the step: a recorded step reads its learning rate from the device."""
-    recorded = how.cuda_graph == "on"
+    """Builds the optimizer; a recorded step reads its learning rate from a tensor on the device."""
+    recorded = step.cuda_graph == "on"
 
     def rate(scale: float) -> float | Tensor:
         lr = options.lr * scale
@@ -109,7 +109,7 @@ def build(
     ]
     common: dict[str, Any] = {
         "weight_decay": options.weight_decay,
-        "fused": how.fused_optimizer == "on",
+        "fused": step.fused_optimizer == "on",
     }
     if options.name == "sgd":
         common |= {"momentum": options.momentum, "nesterov": options.nesterov}
@@ -119,7 +119,7 @@ def build(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Gives each group its share of `lr`; also of a recorded step, which reads it from a tensor."""
+    """Sets each group's learning rate to its multiple of `lr`, also for a recorded step."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr * group["scale"])

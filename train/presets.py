@@ -1,6 +1,7 @@
-"""Named configurations: command, hardware, time and expected result beside each.
+"""Named configurations, each with its command, hardware, time and expected result.
 
-A preset is a data set's setting with CDP+DHSM. Other methods go with any data set: `find_preset`.
+A preset is CDP+DHSM in a data set's setting. For other methods, which work with any data set, see
+`find_preset`.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from train.paper.rows import ALIASES, FIGURES, ROWS, SEARCHES, Setting, as_it_is
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A configuration and what to expect of it."""
+    """A configuration and what to expect from it."""
 
     about: str
     config: Config
@@ -33,8 +34,8 @@ PRESETS: dict[str, Preset] = {
         """CDP+DHSM on the embedded synthetic people, small enough for two CPU cores.
 
 Command: cdp train demo. Hardware: two CPU cores; time: under 4 minutes, no download, no GPU.
-Expected: rank-1 some 4 times chance. It trains from scratch, which is why, unlike the paper's, its
-network has a BNNeck, compares by cosine and keeps its learning rate longer.""",
+Expected: rank-1 about 4 times chance. Because it trains from scratch, its network, unlike the
+paper's, has a BNNeck, compares by cosine and keeps its learning rate longer.""",
         Config(
             data=DataOptions(height_px=64, width_px=32, p=8, k=4),
             method=Method(
@@ -60,32 +61,32 @@ The paper's result: visible to thermal R1 65.0, mAP 62.7; thermal to visible R1 
         Config(data=DataOptions(kind="regdb"), epochs=100),
     ),
     "llcm": Preset(
-        """CDP+DHSM on LLCM, which is younger than the paper: its setting for SYSU-MM01.
+        """CDP+DHSM on LLCM, newer than the paper, with the paper's setting for SYSU-MM01.
 
 Command: cdp train llcm --data.root LLCM. Hardware: one GPU; time: not measured.
-No published result of CDP to compare with.""",
+There is no published result of CDP to compare with.""",
         Config(data=DataOptions(kind="llcm"), epochs=100),
     ),
     "table": Preset(
         """CDP+DHSM on any images, listed in a CSV of path,pid,camid,modality,split[,role].
 
 Command: cdp train table --data.root people.csv. Hardware: one GPU; time: not measured.
-Tested by Market-1501's rule: images of one pid and camera do not count.""",
+Tested by Market-1501's rule: gallery images with the query's pid and camera are ignored.""",
         Config(data=DataOptions(kind="table"), epochs=100),
     ),
 }
 
 
 def preset_names() -> list[str]:
-    """All that `cdp train` knows by name: presets, the paper's rows, and methods."""
+    """Returns all names that `cdp train` accepts: presets, the paper's rows, and methods."""
     return [*PRESETS, *ROWS, *ALIASES, *finding.names()]
 
 
 def find_preset(name: str, root: Path | None = None, kind: str | None = None) -> Preset:
-    """The preset of this name, or a method, by name or by its file, in the setting of a data set.
+    """Returns the preset of this name, or a method (a name or a file) in a data set's setting.
 
-    A method goes with any data set: that in `root`, whose preset gives epochs and the rest; without
-    one it is SYSU-MM01's. Raises `InputError` if there is no such name, or no data set in `root`.
+    The preset of the data set in `root`, or of SYSU-MM01 without one, provides a method's epochs
+    and other options. Raises `InputError` for an unknown name, or if `root` holds no data set.
     """
     if name in PRESETS:
         return PRESETS[name]
@@ -99,20 +100,20 @@ def find_preset(name: str, root: Path | None = None, kind: str | None = None) ->
     if name in finding.names():
         return _of_module(finding.named(name), base)
     raise InputError(
-        f"train: no preset {name!r}; there are {', '.join(preset_names())}, and any method of your "
-        "own, by the name of its file, which ends in .py"
+        f"train: no preset {name!r}; there are {', '.join(preset_names())}, or pass the path of "
+        "your own method file, ending in .py"
     )
 
 
 def _of_module(module: ModuleType, base: Config) -> Preset:
-    """A method file: its METHOD, and its setting if it has one."""
+    """Returns a method file's METHOD in its setting, if it has one."""
     setting: Setting = getattr(module, "setting", as_it_is)
     config = setting(dataclasses.replace(base, method=module.METHOD))
     return Preset(inspect.cleandoc(module.__doc__ or ""), config)
 
 
 def _of_paper(name: str, data_set: str, base: Config) -> Preset:
-    """A row of the paper, and what the paper says of it."""
+    """Returns a row of the paper with the figures published for it."""
     row = ROWS[ALIASES.get(name, name)]
     results = [
         f"The paper's result on {words}: "

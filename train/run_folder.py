@@ -1,4 +1,4 @@
-"""The folder of a run: created once, never overwritten unasked, every file whole or absent."""
+"""A run's folder: never overwritten unless asked to, and every file is written atomically."""
 
 import dataclasses
 import fcntl
@@ -6,10 +6,11 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError, in_one_line
@@ -23,31 +24,32 @@ RESULT = "result.json"
 OTHER_RESULT = re.compile(r"result(-on-[\w-]+)?(-flip-test)?(-re-rank)?\.json")
 CHECKPOINTS = "checkpoints"
 BAD_IMAGES = "bad_images.tsv"
-METHOD = "method.py"  # a copy, which is never run
+METHOD = "method.py"  # a copy that is never executed
+PATIENCE_S = 0.2  # before a second try to lock a folder
 
 HALF_WRITTEN = re.compile(r"\.(step-\d+\.safetensors|[\w-]+\.(jsonl?|tsv|py))\.\d+")  # see `write`
 
 
 def is_run(run_dir: Path) -> bool:
-    """Was a run begun there, which can be resumed?"""
+    """Whether the folder holds a run that can be resumed."""
     return (run_dir / CONFIG).is_file()
 
 
 def check_free(run_dir: Path, overwrite: bool) -> None:
-    """Raises `InputError` if `run_dir` holds something that a run must not touch."""
+    """Raises `InputError` if `run_dir` holds something that must not be overwritten."""
     if not run_dir.exists() or (run_dir.is_dir() and _never_begun(run_dir)):
         return
     if not is_run(run_dir):
-        raise InputError(f"--run-dir {run_dir}: exists and is no run folder; choose another")
+        raise InputError(f"--run-dir {run_dir}: exists and is not a run folder; choose another")
     if not overwrite:
         raise InputError(
             f"--run-dir {run_dir}: holds a run; choose another folder, or pass --overwrite to "
-            "replace that run"
+            "replace it"
         )
 
 
 def _never_begun(run_dir: Path) -> bool:
-    """Is the folder empty, or holds what `create` leaves if it is killed half-way?"""
+    """Whether the folder holds nothing, or only what a killed `create` leaves behind."""
     for path in run_dir.iterdir():
         empty = path.name == CHECKPOINTS and path.is_dir() and not any(path.iterdir())
         if not (empty or HALF_WRITTEN.fullmatch(path.name)):
@@ -58,10 +60,10 @@ def _never_begun(run_dir: Path) -> bool:
 def create(
     run_dir: Path, config_json: str, overwrite: bool, method_source: bytes | None = None
 ) -> None:
-    """Makes the folder with its configuration; with `overwrite` an old run there is removed.
+    """Creates the folder with its configuration; `overwrite` removes an old run.
 
-    `method_source`, of a method file of the user's own, is kept for the record; nothing runs it.
-    Raises as `check_free` does.
+    Keeps `method_source`, the user's own method file, for the record; it is never executed. Raises
+    as `check_free` does.
     """
     check_free(run_dir, overwrite)
     if (run_dir / CONFIG).is_file():
@@ -76,31 +78,31 @@ def create(
 
 
 def read_config(run_dir: Path) -> config.Config:
-    """The run's configuration; `InputError` if the folder is no run or holds another version's."""
+    """Reads a run's configuration; `InputError` if it is missing or of another version."""
     path = run_dir / CONFIG
     if not path.is_file():
-        raise InputError(f"{run_dir}: no run folder ({CONFIG} is missing)")
+        raise InputError(f"{run_dir}: is not a run folder ({CONFIG} is missing)")
     return config.from_json(_read(path), str(path))
 
 
 def set_epochs(run_dir: Path, cfg: config.Config) -> None:
-    """Writes the number of epochs of `cfg`, and their history, into the run's configuration."""
-    held = read_config(run_dir)
-    held = dataclasses.replace(held, epochs=cfg.epochs, history=cfg.history)
-    write(run_dir / CONFIG, config.to_json(held).encode())
+    """Updates the number of epochs and their history in the run's configuration from `cfg`."""
+    saved = read_config(run_dir)
+    saved = dataclasses.replace(saved, epochs=cfg.epochs, history=cfg.history)
+    write(run_dir / CONFIG, config.to_json(saved).encode())
 
 
-def _read(path: Path, mend: str = "") -> str:
-    """The file's text; `InputError` naming it if the disk or its bytes do not allow that."""
+def _read(path: Path, fix: str = "") -> str:
+    """Reads a text file; raises `InputError` naming it if it cannot be read or is not UTF-8."""
     try:
         return path.read_text("utf-8")
     except Exception as error:
-        raise InputError(f"{path}: cannot be read ({in_one_line(error)}){mend}") from error
+        raise InputError(f"{path}: cannot be read ({in_one_line(error)}){fix}") from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`; it takes that name, whole, if the block ends well."""
+    """Yields a temporary file beside `path` and renames it to `path` if the block succeeds."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
@@ -112,13 +114,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replaces the file atomically: after a crash it holds the old content or the new, whole."""
+    """Replaces the file atomically: after a crash it holds either the old or the new content."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def check_new(file: Path, overwrite: bool) -> None:
-    """Raises `InputError` if `file` is there and must not be replaced, or is a folder."""
+    """Raises `InputError` if `file` is a folder, or exists without `overwrite`."""
     if file.is_dir():
         raise InputError(f"--out {file}: is a folder; name a file")
     if file.exists() and not overwrite:
@@ -126,26 +128,26 @@ def check_new(file: Path, overwrite: bool) -> None:
 
 
 def make_parent(file: Path) -> None:
-    """Makes the folder that `file` is to be written to; `InputError` if it cannot be."""
+    """Creates the parent folder of `file`; raises `InputError` if that fails."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{file}: cannot make its folder ({error.strerror})") from error
+        raise InputError(f"{file}: cannot create its folder ({error.strerror})") from error
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Writes figures as JSON."""
+    """Writes a result as indented JSON."""
     write(path, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def metrics_bytes(run_dir: Path) -> int:
-    """Length of `metrics.jsonl`."""
+    """Returns the size of `metrics.jsonl` in bytes."""
     path = run_dir / METRICS
     return path.stat().st_size if path.exists() else 0
 
 
-def take_back(run_dir: Path, length: int) -> None:
-    """Cuts `metrics.jsonl` to what a resumed run keeps; removes half-written files."""
+def roll_back(run_dir: Path, length: int) -> None:
+    """Truncates `metrics.jsonl` to `length` bytes for a resume; removes half-written files."""
     for file in [*run_dir.iterdir(), *(run_dir / CHECKPOINTS).iterdir()]:
         if HALF_WRITTEN.fullmatch(file.name):
             file.unlink()
@@ -154,7 +156,7 @@ def take_back(run_dir: Path, length: int) -> None:
 
 
 def write_bad_images(run_dir: Path, index: Index, bad: dict[int, str]) -> None:
-    """Lists the images that were skipped, and why, if there are any."""
+    """Writes the list of skipped images, with reasons, if there are any."""
     if bad:
         lines = [f"{index.path(row)}\t{reason}\n" for row, reason in sorted(bad.items())]
         write(run_dir / BAD_IMAGES, "".join(lines).encode("utf-8", "surrogateescape"))
@@ -162,28 +164,42 @@ def write_bad_images(run_dir: Path, index: Index, bad: dict[int, str]) -> None:
 
 @contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
-    """Keeps other processes from training in the folder; `InputError` if one does."""
+    """Locks the folder for training; raises `InputError` if another process has locked it."""
     with (run_dir / CONFIG).open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not (_locked(file, fcntl.LOCK_EX) or _locked(file, fcntl.LOCK_EX, PATIENCE_S)):
             raise InputError(
-                f"{run_dir}: another process trains in this run folder; wait for it, or choose "
-                "another folder"
-            ) from None
+                f"{run_dir}: another process trains in this run folder; wait for it to finish, or "
+                "choose another folder"
+            )
         yield
 
 
+def is_locked(run_dir: Path) -> bool:
+    """Does a process train in the folder? Holds its lock for a moment, which `lock` sits out."""
+    with (run_dir / CONFIG).open() as file:
+        return not _locked(file, fcntl.LOCK_SH)
+
+
+def _locked(file: TextIO, kind: int, after_s: float = 0) -> bool:
+    """Tries to lock the file; closing it unlocks it."""
+    time.sleep(after_s)
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def append_metrics(run_dir: Path, record: dict[str, Any]) -> None:
-    """Adds one line to `metrics.jsonl`."""
+    """Appends one line to `metrics.jsonl`."""
     with (run_dir / METRICS).open("a") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`, without a last line that is still being written.
+    """Returns the records of `metrics.jsonl`, except an incomplete last line.
 
-    Raises `InputError` naming a line that is no record.
+    Raises `InputError` naming an invalid line.
     """
     path = run_dir / METRICS
     if not path.exists():
@@ -195,29 +211,29 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
             _check_record(record)
         except Exception as error:
             raise InputError(
-                f"{path}: line {number} is no record ({in_one_line(error)})"
+                f"{path}: line {number} is not a valid record ({in_one_line(error)})"
             ) from error
         records.append(record)
     return records
 
 
 def read_result(run_dir: Path, name: str = RESULT) -> dict[str, Any] | None:
-    """What `result.json` holds; None while there is none; `InputError` if it is damaged.
+    """Returns the content of `result.json`, or None if missing; `InputError` if damaged.
 
-    Another `name` is that of a test that was no plain one; raises as well if figures of such a test
-    stand in `result.json`, which tables take for the plain test's. A run without a test has a
-    result without figures: `{"test": null, …}`.
+    `name` may be the result file of a test with other options. Also raises if `result.json` holds
+    figures of such a test, as tables use it for the plain test. A run without a test has a result
+    without figures: `{"test": null, …}`.
     """
     path = run_dir / name
     if not path.exists():
         return None
-    mend = f"; `cdp eval {run_dir}` writes it again" if name == RESULT else "; remove it"
+    fix = f"; `cdp eval {run_dir}` writes it again" if name == RESULT else "; remove it"
     try:
-        result = json.loads(_read(path, mend))
+        result = json.loads(_read(path, fix))
         if (made_with := disclosed(result)) and name == RESULT:
             raise InputError(
                 f"{path}: holds figures of another test, {', '.join(made_with)}, not of the plain "
-                f"one{mend}"
+                f"one{fix}"
             )
         if "test" not in result:
             for figures in (result, *result["modes"]):
@@ -225,12 +241,12 @@ def read_result(run_dir: Path, name: str = RESULT) -> dict[str, Any] | None:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path}: is no result ({in_one_line(error)}){mend}") from error
+        raise InputError(f"{path}: is not a valid result ({in_one_line(error)}){fix}") from error
     return cast(dict[str, Any], result)
 
 
 def other_results(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Results of tests that were no plain ones, by file name; `InputError` as `read_result`."""
+    """Returns results of tests with other options, by file name; raises as `read_result` does."""
     paths = run_dir.glob("result-*.json")
     names = sorted(path.name for path in paths if OTHER_RESULT.fullmatch(path.name))
     results = {name: read_result(run_dir, name) for name in names}
@@ -238,12 +254,12 @@ def other_results(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_same_data(path: Path, data: Path | None) -> None:
-    """Raises `InputError` if `path` holds figures of another data set than `data`."""
-    held = read_result(path.parent, path.name) if data else None
-    if held and held.get("data") != str(data):
+    """Raises `InputError` if `path` holds figures of a data set other than `data`."""
+    existing = read_result(path.parent, path.name) if data else None
+    if existing and existing.get("data") != str(data):
         raise InputError(
-            f"{path}: holds figures of {held.get('data')}, which those of {data} would replace; "
-            "move it away first"
+            f"{path}: holds figures of {existing.get('data')} and would be overwritten with those "
+            f"of {data}; move it away first"
         )
 
 
@@ -254,7 +270,7 @@ EPOCH_NUMBERS = (
 
 
 def _check_record(record: dict[str, Any]) -> None:
-    """Raises if a line of `metrics.jsonl` lacks what one must hold."""
+    """Raises if a record of `metrics.jsonl` lacks a required field."""
     if not isinstance(record, dict):
         raise ValueError(f"it is {str(record)[:40]}")
     match record.get("event"):
@@ -270,7 +286,7 @@ def _check_record(record: dict[str, Any]) -> None:
 
 
 def _check_figures(figures: dict[str, Any]) -> None:
-    """Raises if a mode of a result lacks what one must hold."""
+    """Raises if a mode of a result lacks a required field."""
     _check_numbers(figures, (*FIGURES, "chance_rank1", "num_trials", "num_query", "num_gallery"))
     _check_numbers(figures["std"], FIGURES)
     for name in ("protocol", "distance"):

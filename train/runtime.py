@@ -1,4 +1,4 @@
-"""What this process runs on: device, precision, and what a step may use of both."""
+"""Device, precision and step options that this machine supports."""
 
 import dataclasses
 import gc
@@ -23,27 +23,27 @@ Switch = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
-    """How a step is computed. Nothing here changes what is computed, but for rounding."""
+    """How a step is computed. Only rounding depends on these options, not the result."""
 
     compile: Switch = "auto"
-    """Compile the network's forward and backward pass, normalisation fused into it (torch.compile,
-    needs a C++ compiler); auto: on a GPU."""
+    """Compile forward and backward pass, including normalisation (torch.compile, needs a C++
+    compiler); auto: on a GPU."""
 
     cuda_graph: Switch = "auto"
-    """Record the whole step, update included, and replay it: one launch a step instead of a
-    thousand; auto: on a GPU, unless in fp16 or under torchrun."""
+    """Record the whole step, including the update, as a CUDA graph and replay it: one launch per
+    step instead of a thousand; auto: on a GPU, unless in fp16 or under torchrun."""
 
     channels_last: Switch = "auto"
-    """Keep activations as N,H,W,C: how pixels arrive and tensor cores compute; auto: on."""
+    """Store activations as N,H,W,C, the layout of the pixels and of tensor cores; auto: on."""
 
     fused_optimizer: Switch = "auto"
-    """Update all weights by one kernel; auto: on a GPU."""
+    """Update all weights in one kernel; auto: on a GPU."""
 
 
 def resolve_device(name: str, world: World = ALONE) -> torch.device:
-    """The torch device for `auto`, `cuda` or `cpu`; `InputError` if there is no GPU to use.
+    """Returns the torch device for `auto`, `cuda` or `cpu`; `InputError` if there is no GPU.
 
-    Each process of a world has a GPU of its own.
+    Each process of a world gets its own GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; pass --device cpu or auto")
@@ -53,18 +53,18 @@ def resolve_device(name: str, world: World = ALONE) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device())
     if world.local_rank >= torch.cuda.device_count():
         raise InputError(
-            f"--nproc-per-node {world.local_size}: more processes than GPUs, there are "
-            f"{torch.cuda.device_count()}; start as many processes as GPUs, or pass --device cpu"
+            f"--nproc-per-node {world.local_size}: there are only {torch.cuda.device_count()} GPUs;"
+            " start one process per GPU, or pass --device cpu"
         )
     return torch.device("cuda", world.local_rank)
 
 
 def set_up(device: torch.device) -> None:
-    """What a process settles before it computes on a GPU; nothing without one.
+    """Sets global options of torch for this device and drops state of earlier trainings.
 
-    Sizes stay the same from step to step, so cuDNN may try its algorithms once for each. What is
-    not in mixed precision is float32, as on the CPU, and not TF32, cuDNN's default. What an earlier
-    training of this process compiled, recorded and cached is given up.
+    Shapes are the same in every step, so cuDNN benchmarks its algorithms. Without mixed precision,
+    computes in float32 as on the CPU instead of TF32, cuDNN's default. Frees what an earlier
+    training in this process compiled, recorded and cached.
     """
     if "torch._dynamo" in sys.modules:  # takes seconds to import
         torch.compiler.reset()
@@ -77,22 +77,22 @@ def set_up(device: torch.device) -> None:
 
 
 def share_threads(options: DataOptions, world: World) -> DataOptions:
-    """The options for one of several processes on this machine, which share its cores."""
+    """Returns the options with this process's share of the machine's cores."""
     if world.local_size == 1:
         return options
     return dataclasses.replace(options, threads=max(1, num_threads(options) // world.local_size))
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` as bf16 on a GPU that computes in it, else off; other names as they are.
+    """Resolves `auto` to bf16 on a GPU that supports it, else to off; keeps other names.
 
-    Raises `InputError` for bf16 on a CPU, where torch computes some convolutions wrong.
+    Raises `InputError` for bf16 on a CPU, where torch computes some convolutions incorrectly.
     """
     if device.type != "cuda":
         if name == "bf16":
             raise InputError(
-                "--precision bf16: torch computes some small convolutions wrong in bf16 on a CPU "
-                "(bench/NOTES.md); leave it at auto, which is float32 on a CPU"
+                "--precision bf16: torch computes some small convolutions incorrectly in bf16 on a "
+                "CPU (bench/NOTES.md); leave it at auto, which is float32 on a CPU"
             )
         return "off" if name == "auto" else name
     if name != "auto":
@@ -107,16 +107,16 @@ def resolve_step(
     fixed_shapes: bool = True,
     num_ranks: int = 1,
 ) -> StepOptions:
-    """Each `auto` as `on` or `off`; `InputError` for what machine or network cannot do.
+    """Resolves each `auto` to on or off; `InputError` if machine or network cannot do as asked.
 
-    `fixed_shapes`: do all shapes inside the network depend on the batch's size alone?
+    `fixed_shapes`: all shapes inside the network depend only on the batch size.
     """
     gpu = device.type == "cuda"
     for name in ("compile", "cuda_graph"):
         if getattr(options, name) == "on" and not fixed_shapes:
             raise InputError(
                 f"--step.{name.replace('_', '-')} on: shapes inside this method's network depend "
-                "on more than the batch's size; leave it at auto"
+                "on more than the batch size; leave it at auto"
             )
     if options.cuda_graph == "on" and not gpu:
         raise InputError("--step.cuda-graph on: there is no GPU here; leave it at auto")
@@ -131,7 +131,7 @@ def resolve_step(
             "pass --precision off as well, or leave compile at auto"
         )
     if options.cuda_graph == "on" and num_ranks > 1:
-        raise InputError("--step.cuda-graph on: not under torchrun; leave it at auto")
+        raise InputError("--step.cuda-graph on: not supported under torchrun; leave it at auto")
     auto = {
         "compile": gpu and fixed_shapes and _has_compiler(),
         "cuda_graph": gpu and fixed_shapes and precision != "fp16" and num_ranks == 1,
@@ -144,32 +144,38 @@ def resolve_step(
     resolved = dataclasses.replace(options, **chosen)  # type: ignore[arg-type]
     if resolved.cuda_graph == "on" and precision == "fp16" and resolved.fused_optimizer == "off":
         raise InputError(
-            "--step.cuda-graph on: in fp16 only with the fused optimizer; leave "
+            "--step.cuda-graph on: in fp16 requires the fused optimizer; leave "
             "--step.fused-optimizer at auto"
         )
     return resolved
 
 
 def _has_compiler() -> bool:
-    """Is there what torch.compile calls? On a GPU Triton needs it too, and Python's headers."""
+    """Whether torch.compile finds a C++ compiler and, for Triton on a GPU, Python's headers."""
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's
     header = Path(sysconfig.get_path("include", scheme), "Python.h")
     if torch.cuda.is_available() and not header.is_file():
         return False
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return find_compiler() is not None
+
+
+def find_compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile would call; None if there is none."""
+    paths = map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return next(filter(None, paths), None)
 
 
 def own_stream(device: torch.device) -> AbstractContextManager[object]:
-    """A CUDA stream for the training step: only off the default stream can it be recorded."""
+    """Switches to a new CUDA stream, as steps cannot be recorded on the default stream."""
     if device.type != "cuda":
         return nullcontext()
-    stream = torch.cuda.Stream(device, priority=-1)  # the loader's kernels give way to the step's
-    stream.wait_stream(torch.cuda.current_stream(device))  # the weights are there
+    stream = torch.cuda.Stream(device, priority=-1)  # above the loader's kernels
+    stream.wait_stream(torch.cuda.current_stream(device))  # wait for the weights
     return torch.cuda.stream(stream)
 
 
 def describe(device: torch.device) -> str:
-    """One line for people: the hardware, and where JPEGs are decoded."""
+    """Describes in one line the hardware and where JPEGs are decoded."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, DALI decodes on the GPU (mixed)"
     return f"CPU ({len(os.sched_getaffinity(0))} cores), DALI decodes on the CPU"

@@ -1,78 +1,91 @@
-"""A run that is trained for another number of epochs than it began with: what applies when.
+"""Stages and learning rates by epoch, also of a run resumed with another total number of epochs.
 
-Milestones are shares of the epochs, so another number of them moves every milestone. What was
-trained keeps its learning rates, and `Config.history` tells which those were, so that the rate of
-an epoch depends on the configuration alone, and whoever reads the run knows what it was.
+Milestones are shares of the total, so changing it moves all of them. Epochs already trained keep
+their learning rates: `Config.history` records the earlier totals, so that an epoch's learning rate
+depends only on the configuration, and results can disclose the change.
 """
 
 import dataclasses
 
 from pipeline.errors import InputError
+from train import stages
 from train.config import Config, Stretch
+from train.stages import Place
 
 
 def epochs_of(cfg: Config, epoch: int) -> int:
-    """The number of epochs whose milestones `epoch` is trained with."""
+    """Returns the total number of epochs that determines the milestones for `epoch`."""
     return next((past.epochs for past in cfg.history if epoch <= past.until), cfg.epochs)
 
 
+def place(cfg: Config, epoch: int) -> Place:
+    """The stage of `epoch`, from 1, and where in it that is."""
+    return stages.place(cfg.method.stages, epoch, epochs_of(cfg, epoch))
+
+
+def begins_stage(cfg: Config, epoch: int) -> bool:
+    """Is `epoch` in another stage than the one before?"""
+    return epoch == 1 or place(cfg, epoch).stage != place(cfg, epoch - 1).stage
+
+
 def rate(cfg: Config, epoch: int) -> float:
-    """The learning rate of `epoch`, from 1."""
-    return cfg.method.lr_at(epoch, epochs_of(cfg, epoch))
+    """Returns the learning rate of `epoch`, from 1."""
+    at = place(cfg, epoch)
+    return cfg.method.lr_at(at.epoch, at.epochs)
 
 
 def is_end(cfg: Config, epoch: int) -> bool:
-    """Is this the last epoch, or was it until the run was made longer?"""
+    """Whether this is the last epoch, or was before the run was extended."""
     return epoch in (cfg.epochs, *(past.until for past in cfg.history if past.until == past.epochs))
 
 
 def extended(cfg: Config, trained: int, epochs: int) -> Config:
-    """`cfg` with `epochs` epochs, of which `trained` keep their learning rates.
+    """Returns `cfg` with `epochs` epochs, the first `trained` of which keep their learning rates.
 
-    Raises `InputError` if more than `epochs` are trained.
+    Raises `InputError` if more than `epochs` are trained already.
     """
     past = cfg.history[-1].until if cfg.history else 0
-    trained = max(trained, past)  # a damaged checkpoint may have taken some away
+    trained = max(trained, past)  # an older checkpoint may replace a damaged one
     if epochs < trained:
         raise InputError(
-            f"--epochs {epochs}: the run has trained epoch {trained}; pass {trained} or more"
+            f"--epochs {epochs}: the run is already at epoch {trained}; pass {trained} or more"
         )
     if epochs == cfg.epochs:
         return cfg
     history = list(cfg.history)
     if trained > past:
         history.append(Stretch(trained, cfg.epochs))
-    while history and history[-1].epochs == epochs:  # back to what it was
+    while history and history[-1].epochs == epochs:  # back to an earlier total
         history.pop()
     return dataclasses.replace(cfg, epochs=epochs, history=tuple(history))
 
 
-def said(cfg: Config, epoch: int) -> dict[str, str]:
-    """What a result after `epoch` must say, under "training"; empty if all was one straight run."""
+def disclosure(cfg: Config, epoch: int) -> dict[str, str]:
+    """Returns the "training" entry of a result after `epoch`; {} if the total never changed."""
     history = [past for past in cfg.history if past.until < epoch]
     if not history:
         return {}
-    begin, parts = 1, []
+    first, parts = 1, []
     for past in [*history, Stretch(cfg.epochs, cfg.epochs)]:
-        parts.append(f"{begin}-{past.until} as of {past.epochs}")
-        begin = past.until + 1
+        parts.append(f"{first}-{past.until} as of {past.epochs}")
+        first = past.until + 1
     numbers = " to ".join(str(past.epochs) for past in history)
     return {
-        "training": f"resumed from {numbers} to {cfg.epochs} epochs, which is no straight run of "
+        "training": f"resumed from {numbers} to {cfg.epochs} epochs, unlike a single run of "
         f"{cfg.epochs}: learning rates of epochs {', '.join(parts)}"
     }
 
 
-def announced(cfg: Config, trained: int) -> str:
-    """What happens to the learning rate after the `trained` epochs."""
-    words = f"{cfg.epochs} epochs from here on; milestones move with their number"
+def describe_change(cfg: Config, trained: int) -> str:
+    """Describes the changes of the learning rate after the `trained` epochs."""
+    text = f"{cfg.epochs} in total from now on; milestones move accordingly"
     last = rate(cfg, trained) if trained else None
     for epoch in range(trained + 1, cfg.epochs + 1):
         now = rate(cfg, epoch)
         if now != last:
             change = f"learning rate {now:g}" if last is None else f"{last:g} to {now:g}"
-            words += f"; from epoch {epoch}: {change}"
+            text += f"; from epoch {epoch}: {change}"
             last = now
         elif epoch == trained + 1:
-            words += f"; epoch {epoch}: learning rate stays {now:g}"
-    return words
+            text += f"; epoch {epoch}: learning rate stays {now:g}"
+    return text

@@ -1,4 +1,4 @@
-"""Where a training starts: its weights, and what they have seen already."""
+"""The weights that a training starts from, and the data they have already seen."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from train import checkpoint, run_folder
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a new network begins with."""
+    """A new network's starting point."""
 
-    model: ModelOptions  # weights: a file where the run's options name a run folder; none if a
-    # checkpoint of the run itself takes their place
-    trained_on: str  # the name of all that the run's weights will have seen
+    model: ModelOptions  # with `weights` as a file, even if given as a run folder; none if the
+    # run's own checkpoint replaces them
+    trained_on: str  # names all data that the run's weights will have seen
 
 
 def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> Start:
@@ -26,7 +26,7 @@ def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> St
     """
     saved = checkpoint.found(run_dir) if resume else []
     if saved:
-        histories = [checkpoint.history(path) for path in reversed(saved)]  # none of damaged ones
+        histories = [checkpoint.history(path) for path in reversed(saved)]  # [] if damaged
         seen = next(filter(None, histories), [tested_on])
         return Start(dataclasses.replace(model, weights="none"), checkpoint.AFTER.join(seen))
     if not is_file(model):
@@ -36,26 +36,26 @@ def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> St
     if other := checkpoint.leak(seen, tested_on):
         raise InputError(
             f"--model.weights {weights}: was trained on {other}, and so on identities that "
-            f"{tested_on} tests with; start from other weights"
+            f"{tested_on} tests on; start from other weights"
         )
-    checkpoint.check_whole(weights)
+    checkpoint.check_intact(weights)
     history = checkpoint.AFTER.join(dict.fromkeys([tested_on, *seen]))
     return Start(dataclasses.replace(model, weights=str(weights)), history)
 
 
 def is_file(model: ModelOptions) -> bool:
-    """Are the weights to come from a file or a run folder?"""
+    """Whether the weights come from a file or a run folder."""
     return model.weights not in NAMED_WEIGHTS
 
 
 def _file(weights: Path) -> Path:
-    """A run folder's newest checkpoint; a file as it is."""
+    """Returns a run folder's newest checkpoint, or the file itself."""
     if not weights.is_dir():
         return weights
     if not (weights / run_folder.CONFIG).is_file():
-        raise InputError(f"--model.weights {weights}: is no run folder; name one, or a file")
+        raise InputError(f"--model.weights {weights}: is not a run folder; name one, or a file")
     if (weights / "trial-01").is_dir():
         raise InputError(
-            f"--model.weights {weights}: holds ten runs; name one, as {weights}/trial-01"
+            f"--model.weights {weights}: holds ten runs; name one, such as {weights}/trial-01"
         )
     return checkpoint.latest(weights)

@@ -1,4 +1,4 @@
-"""One optimizer step: forward, losses, backward, update; how it is compiled and recorded."""
+"""One optimizer step: forward, losses, backward, update; compiled and recorded as a CUDA graph."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from train.methods.base import Method
 from train.runtime import StepOptions
 
 AMP_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
-RECORDED = ("images", "pids", "modality", "spectrum")  # what a recorded step reads of a batch
-# The losses, the total first, and the spread; and what DHSM adds up.
+RECORDED = ("images", "pids", "modality", "spectrum")  # batch fields that a recorded step reads
+# The losses (total first) and the spread; then DHSM's sums.
 Computed = tuple[Tensor, Tensor | None]
 WARMUP = 3  # steps before a CUDA graph is recorded: kernels get compiled, buffers allocated
 
 
 def check_losses(losses: Any, weights: dict[str, float]) -> None:
-    """Raises `InputError` naming a loss of a method that is no scalar, or without its weight."""
+    """Raises `InputError` naming a method's loss that is not a scalar or has no weight."""
     if not isinstance(losses, dict):
         raise InputError(f"the method's losses() returned {losses!r}; return a dict of scalars")
     for name in losses.keys() ^ weights.keys():
@@ -45,10 +45,10 @@ def check_losses(losses: Any, weights: dict[str, float]) -> None:
 
 
 class TrainingStep:
-    """Takes a batch, improves the network; nothing in it waits for the device.
+    """Trains the network on one batch per call, without waiting for the device.
 
-    All batches must be of one size when the step is recorded as a CUDA graph, and the caller must
-    have left the default stream (`runtime.own_stream`).
+    To record the step as a CUDA graph, all batches must have the same size and the caller must be
+    off the default stream (`runtime.own_stream`).
     """
 
     def __init__(
@@ -59,25 +59,25 @@ class TrainingStep:
         mining: Mining,
         precision: str,
         device: torch.device,
-        how: StepOptions,
+        options: StepOptions,
         world: World = ALONE,
         sync_batch_norm: bool = True,
         balanced: bool = True,
     ) -> None:
-        """`how` is resolved: each switch on or off (`runtime.resolve_step`).
+        """`options` must be resolved: each switch on or off (`runtime.resolve_step`).
 
-        `balanced`: do all RGB originals of a batch come first, as many as infrared ones?
+        `balanced`: a batch's first half is its RGB originals, the second half its infrared ones.
         """
         self.world = world
-        layout = torch.channels_last if how.channels_last == "on" else torch.contiguous_format
+        layout = torch.channels_last if options.channels_last == "on" else torch.contiguous_format
         self.network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.method = method
         self.optimizer = optimizer
         self.mining = mining
-        self.how = how
+        self.options = options
         self.device = device
         self.weights = method.loss_weights
-        # What a step returns: its losses, and how far the features spread.
+        # The figures that a step returns: its losses and the spread of the features.
         self.names = ("loss", *(f"loss_{name}" for name in self.weights), SPREAD)
         self.clip_norm = method.optimizer.clip_norm
         self.amp_dtype = AMP_DTYPE.get(precision)
@@ -85,25 +85,25 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._network: Any = wrapped(self.network, world, sync_batch_norm, balanced)
         self._compute: Callable[..., Computed] = self._forward
-        if how.compile == "on":
-            # Dropout draws what it draws when nothing is compiled.
-            # Batches of another size in the same process get kernels of their own.
+        if options.compile == "on":
+            # fallback_random: dropout draws the same numbers as without compilation.
+            # dynamic=False: each batch size gets its own kernels.
             compiled = partial(torch.compile, dynamic=False, options={"fallback_random": True})
             if world.size == 1:  # network, losses and DHSM's sums as one function
                 self._compute = compiled(self._forward)
-            else:  # what the ranks exchange cannot be compiled
+            else:  # collective operations cannot be compiled
                 self._network = compiled(self._network)
         self._num_calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: PairedBatch) -> Float[Tensor, " names"]:
-        """Returns the losses before the update and the features' spread, as `names` lists them.
+        """Updates the network; returns the losses before the update and the features' spread.
 
-        They stay on the device. With several ranks `batch` is this one's share, and the figures are
-        those of the global batch.
+        The figures are in the order of `names` and stay on the device. With several ranks `batch`
+        is this rank's share, and the figures are those of the global batch.
         """
         self._num_calls += 1
-        if self.how.cuda_graph == "off" or self._num_calls <= WARMUP:
+        if self.options.cuda_graph == "off" or self._num_calls <= WARMUP:
             return self._update(batch)
         if self._graph is None:
             self._record(batch)
@@ -112,22 +112,27 @@ class TrainingStep:
         self._graph.replay()  # type: ignore[union-attr]
         return self._losses.clone()
 
+    def restart(self) -> None:
+        """Forgets a recorded graph, when other weights learn or the optimizer has begun anew."""
+        self._num_calls = 0
+        self._graph = None
+
     def _record(self, batch: PairedBatch) -> None:
-        """Records `_update` on buffers of its own; nothing is computed yet."""
+        """Records `_update` on separate buffers without computing anything."""
         self._batch = dataclasses.replace(
             batch,
             **{name: getattr(batch, name).clone() for name in RECORDED},
         )
         self._graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.current_stream(self.device)
-        # thread_local: the pipeline's threads allocate memory meanwhile, which is none of our work.
+        # thread_local: the pipeline's threads may allocate memory during the recording.
         with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._losses = self._update(self._batch)
 
     def _update(self, batch: PairedBatch) -> Float[Tensor, " names"]:
         losses, of_step = self.forward(batch)
         self.optimizer.zero_grad()
-        # Ranks take the mean of their gradients: that of the mean of their losses.
+        # Averaging gradients over ranks gives the gradient of the mean loss.
         self.scaler.scale(losses[0]).backward()
         if self.clip_norm:
             self.scaler.unscale_(self.optimizer)
@@ -139,7 +144,7 @@ class TrainingStep:
         return self.world.mean(losses.detach())
 
     def forward(self, batch: PairedBatch) -> Computed:
-        """A step's figures, in the order of `names`, with their graph; and DHSM's sums, if any."""
+        """Returns a step's figures, in the order of `names`, with gradients; and DHSM's sums."""
         return self._compute(batch.flat(), batch.pids, batch.modality, batch.spectrum)
 
     def _forward(
@@ -150,7 +155,7 @@ class TrainingStep:
         spectrum: Int8[Tensor, " n"],
     ) -> Computed:
         batch = Examples(pids, modality, spectrum, len(images) // len(pids))
-        if self.how.channels_last == "off":
+        if self.options.channels_last == "off":
             images = images.contiguous()
         amp = torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None)
         with amp:

@@ -1,4 +1,4 @@
-"""A data set whose protocol is several trainings (RegDB: ten): all of them, and their mean."""
+"""Data sets whose protocol takes several trainings (RegDB: ten): runs all, averages results."""
 
 import dataclasses
 from pathlib import Path
@@ -26,38 +26,38 @@ TRIALS = range(1, regdb.NUM_TRIALS + 1)  # the only protocol of several training
 def train_trials(
     cfg: config.Config, run_dir: Path, display: Display, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Trains and tests each trial in a run folder of its own under `run_dir`; returns the summary.
+    """Trains and tests each trial in its own run folder under `run_dir`; returns the summary.
 
-    Raises `InputError` before `run_dir` is touched if the data set has one training only, and as
+    Raises `InputError` before touching `run_dir` if the data set has only one training, and as
     `train` does.
     """
     _check_alone()
     if cfg.data.root is None:
-        raise InputError("--trial all: needs a folder of RegDB; pass --data.root")
+        raise InputError("--trial all: needs a folder with RegDB; pass --data.root")
     root, kind = cfg.data.root.absolute(), kind_of(cfg.data.root, cfg.data.kind)
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, root=root, kind=kind))
     if KINDS[original_kind(root, kind)].num_trials == 1:
-        raise InputError("--trial all: only RegDB's protocol is ten trainings; leave --trial out")
+        raise InputError("--trial all: only RegDB's protocol has ten trials; leave --trial out")
     run_folder.check_free(run_dir, overwrite)
-    for trial in TRIALS:  # a fault of the last one must not wait for nine trainings
+    for trial in TRIALS:  # find faults of the last trial before nine trainings
         of_trial = _of_trial(cfg, trial)
         read_training(of_trial.data, root)
         protocol = read_test(of_trial, root)
         tested_on = protocol.name if protocol else name_of_training(of_trial.data, root)
-        if start.is_file(cfg.method.model):  # weights that saw one trial do for no other
+        if start.is_file(cfg.method.model):  # weights trained on one trial are invalid for others
             start.find(cfg.method.model, run_dir, False, tested_on)
 
-    def begin() -> None:
+    def create_folder() -> None:
         run_folder.create(run_dir, config.to_json(cfg), overwrite)
 
-    train(_of_trial(cfg, 1), folder_of(run_dir, 1), display, overwrite, begin)
+    train(_of_trial(cfg, 1), folder_of(run_dir, 1), display, overwrite, create_folder)
     return continue_trials(run_dir, display)
 
 
 def continue_trials(
     run_dir: Path, display: Display, device: Device | None = None, epochs: int | None = None
 ) -> dict[str, Any]:
-    """Trains the trials of `run_dir` that have no result yet; one that had begun goes on.
+    """Trains the trials of `run_dir` that have no result yet; resumes one that was started.
 
     `device`, `epochs` and errors as in `resume`.
     """
@@ -66,8 +66,8 @@ def continue_trials(
     if epochs is not None and epochs != cfg.epochs:
         if epochs < cfg.epochs:
             raise InputError(
-                f"--epochs {epochs}: {run_dir} holds trainings of {cfg.epochs}, which can only be "
-                "made longer"
+                f"--epochs {epochs}: the trainings in {run_dir} have {cfg.epochs} epochs and can "
+                f"only be extended; pass {cfg.epochs} or more"
             )
         cfg = dataclasses.replace(cfg, epochs=epochs)
         run_folder.set_epochs(run_dir, cfg)
@@ -87,10 +87,9 @@ def continue_trials(
 def resume(
     run_dir: Path, display: Display, device: Device | None = None, epochs: int | None = None
 ) -> dict[str, Any]:
-    """Goes on with a run, of one training or of ten; raises as `train` does.
+    """Resumes a run of one training or of ten; raises as `train` does.
 
-    With a `device` the run goes on there, and may come from another machine; with `epochs` it is
-    trained for that many.
+    `device` moves the run there, possibly from another machine; `epochs` changes the total number.
     """
     cfg = _read(run_dir, device)
     if cfg.data.trial == "all":
@@ -99,10 +98,10 @@ def resume(
 
 
 def _is_done(folder: Path, cfg: config.Config) -> bool:
-    """Is there a result, of a run as long as the configuration says?"""
+    """Whether there is a result for the configured number of epochs."""
     result = run_folder.read_result(folder)
-    said = schedule.said(cfg, cfg.epochs).get("training")
-    return result is not None and result.get("training") == said
+    expected = schedule.disclosure(cfg, cfg.epochs).get("training")
+    return result is not None and result.get("training") == expected
 
 
 def _read(run_dir: Path, device: Device | None) -> config.Config:
@@ -118,16 +117,16 @@ def evaluate_trials(
     device_name: str = "auto",
     options: EvalOptions = PLAIN,
 ) -> dict[str, Any]:
-    """Evaluates each trial's run as `evaluate_run` does, and averages; raises as that does."""
+    """Evaluates each trial's run like `evaluate_run` and averages; raises as that does."""
     if trial is not None:
-        raise InputError(f"--trial {trial}: {run_dir} holds ten; evaluate {run_dir}/trial-NN")
+        raise InputError(f"--trial {trial}: {run_dir} holds ten runs; evaluate {run_dir}/trial-NN")
     for n in TRIALS:
         evaluate_run(folder_of(run_dir, n), display, data_root, None, device_name, options)
     return summarise(run_dir, display, options_for(run_dir, options, data_root))
 
 
 def summarise(run_dir: Path, display: Display, options: EvalOptions = PLAIN) -> dict[str, Any]:
-    """Averages the trials' results of such a test into that of `run_dir`, and shows it."""
+    """Averages the trials' results into one in `run_dir` and shows it; `options` name the test."""
     name = options.file_name()
     files = [folder_of(run_dir, n) / name for n in TRIALS]
     missing = [file for file in files if not file.is_file()]
@@ -147,6 +146,13 @@ def summarise(run_dir: Path, display: Display, options: EvalOptions = PLAIN) -> 
     trainings = sorted({r["training"] for r in results if "training" in r})
     if trainings:
         result["training"] = "; ".join(trainings)
+    lost = [
+        f"trial {n}: {r['collapse']}"
+        for n, r in zip(TRIALS, results, strict=True)
+        if "collapse" in r
+    ]
+    if lost:
+        result["collapse"] = "; ".join(lost)
     run_folder.write_result(run_dir / name, result)
     display.result(result)
     if options != PLAIN:
@@ -156,11 +162,11 @@ def summarise(run_dir: Path, display: Display, options: EvalOptions = PLAIN) -> 
 
 def _check_alone() -> None:
     if find_world().size > 1:
-        raise InputError("--trial all: not under torchrun; start --trial 1 … 10 one by one")
+        raise InputError("--trial all: not supported under torchrun; run --trial 1 … 10 one by one")
 
 
 def folder_of(run_dir: Path, trial: int) -> Path:
-    """The run folder of one trial."""
+    """Returns the run folder of one trial."""
     return run_dir / f"trial-{trial:02d}"
 
 
@@ -169,7 +175,7 @@ def _of_trial(cfg: config.Config, trial: int) -> config.Config:
 
 
 def _mean(trials: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    """One mode's figures over trainings: mean, and standard deviation (of the population)."""
+    """Returns one mode's mean figures and (population) standard deviation over trainings."""
     figures = (*FIGURES, "chance_rank1")
     return {
         **trials[0],

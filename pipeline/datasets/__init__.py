@@ -1,1 +1,1 @@
-"""What is on disk: layouts and evaluation protocols. Knows neither DALI nor torch."""
+"""Data sets on disk: layouts and evaluation protocols. Imports neither DALI nor torch."""

@@ -1,4 +1,4 @@
-"""What reading a data set found: faults to mend, warnings, and counts beside those expected."""
+"""What reading a data set found: faults, warnings, and actual and expected counts."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something to mend: a short name of its kind, the file or field, and what to do."""
+    """A problem to fix: the name of its kind, the file or field, and what to do."""
 
     kind: str
     where: str
@@ -22,7 +22,7 @@ class Fault:
 
 
 class FaultError(InputError):
-    """The first fault of a data set that was to be used; `kind` is the fault's."""
+    """The first fault of a data set that was about to be used, with the fault's `kind`."""
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
@@ -33,8 +33,8 @@ class FaultError(InputError):
 class Findings:
     """What was found at `root`, the folder or CSV file that the user named.
 
-    Readers note faults here and read on, so that `data check` shows all of them; to use the data
-    set, `settle` raises the first.
+    Readers record faults here and continue, so that `data check` can show them all; before the data
+    set is used, `settle` raises the first.
     """
 
     root: Path
@@ -50,15 +50,15 @@ class Findings:
         return self.root.parent if self.root.is_file() else self.root
 
     def fault(self, kind: str, where: object, text: str) -> None:
-        """Notes a fault; `where` is a path, perhaps with more words, shown relative to `folder`."""
+        """Records a fault; `where` is a path, maybe with details, shown relative to `folder`."""
         self.faults.append(Fault(kind, self._short(where), text))
 
     def warn(self, kind: str, where: object, text: str) -> None:
-        """Notes what may be wrong, and does not stop anything."""
+        """Records what may be wrong but stops nothing."""
         self.warnings.append(Fault(kind, self._short(where), text))
 
     @contextmanager
-    def noting(self, kind: str, where: Path) -> Iterator[None]:
+    def recording(self, kind: str, where: Path) -> Iterator[None]:
         """Turns an `InputError`, whose message is `WHERE…: text`, into a fault."""
         try:
             yield
@@ -66,35 +66,35 @@ class Findings:
             more, _, text = str(error).removeprefix(str(where)).partition(": ")
             self.fault(kind, f"{where}{more}", text)
 
-    def only(self, *kinds: str) -> bool:
-        """Is there no fault but of these kinds?"""
+    def has_only(self, *kinds: str) -> bool:
+        """Are all faults of these kinds?"""
         return all(fault.kind in kinds for fault in self.faults)
 
     def merge(self, other: "Findings") -> None:
-        """Takes over what `other` found, each fault and warning once."""
+        """Adds what `other` found, without repeating faults and warnings."""
         for mine, theirs in ((self.faults, other.faults), (self.warnings, other.warnings)):
             known = {(fault.kind, fault.where) for fault in mine}
             mine += [fault for fault in theirs if (fault.kind, fault.where) not in known]
         self.files |= other.files
 
-    def look_at(self, index: Index) -> None:
-        """Adds an index's images to those to decode."""
+    def add_images(self, index: Index) -> None:
+        """Adds an index's images to those that will be decoded."""
         inside = os.path.join(os.path.abspath(self.folder), "")
         self.files |= {name.removeprefix(inside) for name in index.names()}
 
     def count(self, found: dict[str, int], expected: dict[str, int]) -> None:
-        """Notes numbers found beside those expected, where something is."""
+        """Records the numbers found, with the expected ones where known."""
         self.counts |= {what: (number, expected.get(what)) for what, number in found.items()}
 
     def by_kind(self) -> dict[str, list[Fault]]:
-        """The faults by kind, in order of appearance."""
+        """Returns the faults by kind, in order of appearance."""
         kinds: dict[str, list[Fault]] = {}
         for fault in self.faults:
             kinds.setdefault(fault.kind, []).append(fault)
         return kinds
 
     def settle(self, warn: Callable[[str], None], forgiven: str = "") -> None:
-        """Hands on the warnings, and raises the first fault that is not of the kind `forgiven`."""
+        """Passes on the warnings and raises the first fault whose kind is not `forgiven`."""
         for warning in self.warnings:
             warn(f"{self._long(warning.where)}: {warning.text}")
         faults = [fault for fault in self.faults if fault.kind != forgiven]

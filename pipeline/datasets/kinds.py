@@ -1,4 +1,4 @@
-"""The kinds of data set. Nothing downstream of what is read here knows which one it is."""
+"""The kinds of data set. Code that uses what is read here does not know the kind."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +17,14 @@ KINDS: dict[KindName, Kind] = {
     "table": table.KIND,
     "packed": packed.KIND,
 }
-# Faults of which one says that there is nothing to train on, or to test.
+# Faults saying that there is nothing to train on, or nothing to test on.
 ONE_SIDED = ("no training", "no test")
 
 
 def kind_of(root: Path, kind: KindName = "auto") -> KindName:
-    """`kind`, or, when it is "auto", the kind whose layout is found at `root`.
+    """Returns `kind`, or, if it is "auto", the kind whose layout is found at `root`.
 
-    Raises `InputError` if nothing is there, or nothing that is known.
+    Raises `InputError` if `root` does not exist or holds no known data set.
     """
     if not root.exists():
         raise InputError(
@@ -32,10 +32,10 @@ def kind_of(root: Path, kind: KindName = "auto") -> KindName:
             f"`cdp data make {root}` writes a synthetic set there"
         )
     if packed.is_pack(root):
-        of = packed.read_kind(root)
-        if kind in ("auto", "packed", of):
+        packed_kind = packed.read_kind(root)
+        if kind in ("auto", "packed", packed_kind):
             return "packed"
-        raise InputError(f"--data.kind {kind}: {root} is packed {of}; leave --data.kind out")
+        raise InputError(f"--data.kind {kind}: {root} is packed {packed_kind}; omit --data.kind")
     if kind != "auto":
         return kind
     if root.is_file():
@@ -44,11 +44,11 @@ def kind_of(root: Path, kind: KindName = "auto") -> KindName:
         if known.marks and all((root / mark).is_dir() for mark in known.marks):
             return name
     layouts = "; ".join(f"{name} = {known.layout}" for name, known in KINDS.items())
-    raise InputError(f"--data.root {root}: holds no data set that is known ({layouts})")
+    raise InputError(f"--data.root {root}: holds no known data set ({layouts})")
 
 
 def original_kind(root: Path, kind: KindName = "auto") -> KindName:
-    """As `kind_of`; of a packed data set the kind that it was packed from."""
+    """Like `kind_of`, but returns the kind that a packed data set was packed from."""
     kind = kind_of(root, kind)
     return packed.read_kind(root) if kind == "packed" else kind
 
@@ -56,15 +56,15 @@ def original_kind(root: Path, kind: KindName = "auto") -> KindName:
 def read_training(
     options: DataOptions, root: Path, warn: Callable[[str], None] = lambda text: None
 ) -> Index:
-    """The training images of `options` at `root`; no file of the test is needed.
+    """Reads the training images at `root`; needs none of the test's files.
 
-    Warnings go to `warn`, a line each. Raises `InputError` naming the first fault of lists and
-    folders; missing files pass if `options` say that bad images are skipped.
+    Warnings go to `warn`, one line each. Raises `InputError` naming the first fault in lists and
+    folders; missing files are allowed if `options` skip bad images.
     """
     kind, original = kind_of(root, options.kind), original_kind(root, options.kind)
     _check_trial(options)
     if options.trial != 1 and KINDS[original].num_trials == 1:
-        raise InputError(f"--trial {options.trial}: {original} has one training; leave --trial out")
+        raise InputError(f"--trial {options.trial}: {original} has only one trial; omit --trial")
     found = Findings(root)
     index = KINDS[kind].read_training(root, options, found)
     found.settle(warn, forgiven="missing file" if options.on_bad_image == "skip" else "")
@@ -74,25 +74,25 @@ def read_training(
 def read_protocol(
     options: DataOptions, root: Path, warn: Callable[[str], None] = lambda text: None
 ) -> Protocol:
-    """How to test at `root`; warns and raises as `read_training` does, and forgives nothing."""
+    """Reads how to test at `root`; warns and raises like `read_training`, but allows no gaps."""
     _check_trial(options)
     found = Findings(root)
     protocol = KINDS[kind_of(root, options.kind)].read_protocol(root, options, found)
     found.settle(warn)
-    assert protocol is not None, "a reader that gives none says why"
+    assert protocol is not None, "a reader that returns None records why"
     return protocol
 
 
 def survey(root: Path, kind: KindName) -> Findings:
-    """What a data set of a known kind holds, all splits and trials; decodes no image.
+    """Checks all splits and trials of a data set of a known kind; decodes no image.
 
-    These are the faults at which `read_training` and `read_protocol` stop, with default options.
+    Finds the faults that stop `read_training` and `read_protocol` with default options.
     """
     found = Findings(root)
     KINDS[kind].survey(root, DataOptions(kind=kind), found)
     found.files -= {fault.where for fault in found.faults if fault.kind == "missing file"}
     lacking = [fault for fault in found.faults if fault.kind in ONE_SIDED]
-    if len({fault.kind for fault in lacking}) == 1:  # enough for the other
+    if len({fault.kind for fault in lacking}) == 1:  # the other is still possible
         found.faults = [fault for fault in found.faults if fault.kind not in ONE_SIDED]
         found.warnings += lacking
     return found

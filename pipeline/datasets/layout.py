@@ -1,4 +1,4 @@
-"""What a data set's file says of its kind: one `KIND` each, listed in `kinds.py`."""
+"""Describes a kind of data set: each reader has one `KIND`, listed in `kinds.py`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from pipeline.options import DataOptions
 class Kind:
     """A layout of files, and its readers.
 
-    Readers decode no image. They note every fault in `Findings`, so reading is also the check;
-    what they return is to be used only if there was none. Reading the training set needs no file of
-    the test.
+    Readers decode no image. They record every fault in `Findings`, so reading is also checking;
+    what they return may be used only if there was none. Reading the training set does not need the
+    files of the test.
     """
 
     layout: str
-    marks: tuple[str, ...]  # folders by which the layout is recognized
+    marks: tuple[str, ...]  # folders that identify the layout
     read_training: Callable[[Path, DataOptions, Findings], Index]
     read_protocol: Callable[[Path, DataOptions, Findings], Protocol | None]
     survey: Callable[[Path, DataOptions, Findings], None]  # all splits and trials, with counts
-    num_trials: int = 1  # trainings that the protocol asks for
-    splits: tuple[str, ...] = ("train+val",)  # those that its reader tells apart
+    num_trials: int = 1  # training runs that the protocol requires
+    splits: tuple[str, ...] = ("train+val",)  # splits that its reader distinguishes

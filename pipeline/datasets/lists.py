@@ -1,4 +1,4 @@
-"""What several data sets are made of: text files, lists of images or identities, folders."""
+"""Reads what several data sets consist of: text files, lists of images or identities, folders."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from pipeline.datasets.records import Index, Modality
 from pipeline.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-LARGEST = 2**63 - 1  # that an int64 holds
+LARGEST = 2**63 - 1  # of an int64
 BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Turns whatever goes wrong while a user's file is read into one line that names it."""
+    """Turns any error in reading a user's file into an `InputError` that names the file."""
     try:
         yield
     except (InputError, MemoryError):
@@ -39,19 +39,19 @@ def reading(file: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         with file.open("rb") as opened:
             start = opened.read(2)
-        looks = (
+        hint = (
             f"looks like {BYTE_ORDER_MARKS[start]}"
             if start in BYTE_ORDER_MARKS
             else (f"byte 0x{error.object[error.start]:02x}; perhaps GBK or Latin-1")
         )
-        raise InputError(f"{file}: is not UTF-8 text ({looks}); save it as UTF-8") from error
+        raise InputError(f"{file}: is not UTF-8 text ({hint}); save it as UTF-8") from error
     except Exception as error:
         reason = (isinstance(error, OSError) and error.strerror) or error or type(error).__name__
         raise InputError(f"{file}: cannot be read ({reason}); restore it") from error
 
 
 def read_text(file: Path) -> str:
-    """A UTF-8 file's text without its byte order mark; `InputError` names what is none."""
+    """Returns a file's text without byte order mark; raises `InputError` if it is not UTF-8."""
     with reading(file):
         text = file.read_text(encoding="utf-8-sig")
     refuse_nul(file, text)
@@ -59,13 +59,13 @@ def read_text(file: Path) -> str:
 
 
 def refuse_nul(file: Path, text: str) -> None:
-    """Raises `InputError` for a character that no path holds, and much of UTF-16 consists of."""
+    """Raises `InputError` for a NUL, which no path holds, but UTF-16 text is full of."""
     if "\0" in text:
         raise InputError(f"{file}: holds NUL characters, so it is not UTF-8 text; save it as UTF-8")
 
 
 def number_of(text: str) -> int | None:
-    """A decimal number that an int64 holds, or None."""
+    """Returns the decimal number in `text` if an int64 can hold it, else None."""
     if not text.isdecimal() or len(text) > len(str(LARGEST)):
         return None
     number = int(text)
@@ -73,20 +73,21 @@ def number_of(text: str) -> int | None:
 
 
 def read_ids(root: Path, name: str, found: Findings) -> list[int]:
-    """The comma-separated identities of `root/NAME`, each once, ascending; notes what is wrong."""
+    """Returns the sorted identities of the comma-separated list `root/NAME`; records faults."""
     file = root / name
     if not file.is_file():
         found.fault("missing list", file, "missing; --data.root must be the data set's folder")
         return []
     text, ids = "", set[int]()
-    with found.noting("bad list", file):
+    with found.recording("bad list", file):
         text = read_text(file)
         if not text.strip(" ,\r\n"):
-            raise InputError(f"{file}: lists no identity; expected integers as 1,2")
+            raise InputError(f"{file}: lists no identity; expected integers such as 1,2")
     for part in filter(None, map(str.strip, text.replace("\n", ",").split(","))):
         number = number_of(part)
         if number is None:
-            found.fault("bad list", file, f"{part[:40]!r} is no identity; expected integers as 1,2")
+            problem = f"{part[:40]!r} is not an identity; expected integers such as 1,2"
+            found.fault("bad list", file, problem)
         elif number in ids:
             found.fault("listed twice", f"{file}, identity {number}", "is listed twice; remove one")
         else:
@@ -95,13 +96,13 @@ def read_ids(root: Path, name: str, found: Findings) -> list[int]:
 
 
 def read_list(root: Path, name: str, found: Findings) -> list[Line]:
-    """The `path label` lines of `root/idx/NAME`, as RegDB and LLCM have them; notes bad ones."""
+    """Returns the `path label` lines of `root/idx/NAME` (RegDB, LLCM); records bad ones."""
     file = root / "idx" / name
     if not file.is_file():
         found.fault("missing list", file, "missing; --data.root must be the folder that holds idx/")
         return []
     text = ""
-    with found.noting("bad list", file):
+    with found.recording("bad list", file):
         text = read_text(file)
         if not text.strip():
             raise InputError(f"{file}: lists no image; restore it")
@@ -112,25 +113,25 @@ def read_list(root: Path, name: str, found: Findings) -> list[Line]:
         path, label = [*line.rsplit(maxsplit=1), ""][:2]
         path, known = tidy(path.strip(), roots), number_of(label)
         if known is None:
-            words = f"{line[:200]!r} is not of the form `path label`"
-            found.fault("bad list", f"{file}, line {number}", words)
+            problem = f"{line[:200]!r} is not of the form `path label`"
+            found.fault("bad list", f"{file}, line {number}", problem)
         elif path in lines:
-            words = f"names {path} again, as line {lines[path].number} does; remove one of them"
-            found.fault("listed twice", f"{file}, line {number}", words)
+            problem = f"repeats {path} of line {lines[path].number}; remove one of them"
+            found.fault("listed twice", f"{file}, line {number}", problem)
         else:
             lines[path] = Line(number, path, known)
     return list(lines.values())
 
 
 def spellings(root: Path) -> tuple[str, ...]:
-    """How absolute paths inside `root` may begin."""
+    """Returns the prefixes that absolute paths inside `root` may have."""
     return tuple({f"{os.path.abspath(root)}/", f"{os.path.realpath(root)}/"})
 
 
 def tidy(path: str, roots: tuple[str, ...]) -> str:
-    """`path` in the spelling that folders are listed in: no `./`, and relative if inside `roots`.
+    """Normalizes a path: without `./`, and relative if it is inside `roots`.
 
-    `..` stays: what it leads to depends on links.
+    `..` stays: where it leads depends on links.
     """
     if path.startswith("/"):
         path = next((path[len(root) :] for root in roots if path.startswith(root)), path)
@@ -140,17 +141,17 @@ def tidy(path: str, roots: tuple[str, ...]) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Is it an image by its name? `._0001.jpg` is what a Mac's archive adds to 0001.jpg."""
+    """Is this the name of an image? Archives made on a Mac add a `._0001.jpg` to 0001.jpg."""
     return name.lower().endswith(SUFFIXES) and not name.startswith("._")
 
 
 def list_images(root: Path, folder: str, found: Findings) -> list[str]:
-    """Paths, relative to `root`, of the images in `folder`, sorted; none if there is no folder."""
+    """Returns the sorted paths, relative to `root`, of the images in `folder`, if it exists."""
     try:
         names = os.listdir(root / folder)
     except FileNotFoundError:
         if os.path.islink(root / folder):
-            found.fault("missing folder", root / folder, "is a link to nothing; restore it")
+            found.fault("missing folder", root / folder, "is a dangling link; restore it")
         return []  # this camera never saw this identity
     except OSError as error:
         text = f"cannot be read as a folder ({error.strerror}); restore it"
@@ -160,7 +161,7 @@ def list_images(root: Path, folder: str, found: Findings) -> list[str]:
 
 
 def list_folders(root: Path, folder: str) -> list[str]:
-    """Names of the folders in `folder`, linked ones too, sorted; none if it is not there."""
+    """Returns the sorted names of the folders in `folder`, linked ones too, if it exists."""
     try:
         with os.scandir(root / folder) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
@@ -169,7 +170,7 @@ def list_folders(root: Path, folder: str) -> list[str]:
 
 
 def rows_without_file(index: Index) -> Int64[ndarray, " k"]:
-    """Rows whose image is not on disk, told by listing each folder once."""
+    """Returns the rows whose image is not on disk; lists each folder once."""
     if not len(index):
         return np.empty(0, np.int64)
     ids: dict[bytes, int] = {}
@@ -187,46 +188,46 @@ def rows_without_file(index: Index) -> Int64[ndarray, " k"]:
 def _not_in(
     folder: bytes, paths: Shaped[ndarray, " n"], rows: Int64[ndarray, " k"]
 ) -> Iterator[int]:
-    """Those of `rows` whose file is not in `folder`."""
+    """Yields those of `rows` whose file is not in `folder`."""
     try:
         names = set(os.listdir(folder))
     except OSError:
         names = set()
     for row in rows.tolist():
         name = os.path.basename(bytes(paths[row]))
-        # Asked again: a file system may not tell capitals from small letters.
+        # Asked again: the file system may be case-insensitive.
         if name not in names and not os.path.lexists(os.path.join(folder, name)):
             yield row
 
 
 def repeated(paths: Shaped[ndarray, " n"]) -> list[tuple[int, int]]:
-    """Rows whose path stands in an earlier row too, with that row; ascending."""
+    """Returns each row that repeats a path, with the first row that has it; ascending."""
     in_order = np.sort(paths)
     if not (in_order[1:] == in_order[:-1]).any():
         return []
     _, first, inverse = np.unique(paths, return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[inverse] != np.arange(len(paths)))
-    return [(row, int(first[inverse[row]])) for row in again.tolist()]
+    repeats = np.flatnonzero(first[inverse] != np.arange(len(paths)))
+    return [(row, int(first[inverse[row]])) for row in repeats.tolist()]
 
 
 def find_missing_files(found: Findings, index: Index, lists: Sequence[str]) -> None:
-    """Notes listed images that are not on disk; `lists` names the list of each modality."""
+    """Records listed images that are not on disk; `lists` names each modality's list."""
     for row in rows_without_file(index).tolist():
         text = f"missing, but {lists[index.modality[row]]} names it; restore it"
         found.fault("missing file", index.path(row), text)
 
 
-def find_missing_modality(found: Findings, index: Index, where: str, stops: bool) -> None:
-    """Notes identities that only one modality shows; `where` formats a pid."""
+def find_missing_modality(found: Findings, index: Index, where: str, is_fault: bool) -> None:
+    """Records identities that are in only one modality; `where` formats a pid."""
     rgb, infrared = (set(np.unique(index.pids[index.modality == m]).tolist()) for m in Modality)
     for pid in sorted(rgb ^ infrared):
         lacking = "infrared" if pid in rgb else "RGB"
         text = f"has no {lacking} image; restore one, or take the identity off its lists"
-        (found.fault if stops else found.warn)("one modality", where.format(pid), text)
+        (found.fault if is_fault else found.warn)("one modality", where.format(pid), text)
 
 
 def find_leaks(found: Findings, training: list[int], test: list[int], where: str) -> None:
-    """Notes identities of the test that are trained on, too; `where` formats a pid."""
+    """Records test identities that are also trained on; `where` formats a pid."""
     for pid in sorted({*training} & {*test}):
-        text = "is in training and in test: take it out of one of them"
+        text = "is in training and in test; remove it from one of them"
         found.fault("in training and test", where.format(pid), text)

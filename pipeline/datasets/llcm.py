@@ -1,12 +1,12 @@
 """LLCM: `idx/train_{vis,nir}.txt`, `idx/test_id.txt`, `test_{vis,nir}/cam{1..9}/%04d/`.
 
 Protocol (Zhang and Wang, CVPR 2023, and the code they published): the gallery of trial t holds one
-random image of each test identity and camera, drawn as Python's `random.seed(t); random.choice`
-draws it over the sorted identities and cameras; all images of the other modality are queries.
+random image of each test identity and camera, drawn by Python's `random.seed(t); random.choice`
+over the sorted identities and cameras; all images of the other modality are queries.
 
-The published test code scores the third mode here under the name "VIS to IR": it turns the ranking
-round, so that the sampled infrared images search among all visible ones. The results its repository
-asks to cite come from it; `visible to infrared` is what the protocol's text says.
+The published test code reports the third mode here as "VIS to IR": it reverses the ranking, so that
+the sampled infrared images search among all visible ones. The results that its repository asks to
+cite come from that code; `visible to infrared` follows the text of the protocol.
 """
 
 import random
@@ -50,7 +50,7 @@ COUNTS = {
 
 
 def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
-    """The images of the training lists."""
+    """Reads the images of the training lists."""
     rows: list[tuple[str, int, int, Modality]] = []
     for name, (modality, _) in CAMERAS.items():
         (other,) = CAMERAS.keys() - {name}
@@ -62,17 +62,17 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
             rows.append((path, label, camid_of(path), modality))
     index = make_index(root, rows)
     for row, _ in repeated(index.paths):
-        text = "is in both training lists; take it out of one of them"
+        text = "is in both training lists; remove it from one of them"
         found.fault("listed twice", index.path(row), text)
     find_missing_files(found, index, [f"idx/train_{name}.txt" for name in CAMERAS])
-    if found.only("missing file"):
+    if found.has_only("missing file"):
         where = f"{root / 'idx/train_*.txt'}, label {{}}"
-        find_missing_modality(found, index, where, stops=options.sampling == "balanced")
+        find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
     return index
 
 
 def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol | None:
-    """The test images and ten trials of each mode."""
+    """Reads the test images and ten trials of each mode."""
     if not any((root / name).exists() for name in (TEST_IDS, "test_vis", "test_nir")):
         text = (
             "missing, and so are test_vis and test_nir: enough to train on, but not to test; "
@@ -110,7 +110,7 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
 
 
 def read_test(root: Path, found: Findings) -> Index:
-    """All test images, ordered by modality, identity, camera and file name."""
+    """Reads all test images, ordered by modality, identity, camera and file name."""
     pids = read_ids(root, TEST_IDS, found)
     rows: list[tuple[str, int, int, Modality]] = []
     for name, (modality, cameras) in CAMERAS.items():
@@ -127,13 +127,13 @@ def read_test(root: Path, found: Findings) -> Index:
     for pid in sorted({*pids} - {*index.pids.tolist()}):
         text = "has no image in test_vis or test_nir; restore them, or take it off the list"
         found.fault("no image", f"{root / TEST_IDS}, identity {pid}", text)
-    # The published protocol searches for nobody of whom one modality has no image.
-    find_missing_modality(found, index, f"{root / TEST_IDS}, identity {{}}", stops=False)
+    # The published protocol searches only for identities with images in both modalities.
+    find_missing_modality(found, index, f"{root / TEST_IDS}, identity {{}}", is_fault=False)
     return index
 
 
 def _check_camera(root: Path, folder: str, pids: list[int], found: Findings) -> None:
-    """Notes a camera that is missing, and people in it whom the list lacks."""
+    """Records a missing camera folder, and identities in it that are not on the list."""
     if not (root / folder).is_dir():
         found.fault("missing folder", root / folder, "missing; restore this camera's images")
     listed = {f"{pid:04d}" for pid in pids}
@@ -144,7 +144,7 @@ def _check_camera(root: Path, folder: str, pids: list[int], found: Findings) -> 
 
 
 def survey(root: Path, options: DataOptions, found: Findings) -> None:
-    """The training lists, and the folders of the test identities."""
+    """Checks the training lists, and the folders of the test identities."""
     training, test = Findings(root), Findings(root)
     indices = {"train": read_training(root, options, training)}
     read_protocol(root, options, test)
@@ -153,7 +153,7 @@ def survey(root: Path, options: DataOptions, found: Findings) -> None:
     indices["test"] = read_test(root, Findings(root))
     counts: dict[str, int] = {}
     for part, index in indices.items():
-        found.look_at(index)
+        found.add_images(index)
         counts[f"identities, {part}"] = len(np.unique(index.pids))
         for name, modality in (("visible", Modality.RGB), ("infrared", Modality.IR)):
             counts[f"{name} images, {part}"] = int((index.modality == modality).sum())
@@ -161,7 +161,7 @@ def survey(root: Path, options: DataOptions, found: Findings) -> None:
 
 
 def _sample(index: Index, modality: Modality, trial: int) -> Int64[ndarray, " g"]:
-    """One row of each identity and camera, in the order and by the draws of the published code."""
+    """Draws one row per identity and camera, in the published code's order and with its seeds."""
     draws = random.Random(trial)
     rows = np.flatnonzero(index.modality == modality)  # by identity, then camera
     if not len(rows):
@@ -172,7 +172,7 @@ def _sample(index: Index, modality: Modality, trial: int) -> Int64[ndarray, " g"
 
 
 def camid_of(path: str) -> int:
-    """The camera that a file's name (`0001_c01_…`) or folder (`cam1`) tells; 0 if neither does."""
+    """Returns the camera in a file's name (`0001_c01_…`) or folder (`cam1`), or 0."""
     name = re.search(r"_c(\d+)(?=_|\.)", path) or re.search(r"(?:^|/)cam(\d+)/", path)
     return (number_of(name.group(1)) or 0) if name else 0
 

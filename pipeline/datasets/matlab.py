@@ -1,6 +1,6 @@
-"""Reads MATLAB's file format, version 5 to 7, as far as cells of numbers go.
+"""Reads MATLAB files, version 5 to 7, that hold numbers or cells of numbers.
 
-SciPy's reader can end the process on a damaged file; here each length is held to what there is.
+SciPy's reader can crash the process on a damaged file; here each length is checked first.
 """
 
 import zlib
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-HEADER = 128  # bytes, of which the last four tell version and byte order
+HEADER = 128  # bytes; the last four give version and byte order
 NUMBERS = {
     1: "i1",
     2: "u1",
@@ -38,12 +38,12 @@ class Element(NamedTuple):
 
 
 def read_mat(content: bytes, name: str) -> Value:
-    """The variable `name`; raises `ValueError` or `zlib.error` if it cannot be had."""
+    """Returns the variable `name`; raises `ValueError` or `zlib.error` if it cannot be read."""
     if content[:10] == b"MATLAB 7.3":
         raise ValueError("MATLAB 7.3; save it with -v7")
     order = {b"IM": "<", b"MI": ">"}.get(content[126:HEADER])
     if order is None:
-        raise ValueError("no MATLAB file")
+        raise ValueError("not a MATLAB file")
     for element in _elements(memoryview(content)[HEADER:], order):
         if element.kind == COMPRESSED:
             (element,) = _elements(memoryview(zlib.decompress(element.content)), order)
@@ -53,14 +53,14 @@ def read_mat(content: bytes, name: str) -> Value:
 
 
 def _elements(data: memoryview, order: str) -> Iterator[Element]:
-    """The elements that `data` consists of."""
+    """Yields the elements of `data`."""
     while data:
         words = np.frombuffer(data[:8].tobytes(), f"{order}u4")
         if len(words) < 2:
             raise ValueError("cut short")
         kind, length = int(words[0]), int(words[1])
         start = 8
-        if kind >> 16:  # a small one: length and kind in one word, content in the other
+        if kind >> 16:  # the short form: length and kind in one word, content in the other
             kind, length, start = kind & 0xFFFF, kind >> 16, 4
         if start + length > (8 if start == 4 else len(data)):
             raise ValueError("cut short")
@@ -70,7 +70,7 @@ def _elements(data: memoryview, order: str) -> Iterator[Element]:
 
 
 def _parts(matrix: Element, order: str) -> list[Element]:
-    """Flags, dimensions, name and values of a matrix."""
+    """Returns the flags, dimensions, name and values of a matrix."""
     parts = list(_elements(matrix.content, order))
     if len(parts) < 3 or len(parts[0].content) != 8:
         raise ValueError("a damaged matrix")
@@ -79,20 +79,20 @@ def _parts(matrix: Element, order: str) -> list[Element]:
 
 def _value(matrix: Element, order: str) -> Value:
     if matrix.kind != MATRIX:
-        raise ValueError(f"a matrix was expected, not kind {matrix.kind}")
+        raise ValueError(f"expected a matrix, not kind {matrix.kind}")
     if not matrix.content:
-        return np.empty((0, 0))  # a cell that nothing was put into
+        return np.empty((0, 0))  # an empty cell
     flags, size, _, *values = _parts(matrix, order)
-    of_class = int(np.frombuffer(flags.content, f"{order}u4")[0]) & 0xFF
+    matrix_class = int(np.frombuffer(flags.content, f"{order}u4")[0]) & 0xFF
     shape = tuple(_numbers(size, order).tolist())
     if min(shape, default=-1) < 0:
         raise ValueError(f"a matrix of shape {shape}")
-    if of_class == CELL:
+    if matrix_class == CELL:
         if len(values) != prod(shape):
             raise ValueError(f"a cell array of shape {shape} with {len(values)} values")
         return [_value(value, order) for value in values]
-    if of_class not in NUMERIC or len(values) != 1:
-        raise ValueError(f"a matrix of class {of_class}; expected numbers")
+    if matrix_class not in NUMERIC or len(values) != 1:
+        raise ValueError(f"a matrix of class {matrix_class}; expected numbers")
     return _numbers(values[0], order).reshape(shape, order="F")
 
 

@@ -1,4 +1,4 @@
-"""Images that somebody names, of any data set or of none: files, folders of files, or a CSV."""
+"""Images that the user names, from any data set or none: files, folders, or a CSV."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -25,15 +25,15 @@ class Named:
 
     index: Index
     names: Shaped[ndarray, " n"]  # str: each path as it was given
-    left_out: dict[str, list[str]] = field(default_factory=dict)  # paths by the reason
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # paths by reason
 
 
 def read_named(arguments: Sequence[Path], columns: Sequence[str] = COLUMNS[:4]) -> Named:
-    """Reads one CSV of `path,pid,camid,modality`, or files and folders, of which nothing is known.
+    """Reads one CSV of `path,pid,camid,modality`, or files and folders, without such labels.
 
-    The CSV must have `columns`; what it leaves out of the others is unknown. Folders are searched
-    to their depth and through links, in the order of paths. Raises `InputError` naming what is
-    missing, holds no image, or is no image file.
+    The CSV must have `columns`; values of other columns may be missing and are then unknown.
+    Folders are searched recursively, through links, in order of path. Raises `InputError` naming
+    what is missing, holds no image, or is not an image file.
     """
     tables = [argument for argument in arguments if argument.suffix.lower() == ".csv"]
     for argument in arguments:
@@ -41,7 +41,9 @@ def read_named(arguments: Sequence[Path], columns: Sequence[str] = COLUMNS[:4]) 
             raise InputError(f"{argument}: no such file or folder")
     if tables:
         if len(arguments) > 1:
-            raise InputError(f"{tables[0]}: a CSV stands alone; name its images in it, or no CSV")
+            raise InputError(
+                f"{tables[0]}: a CSV must be the only argument; add the other images to it"
+            )
         index = read_table(tables[0], columns=columns).index
         if not len(index):
             raise InputError(f"{tables[0]}: lists no image")
@@ -59,7 +61,9 @@ def read_named(arguments: Sequence[Path], columns: Sequence[str] = COLUMNS[:4]) 
             if not found:
                 raise InputError(f"{argument}: holds no image file ({', '.join(SUFFIXES)})")
         elif not _is_image(found[0]):
-            raise InputError(f"{argument}: is no image file ({', '.join(SUFFIXES)}), folder or CSV")
+            raise InputError(
+                f"{argument}: is not an image file ({', '.join(SUFFIXES)}), folder or CSV"
+            )
         files += found
     here = os.path.join(os.getcwd(), "")
     paths = [os.path.normpath(os.path.join(here, file))[1:] for file in files]
@@ -75,7 +79,7 @@ def read_named(arguments: Sequence[Path], columns: Sequence[str] = COLUMNS[:4]) 
 
 
 def look_up(named: Index, known: Iterable[Index]) -> Index:
-    """`named` with pid, camid and modality of the images that are also in one of `known`."""
+    """Returns `named` with pid, camid and modality of those images that are also in `known`."""
     wanted: dict[str, list[int]] = {}
     for row in range(len(named)):
         path = str(named.path(row))

@@ -1,11 +1,11 @@
-"""A packed data set: its images in uncompressed tar files, and what its reader told about them.
+"""A packed data set: its images in uncompressed tar files, and what its reader said about them.
 
     pack.json           kind, shards, protocols, and the size and SHA-256 of every other file
     shard-000000.tar …  the images, byte for byte, under their paths in the data set
-    index/VIEW/*.npy    the columns of an `Index`, and where each image is; a row an image
+    index/VIEW/*.npy    the columns of an `Index`, and where each image is; one row per image
 
-A view is what a reader gave: `train`, `train+val`, `test`; of RegDB `train+val-01` … `test-10`.
-Nothing is read of a column but what is used, and no row becomes a Python object.
+A view is one result of a reader: `train`, `train+val`, `test`; in RegDB `train+val-01` … `test-10`.
+Columns are mapped into memory, so only what is used is read, and no row becomes a Python object.
 """
 
 import json
@@ -28,7 +28,7 @@ from pipeline.options import DataOptions, KindName
 
 FORMAT = "cdp-reid pack 1"
 ABOUT = "pack.json"
-MEND = "copy the pack again, or pack the data set again"
+REMEDY = "copy the pack again, or pack the data set again"
 
 KEYS = ("kind", "splits", "num_trials", "shards", "left_out", "protocols", "files", "num_images")
 
@@ -36,19 +36,19 @@ About = dict[str, Any]  # what pack.json holds
 
 
 def is_pack(root: Path) -> bool:
-    """Whether a packed data set is at `root`; a half-written one is not."""
+    """Is there a packed data set at `root`? A half-written one does not count."""
     return (root / ABOUT).is_file()
 
 
 def read_kind(root: Path) -> KindName:
-    """The kind of the data set that was packed."""
+    """Returns the kind of the data set that was packed."""
     return cast(KindName, read_about(root)["kind"])
 
 
 def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
-    """The training images as the data set's own reader gave them.
+    """Returns the training images that the data set's own reader gave.
 
-    Raises `InputError` if that reader could not, or if a file of the pack is not whole.
+    Raises `InputError` if that reader failed, or if a file of the pack is incomplete.
     """
     assert options.trial != "all"
     about = _open(root)
@@ -57,7 +57,7 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
 
 
 def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol:
-    """The data set's own protocol; raises as `read_training` does."""
+    """Returns the data set's own protocol; raises like `read_training` does."""
     assert options.trial != "all"
     about = _open(root)
     view = view_name("test", options.trial, about["num_trials"])
@@ -67,13 +67,13 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     def part(number: int) -> np.ndarray:
         return rows[bounds[number] : bounds[number + 1]]
 
-    of_view = about["protocols"][view]
+    entry = about["protocols"][view]
     modes = tuple(
         Mode(mode["name"], tuple(Trial(part(q), part(g)) for q, g in mode["trials"]))
-        for mode in of_view["modes"]
+        for mode in entry["modes"]
     )
-    rule = RULES[of_view["rule"]]
-    return Protocol(of_view["name"], index, modes, rule, of_view["remark"])
+    rule = RULES[entry["rule"]]
+    return Protocol(entry["name"], index, modes, rule, entry["remark"])
 
 
 def _open(root: Path) -> About:
@@ -83,36 +83,38 @@ def _open(root: Path) -> About:
 
 
 def read_about(root: Path) -> About:
-    """What pack.json holds; `InputError` if it is damaged or of another version."""
+    """Returns the content of pack.json; raises `InputError` if damaged or of another version."""
     file = root / ABOUT
     try:
         about = json.loads(file.read_text())
         written_as = about["format"]
     except Exception as error:
-        raise InputError(f"{file}: is no index of a packed data set ({error}); {MEND}") from error
+        raise InputError(
+            f"{file}: is not the index of a packed data set ({error}); {REMEDY}"
+        ) from error
     if written_as != FORMAT:
         raise InputError(f"{file}: is {written_as!r}, not {FORMAT!r}; pack the data set again")
     for name in KEYS:
         if name not in about:
-            raise InputError(f"{file}: lacks {name!r}; {MEND}")
+            raise InputError(f"{file}: lacks {name!r}; {REMEDY}")
     return cast(About, about)
 
 
 def check_sizes(root: Path, files: dict[str, dict[str, Any]]) -> None:
-    """Raises `InputError` naming a file of the pack that is missing, or longer or shorter."""
+    """Raises `InputError` naming a file of the pack that is missing or has the wrong size."""
     for name, expected in files.items():
         file = root / name
         if not file.is_file():
-            raise InputError(f"{file}: missing; {MEND}")
+            raise InputError(f"{file}: missing; {REMEDY}")
         size = file.stat().st_size
         if size != expected["bytes"]:
             raise InputError(
-                f"{file}: has {size} bytes, and {ABOUT} says {expected['bytes']}; {MEND}"
+                f"{file}: has {size} bytes, but {ABOUT} says {expected['bytes']}; {REMEDY}"
             )
 
 
 def read_index(root: Path, about: About, view: str) -> Index:
-    """The images of a view, their bytes mapped into memory."""
+    """Returns the images of a view, their bytes mapped into memory."""
     if view in about["left_out"]:
         raise InputError(f"{root}: was packed without {view}: {about['left_out'][view]}")
 
@@ -127,37 +129,37 @@ def read_index(root: Path, about: About, view: str) -> Index:
 
 
 def view_name(part: str, trial: int, num_trials: int) -> str:
-    """The view of a part (a split, or test) of a trial."""
+    """Returns the name of the view of a part (a split, or test) and trial."""
     return f"{part}-{trial:02d}" if num_trials > 1 else part
 
 
 def array_name(view: str, name: str) -> str:
-    """Where an array of a view is, relative to the pack."""
+    """Returns the path of a view's array, relative to the pack."""
     return f"index/{view}/{name}.npy"
 
 
 def load_array(root: Path, view: str, name: str) -> np.ndarray:
-    """An array of a view, mapped into memory; what is written to it stays there."""
+    """Maps a view's array into memory; changes to it are not written to the file."""
     file = root / array_name(view, name)
     try:
         return np.asarray(np.load(file, mmap_mode="c"))
     except Exception as error:
-        raise InputError(f"{file}: cannot be read ({error}); {MEND}") from error
+        raise InputError(f"{file}: cannot be read ({error}); {REMEDY}") from error
 
 
-Found = dict[tuple[str, str], tuple[int, int]]  # (shard, name): offset and length, by the headers
+Found = dict[tuple[str, str], tuple[int, int]]  # (shard, name): offset, length in tar headers
 
 
 def survey(root: Path, options: DataOptions, found: Findings) -> None:
-    """Every file's checksum, every tar header, and the people of each view."""
+    """Checks every file's checksum, every tar header, and the identities of each view."""
     about = read_about(root)
     for name, expected in about["files"].items():
-        with found.noting("damaged pack", root / name):
+        with found.recording("damaged pack", root / name):
             check_sizes(root, {name: expected})
             if sha256(root / name) != expected["sha256"]:
-                raise InputError(f"{root / name}: is not what {ABOUT} says (SHA-256); {MEND}")
+                raise InputError(f"{root / name}: differs from its SHA-256 in {ABOUT}; {REMEDY}")
     if found.faults:
-        return  # what it says of itself means nothing
+        return  # the pack's index cannot be trusted
     headers: Found = {}
     for name in about["shards"]:
         with reading(root / name), tarfile.open(root / name, "r:") as shard:
@@ -170,20 +172,20 @@ def survey(root: Path, options: DataOptions, found: Findings) -> None:
 
 
 def _views(about: About) -> list[str]:
-    """The views by name; those of one trial follow each other."""
+    """Returns the names of the views, sorted."""
     names = {name.split("/")[1] for name in about["files"] if name.startswith("index/")}
     return sorted(names | set(about["left_out"]))
 
 
 def _compare(found: Findings, view: str, index: Index, headers: Found) -> None:
-    """Notes rows of which the tar headers tell otherwise, and images to look at."""
+    """Records rows that contradict the tar headers, and the images to decode."""
     members = index.members
     assert members
     for row, path in enumerate(index.paths):
         key = members.files[members.shard[row]].name, member_name(os.fsdecode(bytes(path)))
         name = ":".join(key)
         if headers.get(key) != (members.offset[row], members.length[row]):
-            text = f"{view}: the index tells of another place than the tar file; {MEND}"
+            text = f"{view}: the index and the tar file disagree about its position; {REMEDY}"
             found.fault("bad index", name, text)
             continue
         found.files.add(name)
@@ -191,16 +193,16 @@ def _compare(found: Findings, view: str, index: Index, headers: Found) -> None:
 
 
 def _count(found: Findings, about: About, indices: dict[str, Index]) -> None:
-    """Images of each view, people of one modality, and those in training and test."""
+    """Counts each view's images; records identities of one modality, or in training and test."""
     for view, index in indices.items():
         rgb = int((index.modality == Modality.RGB).sum())
         counts = {f"RGB images, {view}": rgb, f"infrared images, {view}": len(index) - rgb}
         found.count(counts, {})
         if not view.startswith("test"):
             where = f"index/{view}, identity {{}}"
-            find_missing_modality(found, index, where, stops=True)
+            find_missing_modality(found, index, where, is_fault=True)
             test = indices.get(view.replace(view.partition("-")[0], "test", 1))
-            # LLCM's training lists number people in their own way.
+            # LLCM's training lists have their own numbering of identities.
             if test is not None and about["kind"] != "llcm":
                 find_leaks(found, index.pids.tolist(), test.pids.tolist(), where)
     found.count({"images": len(found.files)}, {"images": about["num_images"]})

@@ -1,4 +1,4 @@
-"""Turns a data set into a packed one: tar shards that WebDataset reads, and `packed.py`'s index."""
+"""Packs a data set: writes tar shards that WebDataset can read, and the index for `packed.py`."""
 
 import json
 import os
@@ -29,15 +29,15 @@ from pipeline.options import DataOptions, KindName, Trial
 T = TypeVar("T")
 
 COLUMNS = ("paths", "pids", "camids", "modality")  # of an Index
-COPIED = (synthetic.ABOUT,)  # says that people are no people
-# Faults for want of a file or of rows: a view that cannot be there, and that a pack may lack.
+COPIED = (synthetic.ABOUT,)  # says that the people are synthetic
+# Faults due to missing files or rows: a pack may leave out a view that has one.
 ABSENT = ("missing list", "no permutations", "no training", "no test")
-READ_AHEAD = 256  # images, by threads that wait for the disk
+READ_AHEAD = 256  # images, by threads that mostly wait for the disk
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What was written."""
+    """What `pack` wrote."""
 
     kind: KindName
     num_images: int
@@ -48,14 +48,14 @@ class Packed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Views:
-    """All that the data set's reader gives, by the name of the view."""
+    """All results of the data set's reader, by the name of the view."""
 
     training: dict[str, Index]
     protocols: dict[str, Protocol]
     left_out: dict[str, str]
 
     def indices(self) -> dict[str, Index]:
-        """The images of each view."""
+        """Returns the images of each view."""
         return self.training | {name: p.index for name, p in self.protocols.items()}
 
 
@@ -67,14 +67,14 @@ def pack(
     stand_in_galleries: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Packed:
-    """Writes the data set at `root` to the new folder `out`, whole or not at all.
+    """Writes the data set at `root` to the new folder `out`, completely or not at all.
 
-    Images are copied byte for byte, in the order of their paths, each once. Raises `InputError` as
-    the data set's reader does, naming an image that cannot be read, and if `out` cannot be written.
+    Images are copied byte for byte, once each, in order of path. Raises `InputError` like the data
+    set's reader, and if an image cannot be read or `out` cannot be written.
     """
     kind = kind_of(root, kind)
     if kind == "packed":
-        raise InputError(f"{root}: is packed already; name the data set that it was made of")
+        raise InputError(f"{root}: is already packed; name the data set that it was made from")
     if shard_mib < 1:
         raise InputError(f"--shard-mib {shard_mib}: must be at least 1")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -90,9 +90,9 @@ def pack(
         files = dict(written.files)
         bounds = np.cumsum([0, *map(len, indices.values())])
         for i, (view, index) in enumerate(indices.items()):
-            of_view = rows[bounds[i] : bounds[i + 1]]
+            view_rows = rows[bounds[i] : bounds[i + 1]]
             columns = {name: getattr(index, name) for name in COLUMNS}
-            columns |= {name: column[of_view] for name, column in written.columns.items()}
+            columns |= {name: column[view_rows] for name, column in written.columns.items()}
             files |= _write_arrays(folder, view, columns)
         protocols: dict[str, Any] = {}
         for view, protocol in views.protocols.items():
@@ -120,9 +120,9 @@ def pack(
 
 
 def read_views(root: Path, kind: KindName, stand_in_galleries: bool) -> Views:
-    """Every split and trial; one whose lists are not there is left out, unless all are.
+    """Reads every split and trial; leaves out those whose lists are missing, unless all are.
 
-    Raises the reader's `InputError` if there is nothing to train on, nothing to test, or a fault.
+    Raises the reader's `InputError` if there is nothing to train on or to test on, or a fault.
     """
     splits, num_trials = KINDS[kind].splits, KINDS[kind].num_trials
     trials = range(1, num_trials + 1)
@@ -140,15 +140,15 @@ def read_views(root: Path, kind: KindName, stand_in_galleries: bool) -> Views:
         for split, trial in product(splits, trials)
     }
     testing = {view_name("test", t, num_trials): options(splits[-1], t) for t in trials}
-    indices, no_training = _those_read(root, training, read_training)
-    protocols, no_test = _those_read(root, testing, read_protocol)
+    indices, no_training = _read_available(root, training, read_training)
+    protocols, no_test = _read_available(root, testing, read_protocol)
     return Views(indices, protocols, no_training | no_test)
 
 
-def _those_read(
+def _read_available(
     root: Path, wanted: dict[str, DataOptions], read: Callable[[DataOptions, Path], T]
 ) -> tuple[dict[str, T], dict[str, str]]:
-    """What could be read, and why what is not there could not."""
+    """Returns the views that could be read, and the reason for each that could not."""
     found: dict[str, T] = {}
     refused: dict[str, FaultError] = {}
     for view, options in wanted.items():
@@ -164,7 +164,7 @@ def _those_read(
 
 
 def _read_all(root: Path, paths: Shaped[ndarray, " n"]) -> Iterator[tuple[str, bytes]]:
-    """Each image's name in a tar file, and its content."""
+    """Yields each image's name in a tar file, and its content."""
 
     def read(path: bytes) -> tuple[str, bytes]:
         name = os.fsdecode(path)
@@ -182,7 +182,7 @@ def _read_all(root: Path, paths: Shaped[ndarray, " n"]) -> Iterator[tuple[str, b
 
 
 def _write_arrays(folder: Path, view: str, arrays: dict[str, ndarray]) -> dict[str, dict[str, Any]]:
-    """Writes a view's arrays; returns what pack.json says about their files."""
+    """Writes a view's arrays; returns the entries of their files in pack.json."""
     files = {}
     for name, array in arrays.items():
         file = folder / array_name(view, name)
@@ -193,9 +193,9 @@ def _write_arrays(folder: Path, view: str, arrays: dict[str, ndarray]) -> dict[s
 
 
 def _trials_of(protocol: Protocol) -> tuple[dict[str, Any], dict[str, ndarray]]:
-    """What pack.json says about a protocol, and the rows of its queries and galleries.
+    """Returns a protocol's entry in pack.json, and the rows of its queries and galleries.
 
-    Those that trials share are written once: a trial is a pair of numbers, and part i is
+    Parts that trials share are written once: a trial is a pair of part numbers, and part i is
     rows[bounds[i] : bounds[i + 1]].
     """
     numbers: dict[int, int] = {}
@@ -218,7 +218,7 @@ def _trials_of(protocol: Protocol) -> tuple[dict[str, Any], dict[str, ndarray]]:
 
 
 def _describe(file: Path) -> dict[str, Any]:
-    """A file's size and SHA-256; the file is on disk then."""
+    """Flushes a file to disk; returns its size and SHA-256."""
     _sync(file)
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
@@ -230,9 +230,9 @@ def _sync(file: Path) -> None:
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`; it takes that name, whole, if the block ends well.
+    """Yields a temporary folder beside `out`, and renames it to `out` if the block succeeds.
 
-    Raises `InputError` if it cannot be written, and leaves nothing then.
+    Raises `InputError` if it cannot be written, and then leaves nothing behind.
     """
     out = out.absolute()
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
@@ -242,8 +242,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
         temporary.replace(out)
     except OSError as error:
         raise InputError(
-            f"--out {out}: cannot be written ({error.strerror}), and nothing is left of it; make "
-            "room, or name another place"
+            f"--out {out}: cannot be written ({error.strerror}), and nothing is left of it; "
+            "free some space, or name another folder"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

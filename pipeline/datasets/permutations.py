@@ -26,15 +26,15 @@ Permutations = list[list[Int64[ndarray, "10 _"]]]  # [camera - 1][pid - 1], 1-ba
 
 
 def read_permutations(root: Path) -> Permutations:
-    """`rand_perm_cam.mat`; short where a camera saw no later pid.
+    """Reads `rand_perm_cam.mat`; a camera's list ends after the last pid that it saw.
 
-    Raises `InputError` if it is missing, cannot be read, or orders nothing.
+    Raises `InputError` if it is missing, cannot be read, or holds no orders.
     """
     path = root / PERMUTATIONS
     if not path.exists():
         raise InputError(
             f"{path}: missing; {WHERE_TO_GET_PERMUTATIONS}, or pass --data.stand-in-galleries to "
-            "test on galleries whose figures compare with nobody's"
+            "test on galleries that are not comparable with published ones"
         )
     try:
         with reading(path):
@@ -51,7 +51,7 @@ def read_permutations(root: Path) -> Permutations:
 
 
 def _orders_in(cell: Value) -> Int64[ndarray, "10 n"]:
-    """The ten orders that a cell of `rand_perm_cam.mat` holds; `ValueError` if they are none."""
+    """Returns the ten orders in a cell of `rand_perm_cam.mat`; raises `ValueError` if invalid."""
     if isinstance(cell, list):
         raise ValueError("a cell of cells, not of orders")
     if not cell.size:
@@ -63,7 +63,7 @@ def _orders_in(cell: Value) -> Int64[ndarray, "10 n"]:
 
 
 def orders_of(permutations: Permutations, camid: int, pid: int) -> Int64[ndarray, "10 n"]:
-    """The orders of one camera's images of one identity; of none where it saw no such pid."""
+    """Returns the orders of one camera's images of one identity, empty if it did not see it."""
     of_camera = permutations[camid - 1]
     return of_camera[pid - 1] if 1 <= pid <= len(of_camera) else np.empty((NUM_TRIALS, 0), np.int64)
 
@@ -87,25 +87,25 @@ def find_gaps(found: Findings, index: Index) -> None:
 
 
 def compare_folder(found: Findings, index: Index, camid: int, pid: int, wanted: int) -> None:
-    """Notes the images of a folder that `rand_perm_cam.mat` lacks, or has besides.
+    """Records images that a folder lacks, or has too many of, compared with `rand_perm_cam.mat`.
 
-    It speaks of the n-th file, whatever its number; images are named if the numbers tell which.
+    The latter refers to the n-th file, whatever its number; images are named if numbers tell which.
     """
     root, folder = index.root, folder_of(camid, pid)
     mine = index.paths[(index.pids == pid) & (index.camids == camid)].tolist()
     there = {path.decode(errors="replace").rpartition(".")[0] for path in mine}
     names = {f"{folder}/{n:04d}" for n in range(1, wanted + 1)}
     orders = f"rand_perm_cam.mat orders {wanted} images of this folder, not {len(mine)}"
-    kind, mend = ("missing file", "restore") if len(mine) < wanted else ("extra file", "remove")
+    kind, remedy = ("missing file", "restore") if len(mine) < wanted else ("extra file", "remove")
     if not mine:
         found.fault("missing folder", root / folder, f"{orders}; restore it")
     elif there < names or names < there:
         for name in sorted(names ^ there):
-            found.fault(kind, f"{root / name}.jpg", f"{orders}; {mend} it")
+            found.fault(kind, f"{root / name}.jpg", f"{orders}; {remedy} it")
     else:
-        found.fault(kind, root / folder, f"{orders}; {mend} the others")
+        found.fault(kind, root / folder, f"{orders}; {remedy} the others")
 
 
 def folder_of(camid: int, pid: int) -> str:
-    """Where the images of one camera and identity are."""
+    """Returns the folder of one camera's images of one identity."""
     return f"cam{camid}/{pid:04d}"

@@ -1,4 +1,4 @@
-"""What a data set is to everything downstream: rows of images, and rows to rank against rows."""
+"""What other modules see of a data set: rows of images, and rows to rank against rows."""
 
 import os
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Modality(IntEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """Images as a struct of arrays, one row an image: 10 M rows need no Python object each."""
+    """Images as a struct of arrays, one row per image: 10 M rows need no Python objects."""
 
     root: Path
     paths: Shaped[ndarray, " n"]  # bytes, relative to root
@@ -36,7 +36,7 @@ class Index:
         return len(self.pids)
 
     def take(self, rows: Int64[ndarray, " k"]) -> "Index":
-        """The index of these rows."""
+        """Returns the index of these rows."""
         return Index(
             self.root,
             self.paths[rows],
@@ -52,17 +52,17 @@ class Index:
         return self.members is not None
 
     def path(self, row: SupportsIndex) -> Path:
-        """Where the image of `row` is; of a packed data set `SHARD.tar:NAME`, to tell people."""
+        """Returns the path of `row`'s image, or, if packed, `SHARD.tar:NAME`, for messages."""
         path = os.fsdecode(bytes(self.paths[row]))
         return self.members.path(row, path) if self.members else self.root / path
 
     def names(self) -> list[str]:
-        """The absolute path of each row's file; of no use for a packed data set."""
+        """Returns the absolute path of each row's file; meaningless for a packed data set."""
         prefix = os.path.join(os.path.abspath(self.root), "")
         return [prefix + os.fsdecode(path) for path in self.paths.tolist()]
 
     def image(self, row: SupportsIndex) -> Path | UInt8[ndarray, " _"]:
-        """The file of `row`, or, of a packed data set, its bytes."""
+        """Returns the file of `row`, or, in a packed data set, its bytes."""
         return self.members.content(row) if self.members else self.path(row)
 
 
@@ -76,7 +76,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mode:
-    """One way of searching that a protocol reports: trials whose figures are averaged."""
+    """One search setting of a protocol: trials whose results are averaged."""
 
     name: str
     trials: tuple[Trial, ...]
@@ -84,16 +84,16 @@ class Mode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Protocol:
-    """A data set's way of testing: the images to embed, and what to rank over their rows."""
+    """How a data set is tested: the images to embed, and which of their rows to rank."""
 
     name: str
     index: Index
     modes: tuple[Mode, ...]  # the first one is the data set's headline
     rule: Rule
-    remark: str = ""  # what every figure made with it must say
+    remark: str = ""  # must accompany every result of this protocol
 
     def num_matches(self, trial: Trial) -> Int64[ndarray, " q"]:
-        """For each query, the gallery images of its pid that it may be matched with."""
+        """Returns for each query how many gallery images of its pid it may be matched with."""
         left_out = self.rule.exclusion(self.index.pids, self.index.camids)
         _, pid = np.unique(self.index.pids, return_inverse=True)
         _, code = np.unique(left_out, return_inverse=True)
@@ -104,7 +104,7 @@ class Protocol:
 
 
 def make_index(root: Path, rows: list[tuple[str, int, int, Modality]]) -> Index:
-    """An index of (path, pid, camid, modality) rows, in that order.
+    """Makes an index of (path, pid, camid, modality) rows, in that order.
 
     Paths are relative to `root`; if one is absolute, all are taken relative to "/".
     """

@@ -1,10 +1,10 @@
 """RegDB: `{Visible,Thermal}/<id>/*.bmp`, `idx/{train,test}_{visible,thermal}_{1..10}.txt`.
 
-Protocol (Ye et al., TPAMI 2021): ten random halves of the 412 people, each a training and a test of
-its own; a line of a list is `Visible/285/male_back_v_05528_285.bmp 0`. Visible images search among
-all thermal ones and the other way round; nothing is ignored, and CMC counts every image.
+Protocol (Ye et al., TPAMI 2021): ten random splits of the 412 people into equal halves for training
+and test; a line of a list is `Visible/285/male_back_v_05528_285.bmp 0`. Visible images search among
+all thermal ones and vice versa; nothing is ignored, and CMC counts every image.
 
-Each trial lists every image, in its training or its test, so folders and lists check each other.
+Each trial lists every image, for training or test, so folders and lists can be compared.
 """
 
 import os
@@ -39,19 +39,19 @@ NUM_LISTED = 2060  # images of 206 identities
 
 
 def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
-    """A trial's training images."""
+    """Reads a trial's training images."""
     assert options.trial != "all"
     index = read_part(root, "train", options.trial, found)
-    if found.only("missing file"):
+    if found.has_only("missing file"):
         where = f"{root / list_of('train', '*', options.trial)}, identity {{}}"
-        find_missing_modality(found, index, where, stops=options.sampling == "balanced")
-        test = read_part(root, "test", options.trial, Findings(root))  # as far as it is there
+        find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
+        test = read_part(root, "test", options.trial, Findings(root))  # if it is there
         _find_unlisted(root, options.trial, (index, test), index.pids.tolist(), found)
     return index
 
 
 def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol | None:
-    """A trial's test images, searched in both directions."""
+    """Reads a trial's test images, which are searched in both directions."""
     assert options.trial != "all"
     trial = options.trial
     files = [root / list_of("test", name, trial) for name in MODALITIES]
@@ -63,12 +63,12 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
         return None
     index = read_part(root, "test", trial, found)
     where = f"{root / list_of('test', '*', trial)}, identity {{}}"
-    aside = Findings(root)  # faults of the training lists are not the test's
-    training = read_part(root, "train", trial, aside)
-    if found.only("missing file"):
-        find_missing_modality(found, index, where, stops=True)
+    training_faults = Findings(root)  # faults in the training lists do not matter for the test
+    training = read_part(root, "train", trial, training_faults)
+    if found.has_only("missing file"):
+        find_missing_modality(found, index, where, is_fault=True)
         find_leaks(found, training.pids.tolist(), index.pids.tolist(), where)
-        people = None if aside.only("missing file") else index.pids.tolist()
+        people = None if training_faults.has_only("missing file") else index.pids.tolist()
         _find_unlisted(root, trial, (training, index), people, found)
     if found.faults:
         return None
@@ -81,7 +81,7 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
 
 
 def survey(root: Path, options: DataOptions, found: Findings) -> None:
-    """The forty lists, and the images that they name; trials without any list are told once."""
+    """Checks the forty lists and their images; reports trials without any list once."""
     trials = range(1, NUM_TRIALS + 1)
     listed = [t for t in trials if any(_has_lists(root, part, t) for part in PARTS)]
     pids: dict[Modality, set[int]] = {modality: set() for modality in Modality}
@@ -94,56 +94,56 @@ def survey(root: Path, options: DataOptions, found: Findings) -> None:
         found.merge(test)
         for part in PARTS:
             index = read_part(root, part, trial, Findings(root))
-            found.look_at(index)
+            found.add_images(index)
             for name, modality in MODALITIES.items():
                 mask = index.modality == modality
                 pids[modality] |= set(index.pids[mask].tolist())
                 if 0 < mask.sum() != NUM_LISTED:
                     what = f"images of {part}_{name}_{trial}.txt"
                     found.counts[what] = (int(mask.sum()), NUM_LISTED)
-    _tell_once(root, [t for t in trials if t not in listed], bool(listed), found)
+    _report_once(root, [t for t in trials if t not in listed], bool(listed), found)
     numbers = {"identities": len(pids[Modality.RGB] | pids[Modality.IR])}
     for name, folder in FOLDERS.items():
         numbers[f"{name} images"] = sum(file.startswith(f"{folder}/") for file in found.files)
     found.count(numbers, COUNTS)
 
 
-def _tell_once(root: Path, unlisted: list[int], some_listed: bool, found: Findings) -> None:
-    """One warning of the trials without any list, one fault of those without test lists."""
+def _report_once(root: Path, unlisted: list[int], some_listed: bool, found: Findings) -> None:
+    """Records one warning for all trials without lists, one fault for those without test lists."""
     if unlisted and some_listed:
-        text = f"has no lists of trial {', '.join(map(str, unlisted))}: these cannot be trained"
+        text = f"has no lists for trial {', '.join(map(str, unlisted))}: these cannot be trained"
         found.warn("missing list", root / "idx", text)
     untested = [fault for fault in found.faults if fault.kind == "no test"]
     if len(untested) > 1:
         found.faults = [fault for fault in found.faults if fault.kind != "no test"]
         text = (
-            f"has no test lists of {len(untested)} trials: enough to train on, but not to test; "
+            f"has no test lists for {len(untested)} trials: enough to train on, but not to test; "
             "restore them"
         )
         found.fault("no test", root / "idx", text)
 
 
 def list_of(part: str, name: str, trial: int) -> str:
-    """Where the images of `part` (train, test) and `name` (visible, thermal) are listed."""
+    """Returns the path of the list for `part` (train, test) and `name` (visible, thermal)."""
     return f"idx/{part}_{name}_{trial}.txt"
 
 
 def read_part(root: Path, part: str, trial: int, found: Findings) -> Index:
-    """The images of `part` (train, test) of a trial: the visible list, then the thermal one."""
+    """Reads a trial's images of `part` (train, test): the visible list, then the thermal one."""
     rows: list[tuple[str, int, int, Modality]] = []
     for camid, (name, modality) in enumerate(MODALITIES.items(), start=1):
         file = list_of(part, name, trial)
         (other,) = set(FOLDERS.values()) - {FOLDERS[name]}
         for number, path, _ in read_list(root, os.path.basename(file), found):
-            # A list numbers its own people from 0; the folder's number is the person's in all.
+            # Each list numbers its people from 0; the folder's number is the same in all lists.
             folders = path.split("/")[:-1]
             pid = number_of(folders[-1]) if folders else None
             where = f"{root / file}, line {number}"
             if pid is None:
-                text = f"{path!r} lies in no numbered folder; expected as {FOLDERS[name]}/285/a.bmp"
+                text = f"{path!r} has no numbered folder; expected e.g. {FOLDERS[name]}/285/a.bmp"
                 found.fault("bad list", where, text)
             elif other in folders:
-                text = f"{path} is no {name} image; restore the list"
+                text = f"{path} is not a {name} image; restore the list"
                 found.fault("other modality", where, text)
             else:
                 rows.append((path, pid, camid, modality))
@@ -159,7 +159,7 @@ def _has_lists(root: Path, part: str, trial: int) -> bool:
 def _find_unlisted(
     root: Path, trial: int, indices: tuple[Index, ...], people: list[int] | None, found: Findings
 ) -> None:
-    """Notes images that no index has, in the folders of these people (None: of everyone)."""
+    """Records images that no index has, in the folders of these people (None: of all)."""
     listed = {name for index in indices for name in index.names()}
     pids = None if people is None else set(people)
     prefix = os.path.join(os.path.abspath(root), "")

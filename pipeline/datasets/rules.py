@@ -1,4 +1,4 @@
-"""How retrieval is scored: which pairs do not count, and what CMC counts. One row a protocol.
+"""How retrieval is scored: which pairs do not count, and what CMC counts. One row per protocol.
 
 Sources: Wu et al., ICCV 2017, and the MATLAB code its authors published (SYSU-MM01); Ye et al.,
 "Deep Learning for Person Re-identification", TPAMI 2021, and its code (RegDB); Zhang and Wang,
@@ -24,17 +24,17 @@ LLCM_CAMERAS: Cameras = {  # no infrared image of camera 3 exists
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Before anything is counted, a query loses the gallery images whose code equals its own."""
+    """A scoring rule: each query ignores the gallery images whose exclusion code equals its own."""
 
     about: str
     exclusion: Callable[[Codes, Codes], Codes]  # (pids, camids) of all images -> their codes
     cmc_unique_pids: bool  # CMC counts each gallery pid once, at its best rank
     uses_cameras: bool = True
     cameras: Cameras = field(default_factory=dict)  # those of the data set; empty: any
-    usual_query: str = ""  # the modality that published figures search for, if there is one
+    usual_query: str = ""  # the query modality of published results, if there is one
 
     def direction(self, query: Set[int], gallery: Set[int]) -> tuple[str, str] | None:
-        """The modalities of query and gallery that have these cameras; None if no two have."""
+        """Returns the modalities of query and gallery that have these cameras, or None."""
         pairs = [(q, g) for q in self.cameras for g in self.cameras if q != g]
         fitting = [
             (q, g) for q, g in pairs if query <= self.cameras[q] and gallery <= self.cameras[g]
@@ -43,17 +43,17 @@ class Rule:
 
 
 def _nothing(pids: Codes, camids: Codes) -> Codes:
-    """A code for each image: it can only leave out itself."""
+    """Returns a unique code per image: each excludes only itself."""
     return np.arange(len(pids), dtype=np.int64)
 
 
 def _sysu_place(pids: Codes, camids: Codes) -> Codes:
-    """Cameras 2 and 3 stand in one place, and nobody is searched for where he was seen."""
+    """Returns a code per place: cameras 2 and 3 share one, and queries ignore their own place."""
     return np.where(camids == 3, 2, camids)
 
 
 def _pid_and_camera(pids: Codes, camids: Codes) -> Codes:
-    """Images of one person by one camera."""
+    """Returns a code per person and camera."""
     _, pid = np.unique(pids, return_inverse=True)
     _, camera = np.unique(camids, return_inverse=True)
     return (pid * (camera.max(initial=0) + 1) + camera).astype(np.int64)
@@ -93,5 +93,5 @@ RULES = {
 
 
 def name_of(rule: Rule) -> str:
-    """The key of `RULES` that a rule has."""
+    """Returns a rule's key in `RULES`."""
     return next(name for name, known in RULES.items() if known is rule)

@@ -1,4 +1,4 @@
-"""Writes files into uncompressed tar files of a bounded size, and notes where each begins."""
+"""Writes files into uncompressed tar files of a bounded size, and records where each begins."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ BLOCK = tarfile.BLOCKSIZE
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Written:
-    """Shards, and where each member is."""
+    """The shards, and where each member is."""
 
     files: dict[str, dict[str, Any]]  # name: bytes, sha256
     columns: dict[str, ndarray]  # shard int32 [n], offset int64 [n], length int64 [n]
@@ -31,7 +31,7 @@ def write_shards(
 ) -> Written:
     """Writes (name, content) pairs to `shard-000000.tar`, … of at most `limit` bytes.
 
-    A member that is larger stands alone.
+    A larger member gets a shard of its own.
     """
     files: dict[str, dict[str, Any]] = {}
     columns: dict[str, ndarray] = {
@@ -57,7 +57,7 @@ def write_shards(
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's content."""
+    """Returns the SHA-256 of a file's content."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -67,7 +67,7 @@ def _name(number: int) -> str:
 
 
 def _header(name: str, size: int) -> bytes:
-    """The same whenever and by whomever it is written."""
+    """Returns a tar header that does not depend on time or user."""
     member = tarfile.TarInfo(name)
     member.size = size
     return member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
@@ -87,14 +87,14 @@ class _Shard:
         self._sha256 = hashlib.sha256()
 
     def write(self, content: bytes) -> None:
-        """Adds the content, and zeros up to a whole block."""
+        """Appends the content, padded with zeros to a whole block."""
         for part in (content, bytes(_padded(len(content)) - len(content))):
             self._file.write(part)
             self._sha256.update(part)
             self.size += len(part)
 
     def close(self) -> dict[str, Any]:
-        """Ends the tar file; returns its size and SHA-256."""
+        """Finishes the tar file; returns its size and SHA-256."""
         self.write(bytes(2 * BLOCK))
         self._file.flush()
         os.fsync(self._file.fileno())

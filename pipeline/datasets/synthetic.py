@@ -1,6 +1,6 @@
 """The embedded data set: synthetic people in the layout of SYSU-MM01.
 
-Here are the population, the six cameras with their scenes, and the files; `people` draws a picture.
+This module has the population, the six cameras and their scenes, and the files; `people` draws.
 Textile dyes mostly fade in near-infrared (NIR), so a fabric's NIR reflectance depends on the fabric
 far more than on its visible colour; carbon black stays dark. Spectra are drawn from plausible
 ranges, not measured.
@@ -33,8 +33,8 @@ from pipeline.datasets.people import (
 )
 from pipeline.errors import InputError
 
-VERSION = 1  # raise it when the same options give other pictures
-ABOUT = "synthetic.json"  # lies in the folder of a set that was made
+VERSION = 1  # raise when the same options give different pictures
+ABOUT = "synthetic.json"  # in the folder of a generated set
 JPEG_QUALITY = 97
 NUM_TRIALS = 10
 T = TypeVar("T")
@@ -89,9 +89,9 @@ _CARRIED = {"nothing": .42, "backpack": .30, "bag": .20, "suitcase": .08}
 
 
 def recipe(root: Path) -> dict[str, int] | None:
-    """The options that the synthetic set in `root` was made with; None if it is not synthetic.
+    """Returns the options that the set in `root` was made with, or None if it is not synthetic.
 
-    Raises `InputError` if the file that says so is damaged.
+    Raises `InputError` if the file with the options is damaged.
     """
     file = root / ABOUT
     if not file.is_file():
@@ -109,16 +109,16 @@ class SyntheticOptions:
     """Identities to train on."""
 
     num_val: int = 10
-    """Identities to choose settings by."""
+    """Identities for validation."""
 
     num_test: int = 100
     """Identities to test on."""
 
     images_per_camera: int = 3
-    """Mean number of images of an identity in each camera that sees it."""
+    """Mean number of images of an identity per camera that sees it."""
 
     seed: int = 0
-    """Seed of the people and of every picture."""
+    """Seed for the people and all pictures."""
 
     def __post_init__(self) -> None:
         for field in fields(self):  # names of files and folders have four digits
@@ -144,9 +144,9 @@ def make(
     """Writes the data set to `root` and returns its number of images.
 
     Every pixel is a pure function of (options, identity, camera, image), whatever the number of
-    worker processes (None: one a core; 1: none but this one). Workers are spawned, so a script
-    calls this under `if __name__ == "__main__"`. `on_progress` gets (images done, images in all).
-    Raises `InputError` when `root` holds anything or workers < 1.
+    worker processes (None: one per core; 1: this process only). Workers are spawned, so a script
+    must call this under `if __name__ == "__main__"`. `on_progress` gets (images done, total).
+    Raises `InputError` if `root` is not empty or workers < 1.
     """
     workers = (os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
@@ -183,18 +183,18 @@ def make(
 
 
 def _stream(seed: int, purpose: int, pid: int = 0, camid: int = 0, image: int = 0) -> Generator:
-    """The random stream of one purpose and image; the low counter word counts its values."""
+    """Returns the random stream for a purpose and image; the low counter word counts its values."""
     return Generator(Philox(key=[seed, purpose], counter=[0, image, camid, pid]))
 
 
 def _pick(rng: Generator, shares: Mapping[T, float]) -> T:
-    """Draws one of the keys by its share."""
+    """Draws a key, each with the probability of its share."""
     edges = np.cumsum(list(shares.values()))
     return list(shares)[int(np.searchsorted(edges, rng.random() * edges[-1]))]
 
 
 def _dye(rng: Generator) -> Spectrum:
-    """Draws a dyed fabric: its visible colour, and its NIR mostly from the fabric."""
+    """Draws a dyed fabric: a visible colour, and a NIR value that depends mostly on the fabric."""
     low, high, follow, only_black = _pick(rng, _FABRICS)
     colour = next(iter(_COLOURS)) if only_black else _pick(rng, _COLOURS)
     tint = np.multiply(colour, rng.lognormal(0, 0.12)) + rng.normal(0, 6, 3)
@@ -208,7 +208,7 @@ def identity(seed: int, pid: int) -> Identity:
     skin = np.multiply((224, 178, 150), rng.uniform(0.5, 1.05)).astype(int).tolist()
     hair = np.multiply(_pick(rng, _HAIR_TONES), rng.lognormal(0, 0.15)).astype(int).tolist()
     upper, ink, inner, lower, shoes, bag, hat = (_dye(rng) for _ in range(7))
-    if rng.random() > 0.45:  # the ink absorbs no NIR, where the print vanishes
+    if rng.random() > 0.45:  # the ink absorbs no NIR, so the print vanishes there
         ink = (*ink[:3], upper[3])
     sleeve = ink if rng.random() < 0.12 else upper
     spectra = [(*skin, int(rng.uniform(186, 214))), (*hair, int(rng.uniform(64, 148)))]
@@ -261,7 +261,7 @@ def scene(name: str, modality: str) -> Image.Image:
 
 
 def _counts(options: SyntheticOptions, pid: int) -> list[int]:
-    """Numbers of images of one identity in each camera, zero where it is not seen."""
+    """Returns the number of images of an identity in each camera, zero where it is not seen."""
     rng = _stream(options.seed, LAYOUT, pid)
     seen = rng.random(len(CAMERAS)) < 0.85
     for modality in ("rgb", "ir"):
@@ -291,7 +291,7 @@ def _write_identity(root: Path, options: SyntheticOptions, pid: int) -> int:
 
 def _write_protocol(root: Path, options: SyntheticOptions) -> None:
     """Writes the lists of identities, the trials' permutations and, last, the options."""
-    import scipy.io  # slow, and no worker needs it
+    import scipy.io  # slow to import, and no worker needs it
 
     pids = _stream(options.seed, LAYOUT).permutation(options.num_ids) + 1
     train, val, test = np.split(pids, np.cumsum((options.num_train, options.num_val)))

@@ -3,7 +3,7 @@
 Protocol (Wu et al., "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017, and the
 evaluation code that its authors published): every infrared image of a test identity is a query; the
 gallery of trial t holds, for each test identity and RGB camera, the images that the t-th row of
-`rand_perm_cam.mat` puts first: one (single-shot) or ten (multi-shot). All-search has the galleries
+`rand_perm_cam.mat` puts first: one (single-shot) or ten (multi-shot). All-search uses the galleries
 of all RGB cameras, indoor search those of cameras 1 and 2.
 """
 
@@ -53,12 +53,12 @@ MODES = {  # name: (gallery cameras, shots); the first one is what papers quote
     "indoor single-shot": ((1, 2), 1),
     "indoor multi-shot": ((1, 2), 10),
 }
-SPLITS = ("train", "val", "test")  # their authors: disjoint, and all of exp/available_id.txt
+SPLITS = ("train", "val", "test")  # disjoint, and together exp/available_id.txt
 STAND_IN = (
     "galleries drawn from a seed, not by SYSU-MM01's rand_perm_cam.mat: not comparable with "
     "published figures"
 )
-# The 19,659 RGB and 12,792 infrared training images that the CDP paper gives are those of no split.
+# The CDP paper's 19,659 RGB and 12,792 infrared training images match none of the splits.
 COUNTS = {
     "identities, train": 296,
     "identities, val": 99,
@@ -72,9 +72,9 @@ COUNTS = {
 
 
 def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
-    """The images of the identities of `options.split`, id lists joined by "+", as "train+val".
+    """Reads the images of the identities in `options.split`, id lists joined by "+" ("train+val").
 
-    Folders are held to `rand_perm_cam.mat` where there is one.
+    Folders are compared with `rand_perm_cam.mat` if there is one.
     """
     parts = {part: read_ids(root, id_list(part), found) for part in options.split.split("+")}
     index = read_images(root, sorted({pid for ids in parts.values() for pid in ids}), found)
@@ -82,16 +82,16 @@ def read_training(root: Path, options: DataOptions, found: Findings) -> Index:
     try:
         permutations = read_permutations(root)
     except InputError:
-        permutations = None  # the test's concern
+        permutations = None  # a matter for the test
     for part, ids in parts.items():
         _check_images(found, index, ids, part, permutations)
     where = str(root / "cam*" / "{:04d}")
-    find_missing_modality(found, index, where, stops=options.sampling == "balanced")
+    find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
     return index
 
 
 def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol | None:
-    """The test images and the ten trials of each of the four modes.
+    """Reads the test images and the ten trials of each of the four modes.
 
     With `options.stand_in_galleries` a missing `rand_perm_cam.mat` is replaced by seeded
     permutations, and the protocol's remark says so.
@@ -109,18 +109,18 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
     index = read_images(root, ids, found)
     permutations = None
     if not drawn:
-        with found.noting("no permutations", root / PERMUTATIONS):
+        with found.recording("no permutations", root / PERMUTATIONS):
             permutations = read_permutations(root)
     _check_cameras(found, root)
     _check_images(found, index, ids, "test", permutations)
-    find_missing_modality(found, index, str(root / "cam*" / "{:04d}"), stops=True)
+    find_missing_modality(found, index, str(root / "cam*" / "{:04d}"), is_fault=True)
     if found.faults:
         return None
     find_gaps(found, index)
     query = np.flatnonzero(index.modality == Modality.IR)
     modes = tuple(
-        Mode(name, tuple(Trial(query, rows) for rows in _galleries(index, permutations, *what)))
-        for name, what in MODES.items()
+        Mode(name, tuple(Trial(query, rows) for rows in _galleries(index, permutations, *mode)))
+        for name, mode in MODES.items()
     )
     protocol = Protocol("sysu", index, modes, RULES["sysu"], STAND_IN if drawn else "")
     if not all(protocol.num_matches(trial).any() for trial in modes[0].trials):
@@ -133,7 +133,7 @@ def read_protocol(root: Path, options: DataOptions, found: Findings) -> Protocol
 
 
 def survey(root: Path, options: DataOptions, found: Findings) -> None:
-    """All three lists, their images, and counts beside the official ones."""
+    """Checks all three lists and their images; compares the counts with the official ones."""
     training, test = Findings(root), Findings(root)
     index = read_training(root, options, training)
     read_protocol(root, options, test)
@@ -141,8 +141,8 @@ def survey(root: Path, options: DataOptions, found: Findings) -> None:
     found.merge(test)
     parts = {part: read_ids(root, id_list(part), Findings(root)) for part in SPLITS}
     tested = read_images(root, parts["test"], Findings(root))
-    found.look_at(index)
-    found.look_at(tested)
+    found.add_images(index)
+    found.add_images(tested)
     counts = {f"identities, {part}": len(ids) for part, ids in parts.items()}
     for part in ("train", "train+val"):
         ids = [pid for name in part.split("+") for pid in parts[name]]
@@ -154,12 +154,12 @@ def survey(root: Path, options: DataOptions, found: Findings) -> None:
 
 
 def id_list(part: str) -> str:
-    """Where the identities of `part` (train, val, test, available) are listed."""
+    """Returns the path of the id list of `part` (train, val, test, available)."""
     return f"exp/{part}_id.txt"
 
 
 def read_images(root: Path, pids: list[int], found: Findings) -> Index:
-    """All images of `pids`, ordered by camera, identity and file name."""
+    """Reads all images of `pids`, ordered by camera, identity and file name."""
     rows: list[tuple[str, int, int, Modality]] = []
     for camid, modality in CAMERAS.items():
         for pid in pids:
@@ -171,7 +171,7 @@ def read_images(root: Path, pids: list[int], found: Findings) -> Index:
 def _galleries(
     index: Index, permutations: Permutations | None, cameras: tuple[int, ...], shots: int
 ) -> list[Int64[ndarray, " g"]]:
-    """Rows of each trial's gallery: of each camera and identity the trial's first images."""
+    """Returns each trial's gallery rows: its first images of each camera and identity."""
     picked: list[ndarray] = []  # [trial, shot] of a camera and identity
     for camid in cameras:
         in_camera = np.flatnonzero(index.camids == camid)
@@ -189,12 +189,12 @@ def _galleries(
 
 
 def _check_lists(root: Path, test: list[int], found: Findings) -> None:
-    """Notes identities in training and test, and those that no list of the three holds any more."""
+    """Records identities in both training and test, and those in none of the three lists."""
     lists = {}
     for part in ("train", "val", "available"):
-        aside = Findings(root)  # faults of these lists are not the test's
-        ids = read_ids(root, id_list(part), aside)
-        lists[part] = None if aside.faults else ids
+        list_faults = Findings(root)  # faults in these lists do not matter for the test
+        ids = read_ids(root, id_list(part), list_faults)
+        lists[part] = None if list_faults.faults else ids
     training = (lists["train"] or []) + (lists["val"] or [])
     find_leaks(found, training, test, f"{root / id_list('test')}, identity {{}}")
     if lists["available"] is None or lists["train"] is None or lists["val"] is None or not test:
@@ -213,7 +213,7 @@ def _check_lists(root: Path, test: list[int], found: Findings) -> None:
 
 
 def _expected(root: Path) -> dict[str, int]:
-    """Counts of the official set, or of the synthetic one that was made here."""
+    """Returns the counts of the official set, or of the synthetic one at `root`."""
     made = synthetic.recipe(root)
     return {f"identities, {part}": made[f"num_{part}"] for part in SPLITS} if made else COUNTS
 
@@ -228,7 +228,7 @@ def _check_cameras(found: Findings, root: Path) -> None:
 def _check_images(
     found: Findings, index: Index, ids: list[int], part: str, permutations: Permutations | None
 ) -> None:
-    """Notes what the folders of `ids`, a list's identities, lack or have too many of."""
+    """Records images that the folders of a list's identities lack or have too many of."""
     seen = Counter(zip(index.pids.tolist(), index.camids.tolist(), strict=True))
     pids = {pid for pid, _ in seen}
     absent = [pid for pid in ids if pid not in pids]

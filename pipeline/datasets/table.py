@@ -1,9 +1,9 @@
 """Any data set as a CSV file: columns `path,pid,camid,modality,split`, and optional ones.
 
 `path` is absolute or relative to the CSV's folder; `pid` and `camid` are integers; `modality` is
-rgb or ir; `split` is train, val or test. Optional, of test rows: `role` is query or gallery, and
-without it each modality searches among the other; `rule` is a row of `rules.py`, the same in all of
-them, and market without it.
+rgb or ir; `split` is train, val or test. Optional, for test rows: `role` is query or gallery;
+without it, each modality searches the other. `rule` is a row of `rules.py`, the same in all test
+rows; the default is market.
 """
 
 import csv
@@ -39,20 +39,20 @@ from pipeline.options import DataOptions
 COLUMNS = ("path", "pid", "camid", "modality", "split")
 OPTIONAL = ("role", "rule")
 MODALITIES = {"rgb": Modality.RGB, "ir": Modality.IR}
-VALUES = {  # the code of a value is its place; what is not given has none
+VALUES = {  # a value's code is its position; missing values are NOT_GIVEN
     "modality": tuple(MODALITIES),
     "split": ("train", "val", "test"),
     "role": ("query", "gallery"),
     "rule": tuple(RULES),
 }
 NOT_GIVEN = 255
-UNKNOWN = -1  # pid and camid of an image that nothing tells about
-CHUNK = 65536  # rows that are Python objects at a time
+UNKNOWN = -1  # pid and camid of an image about which nothing is known
+CHUNK = 65536  # rows held as Python objects at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """A CSV's rows as arrays; `codes` of a column of `VALUES` are places there, or NOT_GIVEN."""
+    """A CSV's rows as arrays; `codes` of a column are positions in its `VALUES`, or NOT_GIVEN."""
 
     file: Path
     index: Index
@@ -60,27 +60,27 @@ class Table:
     codes: dict[str, UInt8[ndarray, " n"]]
 
     def rows_of(self, splits: Sequence[str]) -> Int64[ndarray, " k"]:
-        """The rows of these splits."""
+        """Returns the rows of these splits."""
         codes = [VALUES["split"].index(split) for split in splits]
         return np.flatnonzero(np.isin(self.codes["split"], codes))
 
     def line(self, row: SupportsIndex) -> str:
-        """Where a row stands, for people."""
+        """Returns a row's file and line, for messages."""
         return f"{self.file}, line {self.lines[row]}"
 
 
 def read_training(file: Path, options: DataOptions, found: Findings) -> Index:
-    """The rows of the splits joined by "+", as "train+val"."""
+    """Reads the rows of the splits joined by "+", such as "train+val"."""
     return _training(read_table(file, found), options, found)
 
 
 def read_protocol(file: Path, options: DataOptions, found: Findings) -> Protocol | None:
-    """The test rows, as one trial a mode."""
+    """Reads the test rows, as one trial per mode."""
     return _protocol(read_table(file, found), found)
 
 
 def survey(file: Path, options: DataOptions, found: Findings) -> None:
-    """All rows."""
+    """Checks all rows."""
     table = read_table(file, found)
     if found.faults and not len(table.index):
         return
@@ -88,7 +88,7 @@ def survey(file: Path, options: DataOptions, found: Findings) -> None:
     test = Findings(file)
     _protocol(table, test)
     found.merge(test)
-    found.look_at(table.index)
+    found.add_images(table.index)
     for split in VALUES["split"]:
         rows = table.rows_of([split])
         pids = np.unique(table.index.pids[rows])
@@ -102,7 +102,7 @@ def _training(table: Table, options: DataOptions, found: Findings) -> Index:
         found.fault("no training", table.file, f"no row has split {options.split}")
     find_missing_files(found, index, [table.file.name] * 2)
     where = f"{table.file}, pid {{}}"
-    find_missing_modality(found, index, where, stops=options.sampling == "balanced")
+    find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
     return index
 
 
@@ -131,7 +131,9 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
         known = f"the cameras of rule {rule} are {cameras[0]} to {cameras[-1]}"
         found.fault("other camera", table.line(rows[row]), f"camid is {test.camids[row]}; {known}")
     for row in np.flatnonzero(rules != rules[0]) if (rules != NOT_GIVEN).all() else ():
-        text = f"has another rule than the test row of line {table.lines[rows[0]]}; give all one"
+        text = (
+            f"has a different rule than line {table.lines[rows[0]]}; use one rule for all test rows"
+        )
         found.fault("two rules", table.line(rows[row]), text)
     if found.faults:
         return None
@@ -158,23 +160,22 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
 def read_table(
     file: Path, found: Findings | None = None, columns: Sequence[str] = COLUMNS
 ) -> Table:
-    """All rows; `columns` must be there, the others may be.
+    """Reads all rows; `columns` are required, the others optional.
 
-    Notes rows that are wrong, or stand twice, in `found`. Raises `InputError` at the first one if
-    there is none.
+    Records bad and repeated rows in `found`; without `found`, raises `InputError` at the first.
     """
     noted = Findings(file) if found is None else found
     chunks: list[list[ndarray]] = []
-    with noted.noting("bad row", file):
+    with noted.recording("bad row", file):
         rows = _rows(file, columns, noted)
         chunks += map(_arrays, iter(lambda: list(islice(rows, CHUNK)), []))
     arrays = [np.concatenate(parts) for parts in zip(*chunks, strict=True)] or _arrays([])
     lines, paths, pids, camids, modality, split, role, rule = arrays
-    folder, paths = _rooted(file.absolute().parent, paths)
+    folder, paths = _with_root(file.absolute().parent, paths)
     index = Index(folder, paths, pids, camids, modality)
     table = Table(file, index, lines, {"split": split, "role": role, "rule": rule})
     for row, first in repeated(paths):
-        text = f"names {index.path(row).name} again, as line {lines[first]} does"
+        text = f"repeats {index.path(row).name} of line {lines[first]}"
         noted.fault("listed twice", table.line(row), f"{text}; remove one of them")
     if found is None:
         noted.settle(lambda text: None)
@@ -186,13 +187,13 @@ TYPES = (np.int64, np.bytes_, np.int64, np.int64, *[np.uint8] * len(VALUES))
 
 
 def _arrays(rows: list[Row]) -> list[ndarray]:
-    """A column each."""
+    """Returns an array per column."""
     columns = zip(*rows, strict=True) if rows else [()] * len(TYPES)
     return [np.array(column, dtype) for column, dtype in zip(columns, TYPES, strict=True)]
 
 
-def _rooted(folder: Path, paths: ndarray) -> tuple[Path, ndarray]:
-    """Where paths begin, and the paths: at `folder`, or, if one lies elsewhere, at "/"."""
+def _with_root(folder: Path, paths: ndarray) -> tuple[Path, ndarray]:
+    """Returns the paths and their root: `folder`, or "/" if any path is absolute."""
     if not np.char.startswith(paths, b"/").any():
         return folder, paths
     prefix = os.fsencode(folder) + b"/"
@@ -201,7 +202,7 @@ def _rooted(folder: Path, paths: ndarray) -> tuple[Path, ndarray]:
 
 
 def _rows(file: Path, columns: Sequence[str], found: Findings) -> Iterator[Row]:
-    """Each row that is right; notes the others, and raises `InputError` if no more can be read."""
+    """Yields each valid row; records the others; raises `InputError` if reading must stop."""
     if not file.is_file():
         raise InputError(f"{file}: no such file; expected a CSV of {','.join(COLUMNS)}")
     roots = spellings(file.parent)
@@ -243,11 +244,11 @@ def _check_header(file: Path, names: list[str], columns: Sequence[str]) -> None:
 def _row(
     line: int, names: list[str], fields: list[str], columns: Sequence[str], roots: tuple[str, ...]
 ) -> Row:
-    """A line of the file; `InputError` says what is wrong with it."""
+    """Parses a line of the file; raises `InputError` saying what is wrong with it."""
     if len(fields) > len(names):
         raise InputError(
-            f"has {len(fields)} fields, and the first line names {len(names)} columns; put quotes "
-            "around a path that holds a comma"
+            f"has {len(fields)} fields, but the first line names {len(names)} columns; put quotes "
+            "around a path that contains a comma"
         )
     row = dict(zip(names, map(str.strip, fields), strict=False))
     path = row.get("path")

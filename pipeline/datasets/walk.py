@@ -1,4 +1,4 @@
-"""The files below a folder, also those behind links to other folders."""
+"""Finds the files below a folder, following links to other folders."""
 
 import os
 from collections.abc import Callable
@@ -13,9 +13,9 @@ HIDDEN, NOT_A_FILE, LOOP = "hidden", "not a file", "link to a folder above it"
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What a folder holds, at any depth; paths are strings, which are ten times as quick."""
+    """The content of a folder, at any depth; paths are strings, ten times as fast as `Path`s."""
 
-    files: list[str]  # sorted by the names of their folders, then by their own
+    files: list[str]  # in order of folder, then of name
     left_out: dict[str, str] = field(default_factory=dict)  # and why: HIDDEN, NOT_A_FILE or LOOP
 
 
@@ -32,7 +32,7 @@ def walk(folder: Path) -> Walked:
 
 
 def _list(folder: str, above: frozenset[tuple[int, int]], walked: Walked) -> None:
-    """Adds what `folder` holds; `above` are the folders that lead to it."""
+    """Adds the content of `folder`; `above` identifies its ancestors."""
     prefix = "" if folder == "." else os.path.join(folder, "")
     try:
         status = os.stat(folder)
@@ -48,7 +48,7 @@ def _list(folder: str, above: frozenset[tuple[int, int]], walked: Walked) -> Non
             walked.left_out[path] = HIDDEN
         elif not is_folder and _holds(entry.is_file):
             walked.files.append(path)
-        elif not is_folder:  # a pipe, a device, a link to nothing
+        elif not is_folder:  # a pipe, a device, a dangling link
             walked.left_out[path] = NOT_A_FILE
         elif _identity(path) in here:
             walked.left_out[path] = LOOP
@@ -59,7 +59,7 @@ def _list(folder: str, above: frozenset[tuple[int, int]], walked: Walked) -> Non
 def _holds(test: Callable[[], bool]) -> bool:
     try:
         return test()
-    except OSError:  # as of a link that leads to itself
+    except OSError:  # such as a link to itself
         return False
 
 

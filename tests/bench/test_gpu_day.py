@@ -1,4 +1,4 @@
-"""The day on a GPU: a script whose jobs survive each other, first contact, and the summary."""
+"""The GPU day: a script with independent jobs, first contact, and the summary."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from pipeline.graph import Stage
 
 REPO = Path(__file__).parents[2]
 DAY = REPO / "bench" / "gpu_day.sh"
-# Stands for PYTHON: the summary is the real one, each other job does what the test says.
+# Replaces PYTHON: runs the real summary; every other job does what the test says.
 INTERPRETER = """\
 #!{python}
 import os, sys, time
@@ -32,7 +32,7 @@ print("ran", module, *words, flush=True)
 
 
 def start(out: Path, minutes: int, jobs: str, **environ: str) -> subprocess.Popen[str]:
-    """The script, with an interpreter that does as `jobs` says."""
+    """Starts the script with an interpreter that does what `jobs` says."""
     python = out.parent / "python"
     out.parent.mkdir(exist_ok=True)
     python.write_text(INTERPRETER.format(python=sys.executable, jobs=jobs))
@@ -56,7 +56,7 @@ def packed(out: Path) -> list[str]:
         return tar.getnames()
 
 
-def test_a_failing_job_keeps_no_other_from_running(tmp_path):
+def test_a_failing_job_does_not_stop_the_others(tmp_path):
     out = tmp_path / "new" / "day"
     script = tmp_path / "benchmark.py"
     script.touch()
@@ -85,7 +85,7 @@ def test_a_failing_job_keeps_no_other_from_running(tmp_path):
     assert "test_cache.py" in (out / "tests.log").read_text()
 
 
-def test_without_batches_only_jobs_that_need_none_run(tmp_path):
+def test_without_batches_only_jobs_that_do_not_need_them_run(tmp_path):
     out = tmp_path / "day"
     contact = "print('failed    graph … read: ImportError: libdali.so')\n    sys.exit(3)"
     day = start(out, 5, f"if module == 'bench.contact':\n    {contact}")
@@ -110,7 +110,7 @@ def test_without_a_step_the_day_stops_to_leave_time_for_a_fix(tmp_path):
     assert "day/summary.md" in packed(out)
 
 
-def test_a_day_that_is_killed_leaves_what_was_done_and_no_process(tmp_path):
+def test_a_killed_day_keeps_its_results_and_leaves_no_process(tmp_path):
     out = tmp_path / "day"
     jobs = "if 'train' in words:\n    print('pid', os.getpid(), flush=True)\n    time.sleep(300)"
     day = start(out, 5, jobs)
@@ -131,7 +131,7 @@ def test_a_day_that_is_killed_leaves_what_was_done_and_no_process(tmp_path):
 
 @pytest.mark.slow
 def test_a_job_that_hangs_is_stopped_and_leaves_its_stack(tmp_path):
-    """One that does not heed SIGTERM; the script's shortest day is a minute."""
+    """The job ignores SIGTERM; the script's shortest day is a minute."""
     out = tmp_path / "day"
     jobs = (
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -144,7 +144,7 @@ def test_a_job_that_hangs_is_stopped_and_leaves_its_stack(tmp_path):
     assert "most recent call first" in (out / "summary.md").read_text()
 
 
-def test_wrong_use_is_refused_before_anything_runs(tmp_path):
+def test_wrong_use_is_rejected_before_anything_runs(tmp_path):
     def refused(*args: str, **environ: str) -> str:
         done = subprocess.run(
             ["bash", str(DAY), *args], capture_output=True, text=True, env={**os.environ, **environ}
@@ -163,7 +163,7 @@ def test_wrong_use_is_refused_before_anything_runs(tmp_path):
 CHECK_NAMES = list(contact.CHECKS)
 
 
-def test_contact_s_stages_are_the_graph_s():
+def test_contact_checks_every_stage_of_the_graph():
     assert get_args(Stage) == contact.STAGES
     assert len(contact.CHECKS) == len(CHECK_NAMES)
     for name, check in contact.CHECKS.items():
@@ -187,7 +187,7 @@ def test_a_check_that_crashes_or_hangs_is_named(tmp_path, monkeypatch, script, s
     assert (outcome["check"], outcome["state"], outcome["said"]) == ("torch", state, said)
 
 
-def test_what_a_failed_check_is_needed_for_is_left_out(tmp_path):
+def test_checks_that_depend_on_a_failed_one_are_skipped(tmp_path):
     first, second = contact.CUTS[:2]
     found = {first: {"state": "failed"}}
     left_out, video = contact.in_a_process("cpu", tmp_path, [second, "video library"], found)
@@ -206,7 +206,7 @@ sys.meta_path.insert(0, Refuse())
 
 
 @pytest.mark.slow
-def test_contact_without_dali_still_makes_a_step(tmp_path):
+def test_contact_without_dali_still_runs_a_step(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(REFUSES_DALI)
     command = [sys.executable, "-m", "bench.contact", "--device=cpu", f"--out={tmp_path}/c.json"]
     done = subprocess.run(command, cwd=REPO, env={**os.environ, "PYTHONPATH": str(tmp_path)})
@@ -218,7 +218,7 @@ def test_contact_without_dali_still_makes_a_step(tmp_path):
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    """What a day leaves."""
+    """The files that a day leaves."""
     out = tmp_path / "day"
     (out / "trace").mkdir(parents=True)
     (out / "train").mkdir()
@@ -255,7 +255,7 @@ def results(tmp_path) -> Path:
     return out
 
 
-def test_the_summary_says_what_a_day_left(results):
+def test_the_summary_reports_all_results(results):
     text = summarize(results)
     for line in (
         "2026-01-02T03:04:05; H200, driver 580.1; 16 cores of Xeon; Python 3.12.3, torch 2.11.0",
@@ -279,7 +279,7 @@ def test_the_summary_says_what_a_day_left(results):
     assert "rehearsal" not in text
 
 
-def test_the_summary_needs_no_package_and_takes_what_is_there(results):
+def test_the_summary_needs_no_packages_and_works_with_missing_files(results):
     for file in ("contact.json", "timm.json", "gpu.csv"):
         (results / file).unlink()
     (results / "trace" / "idle.json").write_text("{")

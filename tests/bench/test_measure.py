@@ -16,7 +16,7 @@ def samples(**rates: list[float]) -> Samples:
     return Samples({name: [Pass(rate, 1.0) for rate in some] for name, some in rates.items()})
 
 
-def test_sides_run_in_turn_and_warm_up_does_not_count():
+def test_sides_alternate_and_warm_up_does_not_count():
     calls, ticks = [], []
 
     def side(name):
@@ -33,7 +33,7 @@ def test_sides_run_in_turn_and_warm_up_does_not_count():
     assert ticks == [(i, 6) for i in range(6)]
 
 
-def test_ratios_are_those_of_a_round():
+def test_ratios_are_taken_within_a_round():
     some = samples(a=[2.0, 40.0, 6.0], b=[1.0, 10.0, 6.0], c=[5.0, 5.0, 5.0])
     assert some.ratios("a", "b") == [2.0, 4.0, 1.0]
     assert spread(some.ratios("a", "b"))["median"] == 2.0
@@ -62,12 +62,12 @@ def test_only_the_middle_of_a_pass_is_timed():
     passing = batches()
     done = steady(passing, steps, images=4)
     assert next(passing) == LEAD + steps
-    # With one slower batch before or after them it would be 0.33 of that.
+    # A slower batch before or after them would reduce it to 0.33 of that.
     assert 0.5 * 4 / slow < done.rate <= 1.01 * 4 / slow
     assert done.cpu_us < 0.5 * 1e6 / done.rate  # it slept
 
 
-def test_a_pass_that_is_too_short_is_noticed():
+def test_a_pass_that_is_too_short_fails():
     with pytest.raises(AssertionError, match="the pass ended after 2 of 3 batches"):
         steady(iter(range(LEAD + 2)), 3, 1)
 
@@ -85,7 +85,7 @@ def test_cpu_time_counts_this_process_and_its_workers():
     worker = subprocess.Popen(["sh", "-c", "while :; do :; done"])
     try:
         before = cpu_seconds()
-        while cpu_seconds() - before < 0.25:  # for ever, were the worker not counted
+        while cpu_seconds() - before < 0.25:  # an endless loop if the worker is not counted
             time.sleep(0.01)
     finally:
         worker.kill()
@@ -118,6 +118,6 @@ def test_figures_have_three_digits():
     assert [figure(x) for x in some] == list(some.values())
 
 
-def test_goals_read_as_people_write_them():
+def test_goals_are_formatted_for_people():
     bounds = {(2.0, None): "≥ 2", (None, 0.01): "≤ 0.01", (0.5, 0.5): "= 0.5", (None, None): ""}
     assert [goal(*pair) for pair in bounds] == list(bounds.values())

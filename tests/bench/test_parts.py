@@ -1,4 +1,4 @@
-"""The parts of `cdp bench` that have options of their own."""
+"""The parts of `cdp bench` with their own options."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_every_part_of_a_large_index_is_measured(tmp_path, monkeypatch, capsys):
     assert lines[-1].startswith("DHSM, a step, 500 classes")
 
 
-def test_ranking_is_timed_and_its_memory_told(capsys):
+def test_ranking_reports_time_and_memory(capsys):
     query, gallery = (ranking._images(n, 4, 2) for n in (20, 50))
     ranking._report("20 x 50", query, gallery, [torch.arange(50)], 2)
     lines = capsys.readouterr().out.splitlines()
@@ -44,7 +44,7 @@ def test_wrong_use_is_named(capsys, args, message):
     assert message in refused(capsys, "bench", *args)
 
 
-def test_an_epoch_too_short_for_packed_is_refused(tmp_path, capsys):
+def test_an_epoch_too_short_for_packed_is_rejected(tmp_path, capsys):
     few = synthetic.SyntheticOptions(num_train=16, num_val=1, num_test=1, images_per_camera=1)
     synthetic.make(tmp_path / "few", few, workers=1)
     line = refused(capsys, "bench", "packed", tmp_path / "few", tmp_path / "few")

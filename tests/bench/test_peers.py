@@ -1,4 +1,4 @@
-"""The peers do the work that our loader does: same images, flips, spectra, near-equal pixels."""
+"""The peers do the same work as our loader: same images, flips, spectra, similar pixels."""
 
 import threading
 from pathlib import Path
@@ -34,7 +34,7 @@ def ours(index, device: torch.device, augmentation: AugmentationOptions | None):
 
 @pytest.mark.parametrize("augmentation", [None, AUGMENTED])
 @pytest.mark.parametrize("peer", [PilFloat, TorchvisionUint8, Spdl])
-def test_a_peer_makes_the_pairs_that_we_make(index, peer: type[Items], augmentation):
+def test_a_peer_makes_the_same_pairs_as_our_loader(index, peer: type[Items], augmentation):
     batches = plan(index, OPTIONS, 3, augmentation)
     if peer is Spdl and (reason := why_no_spdl(Spdl(batches[0], (64, 32)))):
         pytest.skip(reason)
@@ -46,7 +46,7 @@ def test_a_peer_makes_the_pairs_that_we_make(index, peer: type[Items], augmentat
         if peer is Spdl:
             theirs = theirs.permute(0, 1, 4, 2, 3)
         expected = batch.images.permute(0, 1, 4, 2, 3).float()
-        # Another resize, antialiased alike: a level or two on average, hardly more anywhere.
+        # Other antialiased resizing differs by a level or two on average, rarely by more.
         difference = (theirs.float() - expected).abs()
         assert difference.mean() < (4 if peer is Spdl else 1.5)  # FFmpeg decodes less exactly
         flipped = (theirs.flip(-1).float() - expected).abs()
@@ -55,7 +55,7 @@ def test_a_peer_makes_the_pairs_that_we_make(index, peer: type[Items], augmentat
 
 @pytest.mark.parametrize("augmentation", [None, AUGMENTED])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_the_gpu_s_peer_makes_the_pairs_that_we_make(index, device, augmentation):
+def test_the_gpu_peer_makes_the_same_pairs_as_our_loader(index, device, augmentation):
     planned = plan(index, OPTIONS, 6, augmentation)
     on = torch.device(device)
     made = gpu_peers.batches(planned, (64, 32), on, threads=2)
@@ -83,7 +83,7 @@ def _jpeg(path: Path, mode: str, size: tuple[int, int]) -> Item:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_the_gpu_s_peer_takes_gray_files_and_all_sizes(tmp_path, device):
+def test_the_gpu_peer_decodes_gray_files_and_any_size(tmp_path, device):
     gray = _jpeg(tmp_path / "gray.jpg", "L", (40, 20))
     colour = _jpeg(tmp_path / "colour.jpg", "RGB", (64, 50))
     (pairs,) = gpu_peers.batches([[gray, colour]], (32, 16), torch.device(device), threads=1)
@@ -94,9 +94,9 @@ def test_the_gpu_s_peer_takes_gray_files_and_all_sizes(tmp_path, device):
     assert not (pairs[1, 0, 0] == pairs[1, 0, 1]).all()
 
 
-def test_the_gpu_s_peer_leaves_no_thread_behind(index):
+def test_the_gpu_peer_leaves_no_thread_behind(index):
     planned = plan(index, OPTIONS, steps=6)
-    before = set(threading.enumerate())  # those of other tests may still be ending
+    before = set(threading.enumerate())  # threads of other tests may still be ending
     made = gpu_peers.batches(planned, (64, 32), CPU, threads=2)
     next(made)
     assert set(threading.enumerate()) - before
@@ -109,8 +109,8 @@ def test_the_gpu_s_peer_leaves_no_thread_behind(index):
     assert not set(threading.enumerate()) - before
 
 
-def test_why_the_gpu_s_peer_is_left_out(index):
+def test_the_gpu_peer_says_why_it_is_left_out(index):
     items = plan(index, OPTIONS, steps=1)[0]
     assert gpu_peers.why_not(items, CPU) == "needs a GPU"
-    if torch.cuda.device_count() == 0:  # as where torchvision has no nvJPEG
+    if torch.cuda.device_count() == 0:  # as if torchvision had no nvJPEG
         assert gpu_peers.why_not(items, torch.device("cuda"))

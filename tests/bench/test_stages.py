@@ -24,7 +24,7 @@ def session(people, monkeypatch) -> Session:
     return suite.make_session("tiny", people, torch.device("cpu"), Display(), quick=True)
 
 
-def test_decoders_are_compared_with_dali_s_default(session):
+def test_decoders_are_compared_with_dalis_default(session):
     stages._compare_decoders(session, steps=2)
     (record,) = session.comparisons
     assert record["base"] == "hw 0.65"
@@ -32,7 +32,7 @@ def test_decoders_are_compared_with_dali_s_default(session):
     assert record["left_out"] == {}
 
 
-def test_a_decoder_that_is_refused_is_left_out_with_a_word(session, monkeypatch, capsys):
+def test_a_rejected_decoder_is_left_out_with_a_remark(session, monkeypatch, capsys):
     monkeypatch.setattr(stages, "HARDWARE_LOADS", (1.5, 0.3))
     stages._compare_decoders(session, steps=2)
     (record,) = session.comparisons
@@ -44,4 +44,4 @@ def test_a_decoder_that_is_refused_is_left_out_with_a_word(session, monkeypatch,
 
     monkeypatch.setattr(stages, "HARDWARE_LOADS", (1.5,))
     stages._compare_decoders(session, steps=2)
-    assert len(session.comparisons) == 1  # nothing was left to compare
+    assert len(session.comparisons) == 1  # nothing left to compare

@@ -1,4 +1,4 @@
-"""`cdp bench` from the command line, on data and a network small enough for seconds."""
+"""`cdp bench` from the command line, on small data and a small network."""
 
 import dataclasses
 import json
@@ -33,7 +33,9 @@ def tiny(monkeypatch) -> None:
     monkeypatch.setattr("bench.session.QUICK_SECONDS", 0.1)
 
 
-def test_the_whole_suite_as_tables_json_and_picture(people, tiny, tmp_path, capsys):
+def test_the_whole_suite_prints_tables_and_writes_json_and_a_picture(
+    people, tiny, tmp_path, capsys
+):
     made, drawn = tmp_path / "new" / "b.json", tmp_path / "b.png"
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu", "--quick")
     traced = tmp_path / "trace"
@@ -81,14 +83,14 @@ def test_the_whole_suite_as_tables_json_and_picture(people, tiny, tmp_path, caps
         assert min(picture.size) > 500
 
 
-def test_two_parts_are_measured_and_a_step_without_other_batch_sizes(people, tiny, tmp_path):
+def test_two_parts_run_and_no_sweep_skips_other_batch_sizes(people, tiny, tmp_path):
     made = tmp_path / "b.json"
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu", "--quick")
     assert call("bench", "step", "decoder", *args, "--no-sweep", "--json", made) == 0
     assert [c["bench"] for c in json.loads(made.read_text())["comparisons"]] == ["step"]
 
 
-def test_an_epoch_too_short_to_measure_is_refused(people, tiny, tmp_path, capsys, monkeypatch):
+def test_an_epoch_too_short_to_measure_is_rejected(people, tiny, tmp_path, capsys, monkeypatch):
     long = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, p=8, k=8))
     monkeypatch.setitem(PRESETS, "tiny", Preset("", long))
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu")
@@ -96,7 +98,7 @@ def test_an_epoch_too_short_to_measure_is_refused(people, tiny, tmp_path, capsys
     assert f"an epoch has 4 batches, the benchmark needs {LEAD + suite.STEPS + TAIL}" in line
 
 
-def test_a_picture_in_another_format_is_refused_before_anything_runs(people, tmp_path, capsys):
+def test_a_picture_in_another_format_is_rejected_before_anything_runs(people, tmp_path, capsys):
     line = refused(capsys, "bench", "step", "--plot", tmp_path / "b.pdf")
     assert "b.pdf: must end in .png" in line
     assert list(Path(tmp_path).iterdir()) == []

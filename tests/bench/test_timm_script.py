@@ -1,4 +1,4 @@
-"""What is said of the difference between our step and timm's."""
+"""The listed differences between our step and timm's."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from train.config import with_data
 from train.live.display import Display
 
 
-def test_each_side_s_own_work_is_named(people):
+def test_work_that_only_one_side_does_is_listed(people):
     session = make_session("sysu", people, torch.device("cpu"), Display(), quick=True)
     on_cpu = differences(dataclasses.replace(session, precision="off"))
     assert on_cpu == {
@@ -41,13 +41,13 @@ def test_each_side_s_own_work_is_named(people):
     ] == ["uint8 pixels, normalised in the step", "BNNeck"]
 
 
-def test_the_script_s_words_are_understood():
+def test_the_scripts_output_is_parsed():
     assert training_rate('log\n--result\n{"train_samples_per_sec": 123.5}') == 123.5
     assert training_rate('--result\n{"error": "out of memory"}') is None
     assert training_rate("Traceback") is None
 
 
-def test_a_script_that_is_not_there_is_named_and_none_is_needed(people, tmp_path, capsys):
+def test_a_missing_script_is_named_and_a_script_is_optional(people, tmp_path, capsys):
     args = ("--preset", "demo", "--data-root", people, "--device", "cpu", "--quick")
     line = refused(capsys, "bench", "timm", *args, "--timm-script", tmp_path / "gone.py")
     assert "no such file; it is benchmark.py of https://" in line

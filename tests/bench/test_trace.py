@@ -5,8 +5,8 @@ import pytest
 from bench.trace import Event, idle
 
 
-def test_idle_time_is_what_no_kernel_covers():
-    """Two streams overlap from 5 to 10; the gap from 12 to 20 lies in a wait for data."""
+def test_idle_time_is_time_without_a_kernel():
+    """Two streams overlap from 5 to 10; the gap from 12 to 20 is during a wait for data."""
     events = [
         Event("kernel", "conv", "7", 0, 10),
         Event("user_annotation", "wait for data", "1", 11, 19),

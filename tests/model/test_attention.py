@@ -36,7 +36,7 @@ def pixels(n: int = 4) -> torch.Tensor:
 
 @pytest.mark.parametrize("inner", [1, 3])
 def test_a_block_is_the_formula(inner):
-    """z_i = x_i + BN(W y_i), y_i = 1/N Σ_j θ(x_i)·φ(x_j) g(x_j), a place at a time."""
+    """z_i = x_i + BN(W y_i), y_i = 1/N Σ_j θ(x_i)·φ(x_j) g(x_j), one position at a time."""
     torch.manual_seed(0)
     block = NonLocal(6, inner).double().eval()
     for weight in block.norm.parameters():
@@ -97,7 +97,7 @@ def test_every_weight_of_a_block_is_trained():
     network(pixels()).features.square().sum().backward()
     of_blocks = [(n, w) for n, w in network.named_parameters() if ".non_local." in n]
     assert len(of_blocks) == 2 * 10
-    # Batch norm takes away what the bias before it adds; no gradient is left but rounding's.
+    # Batch norm cancels the bias before it, so its gradient is only rounding error.
     assert all(w.grad.abs().max() > 0 for n, w in of_blocks if not n.endswith("w.bias"))
 
 
@@ -107,7 +107,7 @@ def test_channels_inside_a_block(inner, channels):
     assert block.theta.weight.shape[:2] == (channels, 48)
 
 
-def test_agws_network_has_as_many_weights_as_its_authors():
+def test_agws_network_has_as_many_weights_as_the_authors_code():
     """Counted in their code: what `embed_net(395)` trains, and the frozen bias of its BNNeck."""
     network = Network(ModelOptions("resnet50", "none", **AGW), 395, SIZE)
     counts: Counter[str] = Counter()
@@ -157,6 +157,6 @@ def test_agws_neck_has_a_bias_that_stays_0_and_its_classifier_none():
     assert not torch.equal(network.neck.weight, before)
 
 
-def test_non_local_blocks_in_no_resnet_are_refused():
-    with pytest.raises(InputError, match=r"--model.non-local: lcnet_035 is no ResNet .* layer2"):
+def test_non_local_blocks_without_a_resnet_are_refused():
+    with pytest.raises(InputError, match=r"--model.non-local: lcnet_035 is not a ResNet .* layer2"):
         Network(ModelOptions("lcnet_035", "none", non_local=True), 3, SIZE)

@@ -1,4 +1,4 @@
-"""timm models of all kinds: each trains, or is refused in a line when the network is built."""
+"""timm models of all kinds: each trains, or is refused in one line when the network is built."""
 
 import dataclasses
 import warnings
@@ -13,7 +13,7 @@ from model.options import ModelOptions
 from pipeline.errors import InputError
 
 SIZE = (64, 32)
-# A family each. The width is often not timm's `num_features`; marked: made for another size only.
+# One per family. The width is often not timm's `num_features`; marked: made for another size only.
 FAMILIES = """
     resnet18 resnext26ts seresnet18 resnetv2_18 res2next50 resnest14d skresnet18 regnetx_002
     regnety_002 mobilenetv2_050 mobilenetv3_small_050 mobilenetv4_conv_small_035
@@ -33,7 +33,7 @@ def batch(size: tuple[int, int], n: int = 4) -> torch.Tensor:
 
 
 def train_a_step(network: Network, size: tuple[int, int]) -> float:
-    """One step on a batch; returns its loss."""
+    """Trains one step on a batch; returns its loss."""
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
     features, _, logits, _ = network(batch(size))
@@ -66,7 +66,7 @@ def test_the_width_is_that_of_the_features(name, width):
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "lcnet_035", "test_vit", "test_coatnet"])
-def test_measuring_leaves_no_trace(name):
+def test_measuring_the_width_changes_nothing(name):
     networks = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -82,7 +82,7 @@ def test_measuring_leaves_no_trace(name):
     assert all(module.training for module in networks[0].modules())
 
 
-def test_what_a_model_caches_for_evaluation_is_of_its_weights():
+def test_evaluation_caches_follow_the_weights():
     options = ModelOptions("levit_128s", "none")
     network = Network(options, 5, SIZE)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_unknown_weights_of_a_known_model_are_refused():
 
 @pytest.mark.slow
 def test_a_model_of_each_family_trains_or_is_refused(capsys):
-    """The table; a model that is refused trains in the size that the refusal names."""
+    """Prints a table; a refused model must train in the size that the message suggests."""
     warnings.simplefilter("ignore")
     rows = []
     for marked in FAMILIES.split():

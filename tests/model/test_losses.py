@@ -90,7 +90,7 @@ def oracle_weighted(features: torch.Tensor, pids: list[int]) -> torch.Tensor:
 
 
 def oracle_squared_difference(features: torch.Tensor, pids: list[int]) -> torch.Tensor:
-    """As CAJ's code has it: the square, at most 88, with the sign that the difference has."""
+    """As in CAJ's code: the square, at most 88, with the sign of the difference."""
     terms = []
     for difference in weighted_differences(features, pids):
         square = torch.clamp_max(difference**2, 88)

@@ -16,7 +16,7 @@ def pixels(n: int = 2, height: int = 64, width: int = 32) -> torch.Tensor:
     return torch.randint(256, (n, 3, height, width), dtype=torch.uint8, generator=rng)
 
 
-def test_it_is_normalise_backbone_pool_dropout_linear():
+def test_the_network_is_normalise_backbone_pool_dropout_linear():
     network = Network(SMALL, num_classes=7).eval()
     images = pixels()
     normalised = (images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None]
@@ -76,11 +76,11 @@ def test_unreachable_pretrained_weights_say_what_to_do(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (ModelOptions(backbone="resnet51"), r"timm has no such model; close: .*resnet51q"),
+        (ModelOptions(backbone="resnet51"), r"timm has no such model; similar: .*resnet51q"),
         (ModelOptions(weights="/nowhere.pth"), r"--model.weights /nowhere.pth: no such file"),
         (
             ModelOptions("convnext_atto", "none", last_stride=1),
-            r"--model.last-stride 1: convnext_atto is no ResNet",
+            r"--model.last-stride 1: convnext_atto is not a ResNet",
         ),
     ],
 )

@@ -40,7 +40,7 @@ def test_gem_goes_from_the_mean_to_the_maximum():
 
 
 @pytest.mark.parametrize("p", [3.0, 8.0])
-def test_gem_of_what_is_not_positive_is_finite_in_every_precision(p):
+def test_gem_of_nonpositive_values_is_finite_in_every_precision(p):
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         x = torch.stack([torch.zeros(2, 4, 2), -torch.ones(2, 4, 2), torch.full((2, 4, 2), 100.0)])
         x = x.to(dtype).requires_grad_()  # 100³ is more than float16 holds
@@ -51,7 +51,7 @@ def test_gem_of_what_is_not_positive_is_finite_in_every_precision(p):
         assert torch.autograd.grad(pooled.sum(), x)[0].isfinite().all()
 
 
-def test_p_is_trained_only_if_asked_for():
+def test_p_is_trained_only_if_requested():
     assert list(pooling(pooling="gem").parameters()) == []
     learned = pooling(pooling="gem", gem_learned=True, gem_p=2.0)
     assert [(n, p.item()) for n, p in learned.named_parameters()] == [("p", 2.0)]
@@ -91,7 +91,7 @@ def test_a_network_pools_the_map_of_its_backbone(backbone):
     torch.testing.assert_close(network.embed(images), embedding)
 
 
-def test_average_pooling_here_is_that_of_timm():
+def test_average_pooling_equals_timms():
     torch.manual_seed(0)
     theirs = Network(ModelOptions("test_resnet", "none"), 5, SIZE).eval()
     one_part = ModelOptions("test_resnet", "none", pooling="gem", gem_p=1.0)
@@ -104,10 +104,13 @@ def test_average_pooling_here_is_that_of_timm():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backbone": "test_vit", "pooling": "gem"}, "--model.pooling gem: test_vit makes no"),
+        (
+            {"backbone": "test_vit", "pooling": "gem"},
+            "--model.pooling gem: test_vit has no feature map",
+        ),
         (
             {"backbone": "test_mambaout", "parts": 2},
-            "--model.parts 2: test_mambaout makes no feature map",
+            "--model.parts 2: test_mambaout has no feature map",
         ),
         ({"parts": 3}, "--model.parts 3: the feature map of test_resnet is only 2 high; pass --mo"),
     ],
@@ -123,11 +126,12 @@ def test_what_cannot_be_pooled_is_refused(options, message):
     [
         ({"parts": 0}, "--model.parts 0: must be at least 1"),
         ({"gem_p": 0.5}, "--model.gem-p 0.5: must be in 1…8"),
+        ({"gem_p": 4.0}, "--model.gem-p 4.0: only with --model.pooling gem"),
         ({"gem_p": math.nan}, "--model.gem-p nan: must be in 1…8"),
         ({"gem_learned": True}, "--model.gem-learned: only with --model.pooling gem"),
         ({"stem_depth": 1}, "--model.stem-depth 1: only with --model.structure two-stems"),
     ],
 )
-def test_options_without_sense_are_refused(options, message):
+def test_contradictory_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         ModelOptions(**options)

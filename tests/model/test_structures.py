@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 
 STRUCTURES = tuple(CHANNELS)
 INFRARED = torch.tensor([False, True, True, False, True, False])
-HALVES = torch.arange(6) >= 3  # as a balanced batch lies
+HALVES = torch.arange(6) >= 3  # the layout of a balanced batch
 
 
 def network(structure: str, **options) -> Network:
@@ -53,11 +53,11 @@ def test_two_stems_are_equal_at_first_and_each_sees_its_modality_only():
         torch.testing.assert_close(seen[name], expected)
 
 
-def test_two_stems_treat_the_two_halves_in_training_as_they_do_in_a_test():
+def test_two_stems_treat_both_halves_in_training_as_in_evaluation():
     net = network("two-stems")
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.eval()  # in training mode otherwise, where the stems take turns
+            layer.eval()  # the rest stays in training mode, where each stem takes its half
     with torch.no_grad():
         for weight in net.enter.infrared.parameters():
             weight.add_(0.1)
@@ -98,7 +98,7 @@ def test_non_local_blocks_in_stems_are_each_modalitys_own():
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_modality_matters_but_for_one_stream(structure):
+def test_modality_matters_except_for_one_stream(structure):
     net, images = network(structure).eval(), pixels()
     if structure == "two-stems":
         with torch.no_grad():
@@ -108,7 +108,7 @@ def test_modality_matters_but_for_one_stream(structure):
     assert torch.allclose(a, b) == (structure == "one-stream")
 
 
-def test_two_stems_of_no_resnet_are_refused():
+def test_two_stems_without_a_resnet_are_refused():
     options = ModelOptions("convnext_atto", "none", structure="two-stems")
-    with pytest.raises(InputError, match=r"--model.structure two-stems: .* no ResNet"):
+    with pytest.raises(InputError, match=r"--model.structure two-stems: .* not a ResNet"):
         Network(options, 3)

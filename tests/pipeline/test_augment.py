@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy import ndarray
 from PIL import Image
 
 from pipeline import augment, graph, plan, spectrum
 from pipeline.datasets.records import Index
 from pipeline.draws import uniforms
+from pipeline.errors import InputError
 from pipeline.loader import TrainingLoader
 from pipeline.options import AugmentationOptions, DataOptions
 from pipeline.source import TrainingSource
@@ -166,7 +169,7 @@ def reference(batch, step: int, opts: AugmentationOptions) -> ndarray:
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_pixels_equal_numpy_s(index, name):
+def test_pixels_equal_numpy(index, name):
     plain, made = (batches(index, augmentation, jitter=0.0) for augmentation in (OFF, EACH[name]))
     changed = 0
     for step, (before, after) in enumerate(zip(plain, made, strict=True)):
@@ -178,7 +181,7 @@ def test_pixels_equal_numpy_s(index, name):
 
 
 @pytest.mark.gpu
-def test_gpu_pixels_equal_numpy_s_but_for_rounding(index, gpu):
+def test_gpu_pixels_equal_numpy_up_to_rounding(index, gpu):
     plain, made = (
         list(loader(index, augmentation, gpu, jitter=0.0).epoch(1, spectrum.uniform()))
         for augmentation in (OFF, ALL)
@@ -189,7 +192,7 @@ def test_gpu_pixels_equal_numpy_s_but_for_rounding(index, gpu):
         assert (difference != 0).mean() < 1e-3
 
 
-def test_switched_off_nothing_is_in_the_graph(index, monkeypatch):
+def test_the_graph_has_no_augmentation_when_off(index, monkeypatch):
     monkeypatch.setattr(graph.Pipeline, "build", lambda self: None)
 
     def operators(augmentation: AugmentationOptions | None) -> list[str]:
@@ -216,7 +219,7 @@ def test_switched_off_nothing_is_in_the_graph(index, monkeypatch):
 
 @pytest.mark.parametrize("cache", ["none", "host", "gpu"])
 @pytest.mark.parametrize("name", ["all", "channel"])
-def test_dali_takes_the_gpu_s_graph_without_a_gpu(index, monkeypatch, cache, name):
+def test_dali_accepts_the_gpu_graph_without_a_gpu(index, monkeypatch, cache, name):
     described = graph._pipeline
     monkeypatch.setattr(graph, "_pipeline", lambda n, o, _, threads: described(n, o, None, threads))
     monkeypatch.setattr(graph.Pipeline, "build", lambda self: None)
@@ -233,7 +236,7 @@ def test_a_cache_gives_the_same_batches(index):
         assert_equal(list(cached.epoch(1, spectrum.uniform())), streamed)
 
 
-def test_a_resumed_step_sees_what_it_would_have_seen(index):
+def test_a_resumed_step_sees_the_same_batch(index):
     whole = batches(index, ALL)
     resumed = list(loader(index, ALL).epoch(1, spectrum.uniform(), first_step=1))
     assert len(resumed) == len(whole) - 1
@@ -265,7 +268,7 @@ def test_a_shared_crop_or_box_keeps_the_pair_aligned(index, cause):
     aspect=st.floats(0.1, 1),
     probability=st.floats(0, 1),
 )
-def test_boxes_lie_inside_and_have_the_area_and_aspect_asked_for(
+def test_boxes_lie_inside_and_have_the_requested_area_and_aspect(
     seed, size, area, aspect, probability
 ):
     opts = AugmentationOptions(erasing=probability, erasing_area=area, erasing_aspect=aspect)
@@ -290,7 +293,7 @@ def test_boxes_lie_inside_and_have_the_area_and_aspect_asked_for(
     assert ((least[:, 0] / most[:, 1] <= 1 / aspect + 1e-6) | at_least_one).all()
 
 
-def test_as_many_are_erased_as_asked_for_and_everywhere():
+def test_erasing_has_the_requested_rate_and_happens_everywhere():
     opts = AugmentationOptions(erasing=0.3)
     u = np.random.default_rng(0).random((100_000, augment.ERASING_UNIFORMS), np.float32)
     box = augment.boxes(u, np.zeros(len(u), bool), opts, (256, 128))
@@ -306,7 +309,7 @@ def test_as_many_are_erased_as_asked_for_and_everywhere():
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), padding=st.integers(1, 15))
-def test_a_crop_s_window_is_anywhere_in_the_padded_image(seed, padding):
+def test_crop_windows_are_anywhere_in_the_padded_image(seed, padding):
     u = np.random.default_rng(seed).random((2000, 2), np.float32)
     u[0], u[1] = 0, 1 - 2**-24
     window = augment.crops(u, padding, (16, 20))
@@ -333,7 +336,7 @@ def test_a_crop_s_window_is_anywhere_in_the_padded_image(seed, padding):
         ({"erasing_aspect": 0.0}, "--augmentation.erasing-aspect 0.0: must be above 0 and up to 1"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(wrong, line):
+def test_invalid_options_are_refused_by_name(wrong, line):
     with pytest.raises(InputError) as caught:
         AugmentationOptions(**wrong)
     assert line in str(caught.value)
@@ -342,3 +345,9 @@ def test_what_cannot_be_is_refused_by_name(wrong, line):
 def test_a_crop_that_could_miss_the_image_is_refused(index):
     with pytest.raises(InputError, match=r"crop-padding-px 24: must be less than .* 48 and 24"):
         batches(index, AugmentationOptions(crop_padding_px=24))
+
+
+def test_erasing_that_could_never_fit_is_refused(index):
+    squares = AugmentationOptions(erasing=0.5, erasing_area=(0.6, 0.8), erasing_aspect=1.0)
+    with pytest.raises(InputError, match=r"erasing-area 0.6 0.8: no rectangle .* 48x24 images"):
+        batches(index, squares)

@@ -1,4 +1,4 @@
-"""The pixel cache: batches of no cache, each image decoded once, memory checked before."""
+"""The pixel cache: same batches as without it, each image decoded once, memory checked first."""
 
 import gc
 import sys
@@ -47,14 +47,14 @@ def assert_equal(some, others) -> None:
 
 
 def assert_alike(some: torch.Tensor, others: torch.Tensor) -> None:
-    """Of a GPU: its JPEG engine and its kernels take each other's images from batch to batch, and
-    may enlarge chroma differently: 2.5 of 255 on noise, where other images differ by 80."""
+    """On a GPU: an image may go to the JPEG engine in one batch and to kernels in another, and they
+    may upsample chroma differently: by 2.5 of 255 on noise, where other images differ by 80."""
     assert (some.int() - others.int()).abs().float().mean() < 4
 
 
 @pytest.mark.parametrize("prefetch", [1, 2, 4])
 @pytest.mark.parametrize("sampling", ["balanced", "random"])
-def test_batches_are_those_of_no_cache_to_the_bit(index, prefetch, sampling):
+def test_batches_are_bit_identical_to_those_without_a_cache(index, prefetch, sampling):
     kept = loader(index, "host", prefetch=prefetch, sampling=sampling)
     fresh = loader(index, "none", sampling=sampling)
     probability = np.array([0.1, 0.2, 0.3, 0.4])
@@ -68,7 +68,7 @@ def test_an_image_is_decoded_once(index):
     for epoch in range(1, 8):
         for batch in kept.epoch(epoch, spectrum.uniform()):
             seen |= set(batch.rows.tolist())
-        # What was used can be taken away.
+        # Files that were used are no longer needed.
         for row in seen:
             index.path(row).unlink(missing_ok=True)
     assert len(seen) == len(index)
@@ -90,18 +90,18 @@ def test_an_epoch_abandoned_half_way_leaves_nothing_behind(index):
     assert_equal(kept.epoch(2, np.eye(4)[3]), fresh.epoch(2, np.eye(4)[3]))
 
 
-def test_nothing_is_left_running_once_all_is_there(index):
+def test_decoding_stops_once_all_images_are_cached(index):
     kept = loader(index, "host")
     list(kept.epoch(1, spectrum.uniform()))
     assert list(kept.source._pixels._filling) == []
 
 
-def test_an_abandoned_loader_is_collected_without_a_word(index, monkeypatch):
+def test_an_abandoned_loader_is_collected_without_warnings(index, monkeypatch):
     complaints = []
     monkeypatch.setattr(sys, "unraisablehook", complaints.append)
 
     def abandon() -> None:
-        kept = loader(index, "host", p=2, k=2)  # of 80 images the fewest are decoded by then
+        kept = loader(index, "host", p=2, k=2)  # most of the 80 images are not decoded yet
         kept.running = kept.epoch(1, spectrum.uniform())  # a cycle, for the garbage collector
         next(kept.running)
 
@@ -112,7 +112,7 @@ def test_an_abandoned_loader_is_collected_without_a_word(index, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "header"])
-def test_a_bad_file_is_named_and_the_loader_works_again_once_it_is_mended(index, damage):
+def test_a_bad_file_is_named_and_the_loader_works_again_once_it_is_fixed(index, damage):
     kept, fresh = loader(index, "host"), loader(index, "none")
     row = int(next(iter(fresh.epoch(1, spectrum.uniform()))).rows[5])
     bad = index.path(row)
@@ -127,9 +127,9 @@ def test_a_bad_file_is_named_and_the_loader_works_again_once_it_is_mended(index,
     assert_equal(kept.epoch(1, spectrum.uniform()), fresh.epoch(1, spectrum.uniform()))
 
 
-def where(index: Index, name: str, free: dict, monkeypatch) -> str:
+def chosen_place(index: Index, name: str, free: dict, monkeypatch) -> str:
     monkeypatch.setattr(cache, "free_bytes", lambda device: free)
-    return cache.place(index, DataOptions(**{**SMALL, "cache": name}), CPU)
+    return cache.choose_place(index, DataOptions(**{**SMALL, "cache": name}), CPU)
 
 
 def test_auto_takes_the_nearest_place_with_ample_room(index, monkeypatch):
@@ -141,15 +141,15 @@ def test_auto_takes_the_nearest_place_with_ample_room(index, monkeypatch):
         ({"host": 2 * need}, "host"),
         ({"gpu": need, "host": need}, "none"),
     ):
-        assert where(index, "auto", free, monkeypatch) == expected
-    assert where(index, "none", {"host": 9 * need}, monkeypatch) == "none"
+        assert chosen_place(index, "auto", free, monkeypatch) == expected
+    assert chosen_place(index, "none", {"host": 9 * need}, monkeypatch) == "none"
 
 
 def test_a_place_without_room_is_refused_with_the_numbers(index, monkeypatch):
     with pytest.raises(InputError, match=r"--data.cache host: 80 images of 32x16 take .* are free"):
-        where(index, "host", {"host": 1000}, monkeypatch)
+        chosen_place(index, "host", {"host": 1000}, monkeypatch)
     with pytest.raises(InputError, match=r"--data.cache gpu: there is no GPU here"):
-        where(index, "gpu", {"host": 10**9}, monkeypatch)
+        chosen_place(index, "gpu", {"host": 10**9}, monkeypatch)
 
 
 def test_free_memory_is_plausible():
@@ -158,7 +158,7 @@ def test_free_memory_is_plausible():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["host", "gpu"])
-def test_batches_on_a_gpu_are_those_of_no_cache(index, name, gpu):
+def test_gpu_batches_match_those_without_a_cache(index, name, gpu):
     options = DataOptions(**SMALL)
     kept, fresh = (
         TrainingLoader(index, DataOptions(**{**SMALL, "cache": c}), gpu, seed=3)

@@ -95,7 +95,7 @@ def test_ten_faults_of_ten_kinds_are_all_named(tree):
         (lambda t: (t / "exp/val_id.txt").write_text("1,x"), [("bad list", "exp/val_id.txt")]),
     ],
 )
-def test_lists_and_permutations(tree, damage, expected):
+def test_missing_and_bad_lists_are_named(tree, damage, expected):
     damage(tree)
     assert faults(tree) == expected
 
@@ -107,7 +107,7 @@ def test_the_missing_permutations_say_what_to_get_and_where_to_put_it(tree):
     assert "copy it there" in fault.text
 
 
-def test_an_identity_of_one_modality_or_none(tree):
+def test_an_identity_that_lacks_modalities_is_named(tree):
     pid = int((tree / "exp" / "train_id.txt").read_text().split(",")[0])
     (tree / "exp" / "rand_perm_cam.mat").unlink()
     for camid in (3, 6):

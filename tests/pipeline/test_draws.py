@@ -1,4 +1,4 @@
-"""Stateless draws: their distributions; nothing but (seed, epoch, step, position) counts."""
+"""Stateless draws: their distributions, and that only (seed, epoch, step, position) matters."""
 
 import numpy as np
 from hypothesis import given
@@ -27,7 +27,7 @@ def test_seed_epoch_step_and_name_give_different_streams():
 
 
 def test_neighbouring_large_seeds_differ():
-    """They met in one float64 when the key was a list."""
+    """As a list, the key would round them to the same float64."""
     values = {generator(2**63 + i, "plan", 0).random(4).tobytes() for i in range(4)}
     assert len(values) == 4
 
@@ -48,7 +48,7 @@ def test_flip_of_0_and_1_and_jitter_of_0_are_exact():
     assert (draw(0, 0, 0, 1000, 0.5, 0.0).brightness == 1).all()
 
 
-def test_the_first_two_names_draw_what_they_drew_before_there_were_names():
+def test_the_first_two_names_keep_their_old_values():
     """Published runs stay reproducible: Philox keyed by (seed, 0) and (seed, 1)."""
     for number, name in enumerate(("plan", "pair")):
         key = np.array([5, number], np.uint64)

@@ -1,4 +1,4 @@
-"""A full memory is told from a bad image, whoever says so."""
+"""Out-of-memory errors, of whatever library, are not mistaken for bad images."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from pipeline.errors import is_out_of_memory
 from pipeline.loader import EvaluationLoader
 from pipeline.options import DataOptions
 
-SAID = [
+OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …"),
     RuntimeError("Critical error in pipeline:\n… CUDA allocation failed\nCurrent pipeline object"),
     RuntimeError("Can't allocate 4096 bytes on device 0."),
@@ -19,8 +19,8 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize("error", SAID, ids=lambda error: str(error)[:20])
-def test_it_is_one_line_and_status_1(error, capsys, monkeypatch):
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:20])
+def test_out_of_memory_is_one_line_and_status_1(error, capsys, monkeypatch):
     def raising(args):
         raise error
 
@@ -33,7 +33,7 @@ def test_it_is_one_line_and_status_1(error, capsys, monkeypatch):
     assert "lower --data.p" in line
 
 
-def test_other_errors_stay_what_they_are():
+def test_other_errors_are_unchanged():
     def raising(args):
         raise RuntimeError("shapes do not fit")
 
@@ -41,8 +41,8 @@ def test_other_errors_stay_what_they_are():
         cdp.guarded(raising, [])
 
 
-def test_no_image_is_blamed_for_a_full_memory(people, monkeypatch):
-    """The decoder's own words, raised where DALI raises them."""
+def test_no_image_is_blamed_when_memory_is_full(people, monkeypatch):
+    """The decoder's own message, raised where DALI raises it."""
     from pipeline.datasets.kinds import read_training
 
     options = DataOptions(root=people, threads=1, eval_batch=4)

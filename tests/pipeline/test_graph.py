@@ -18,7 +18,7 @@ from pipeline.plan import ALL, columns
 from pipeline.source import EvaluationSource, TrainingSource
 
 CPU = torch.device("cpu")
-described = graph._pipeline
+build_pipeline = graph._pipeline
 SAVED_AS = (
     {"quality": 95, "subsampling": 0},
     {"quality": 85, "subsampling": 2},
@@ -120,7 +120,7 @@ def test_no_jitter_leaves_infrared_as_it_is(index):
         assert (infrared[:, 1] == luma[..., None]).all()
 
 
-def test_a_pair_shares_its_flip_and_it_is_the_drawn_one(index):
+def test_a_pair_shares_the_drawn_flip(index):
     flipped, plain = options(flip=0.5), options(flip=0.0)
     mirrored = 0
     for step, (a, b) in enumerate(
@@ -139,7 +139,7 @@ def test_a_pair_shares_its_flip_and_it_is_the_drawn_one(index):
 
 
 def test_originals_are_the_resized_files(index):
-    """The CPU decoder equals PIL's; the resize is PIL's antialiased linear but for its rounding."""
+    """The CPU decoder equals PIL's; the resize is PIL's antialiased linear except for rounding."""
     batch = one_epoch(index, spectrum.uniform(), options(flip=0.0))[0]
     for row, pair in zip(batch.rows, batch.images.numpy(), strict=True):
         assert_like_pil(pair[0], index.path(row))
@@ -170,7 +170,7 @@ def test_shapes_dtypes_layout_and_shared_memory(index):
 
 
 def test_batches_outlive_later_runs_of_the_pipeline(index):
-    """Zero-copy tensors own their memory: what comes later does not write into them."""
+    """Zero-copy tensors own their memory: later batches do not overwrite them."""
     loader = TrainingLoader(index, options(prefetch=1), CPU, 3)
     kept = list(loader.epoch(1, spectrum.uniform()))
     copies = [batch.images.clone() for batch in kept]
@@ -183,7 +183,7 @@ def test_batches_outlive_later_runs_of_the_pipeline(index):
     "probability",
     [[0.25, 0.25, 0.25, 0.25], [0.6, 0.05, 0.25, 0.1], [0.0, 0.3, 0.7, 0.0], [0.0, 0.0, 1.0, 0.0]],
 )
-def test_the_graph_draws_spectra_as_the_probabilities_say(index, probability):
+def test_spectra_are_drawn_with_the_given_probabilities(index, probability):
     loader = TrainingLoader(index, options(height_px=16, width_px=16), CPU, seed=11)
     drawn = [
         batch.spectrum[batch.modality == 0]
@@ -212,7 +212,7 @@ def test_evaluation_images_come_in_order_and_whole(index):
 
 
 @pytest.mark.gpu
-def test_gpu_spectrum_stage_equals_numpy_on_the_gpu_s_own_originals(index, gpu):
+def test_gpu_spectrum_stage_equals_numpy_on_gpu_originals(index, gpu):
     for code in range(4):
         for batch in TrainingLoader(index, options(), gpu, 3).epoch(1, np.eye(4)[code]):
             assert batch.images.is_cuda
@@ -248,9 +248,11 @@ FAMILIES = [(), ("X",), ("R", "G", "B", "X"), ("X", "U", "V"), ("R", *HSV)]
 
 @pytest.mark.parametrize("cache", ["none", "host", "gpu"])
 @pytest.mark.parametrize("spectra", FAMILIES)
-def test_dali_takes_the_gpu_s_graph_without_a_gpu(index, monkeypatch, cache, spectra):
-    """Operators, their devices and arguments; what they compute only a GPU can show."""
-    monkeypatch.setattr(graph, "_pipeline", lambda n, o, _, threads: described(n, o, None, threads))
+def test_dali_accepts_the_gpu_graph_without_a_gpu(index, monkeypatch, cache, spectra):
+    """Checks operators, devices and arguments; only a GPU can check what they compute."""
+    monkeypatch.setattr(
+        graph, "_pipeline", lambda n, o, _, threads: build_pipeline(n, o, None, threads)
+    )
     monkeypatch.setattr(graph.Pipeline, "build", lambda self: None)
     opts = options(spectra=spectra)
     made = graph.training_graph(TrainingSource(index, opts, 0), opts, 0, 2, cache)
@@ -262,7 +264,7 @@ def test_dali_takes_the_gpu_s_graph_without_a_gpu(index, monkeypatch, cache, spe
 @pytest.mark.gpu
 @pytest.mark.parametrize("spectra", FAMILIES)
 def test_gpu_and_cpu_pairs_look_alike(index, spectra, gpu):
-    """Decoders and resizes differ in rounding: 1 of 255 in the mean, 8 in all but one of 1000.
+    """Decoders and resizes round differently: by 1 of 255 on average, by 8 in 999 of 1000 pixels.
 
     A hue can jump by a whole turn where a pixel is nearly gray.
     """
@@ -280,7 +282,7 @@ def test_gpu_and_cpu_pairs_look_alike(index, spectra, gpu):
 
 
 @pytest.mark.gpu
-def test_gpu_evaluation_images_look_like_the_cpu_s(index, gpu):
+def test_gpu_evaluation_images_look_like_those_of_the_cpu(index, gpu):
     found, expected = (
         torch.cat([images.cpu() for images in EvaluationLoader(index, options(eval_batch=20), d)])
         for d in (gpu, CPU)
@@ -290,8 +292,8 @@ def test_gpu_evaluation_images_look_like_the_cpu_s(index, gpu):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("cache", ["none", "host", "gpu"])
-def test_a_batch_stays_whole_while_the_gpu_is_behind(index, cache, gpu):
-    """DALI and the cache make further batches meanwhile, and must not write into this one."""
+def test_a_batch_stays_valid_while_the_gpu_is_behind(index, cache, gpu):
+    """DALI and the cache make more batches meanwhile, and must not overwrite this one."""
 
     def sums(behind: bool) -> torch.Tensor:
         loader = TrainingLoader(index, options(cache=cache, p=2, k=2), gpu, 3)

@@ -1,4 +1,4 @@
-"""Grouping an index: every image once, and what replaces an image; memory of many images."""
+"""Grouping an index: every image once, replacements for bad ones, memory for many images."""
 
 import sys
 import tracemalloc
@@ -20,7 +20,7 @@ IMAGES = 200_000
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "random", "shuffle"])
-def test_every_image_lies_at_its_identity(sampling):
+def test_every_image_is_in_its_identitys_group(sampling):
     index = make_index([(3, 1), (2, 5), (3, 0), (1, 2)])
     groups = group(index, sampling)
     assert (groups.pids[groups.labels] == index.pids).all()
@@ -31,7 +31,7 @@ def test_every_image_lies_at_its_identity(sampling):
             assert (groups.labels[rows] == i).all()
             assert (np.diff(rows) > 0).all()
             seen += rows.tolist()
-        blocks = [block.shape for block in part.of_equal_size()]
+        blocks = [block.shape for block in part.equal_size_blocks()]
         assert sum(identities * size for identities, size in blocks) == len(part.rows)
         sizes = [size for identities, size in blocks if identities]
         assert sizes == sorted(set(part.count[part.count > 0].tolist()))
@@ -39,15 +39,15 @@ def test_every_image_lies_at_its_identity(sampling):
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "random", "shuffle"])
-def test_alike_is_one_identity_and_one_modality(sampling):
+def test_rows_like_an_image_share_its_identity_and_modality(sampling):
     index = synthetic(400, 30)
     groups = group(index, sampling)
     for row in range(len(index)):
         same = (index.pids == index.pids[row]) & (index.modality == index.modality[row])
-        assert (groups.alike(index, row) == np.flatnonzero(same)).all()
+        assert (groups.rows_like(index, row) == np.flatnonzero(same)).all()
 
 
-def test_bad_images_leave_the_plan_and_nothing_else_moves():
+def test_bad_images_are_replaced_and_the_rest_of_the_plan_stays():
     index = synthetic(2000, 60)
     options = DataOptions(p=8, k=4, on_bad_image="skip")
     source = TrainingSource(index, options, seed=3)
@@ -65,8 +65,8 @@ def test_bad_images_leave_the_plan_and_nothing_else_moves():
     assert (index.modality[plan] == index.modality[whole]).all()
 
 
-def test_an_image_takes_bytes_and_no_python_object():
-    """With 10 M images 100 bytes an image are 1 GB."""
+def test_an_image_takes_few_bytes_and_no_python_object():
+    """With 10 M images, 100 bytes per image are 1 GB."""
     index = synthetic(IMAGES, IMAGES // 10)
     assert set(np.unique(index.modality)) == set(Modality)
     tracemalloc.start()

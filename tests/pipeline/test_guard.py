@@ -1,4 +1,4 @@
-"""Whatever a file holds: it is usable, or has a flaw; looking at it raises nothing."""
+"""Whatever a file holds, it is usable or has a flaw; checking it never raises."""
 
 import io
 import random
@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline import guard, spectrum
 from pipeline.check import check
 from pipeline.datasets.kinds import read_training
-from pipeline.guard import Flaw, look, why_undecodable
+from pipeline.guard import Flaw, check_header, why_undecodable
 from pipeline.loader import TrainingLoader
 from pipeline.options import DataOptions
 from pipeline.picture import Examination
@@ -79,7 +79,7 @@ def test_check_warns_of_a_jpeg_that_was_cut_and_closed(people, tmp_path):
 def test_damaged_headers_raise_nothing(format):
     rng = random.Random(0)
     whole = saved(format)
-    assert look(np.frombuffer(whole, np.uint8)).flaw is None
+    assert check_header(np.frombuffer(whole, np.uint8)).flaw is None
     num_flaws = 0
     for _ in range(150):
         damaged = bytearray(whole)
@@ -98,11 +98,11 @@ def test_any_exception_of_pil_is_a_flaw_of_the_file(monkeypatch, error):
     monkeypatch.setitem(Image.OPEN, "PNG", (raising(error), Image.OPEN["PNG"][1]))
     flaw = why_undecodable(np.frombuffer(saved("PNG"), np.uint8))
     assert isinstance(flaw, Flaw)
-    said = " ".join(str(error).split()) or type(error).__name__
-    assert flaw == Flaw("damaged header", f"cannot be decoded ({said})")
+    message = " ".join(str(error).split()) or type(error).__name__
+    assert flaw == Flaw("damaged header", f"cannot be decoded ({message})")
 
 
-def test_memory_that_is_full_is_no_flaw_of_a_file(monkeypatch):
+def test_out_of_memory_is_not_a_flaw_of_the_file(monkeypatch):
     monkeypatch.setitem(Image.OPEN, "PNG", (raising(MemoryError()), Image.OPEN["PNG"][1]))
     with pytest.raises(MemoryError):
         why_undecodable(np.frombuffer(saved("PNG"), np.uint8))
@@ -115,5 +115,5 @@ def raising(error: Exception):
     return open_
 
 
-def test_a_path_that_no_file_can_have_is_unreadable():
+def test_an_impossible_path_is_unreadable():
     assert guard.read(Path("a\0.jpg")) == Flaw("unreadable", "cannot be read (embedded null byte)")

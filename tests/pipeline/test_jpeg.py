@@ -1,4 +1,4 @@
-"""A JPEG that was cut and closed with an end marker is told from every whole one."""
+"""JPEGs that were cut and closed with an end marker are distinguished from all whole ones."""
 
 import io
 
@@ -21,9 +21,9 @@ KINDS = {
 }
 
 
-def saved(pixels: np.ndarray, mode: str = "RGB", **how) -> bytes:
+def saved(pixels: np.ndarray, mode: str = "RGB", **encoding) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, "JPEG", **how)
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", **encoding)
     return file.getvalue()
 
 
@@ -47,20 +47,20 @@ def test_every_image_of_whole_data_sets_is_whole(people, tmp_path):
     assert [file for file in files if why_incomplete(file.read_bytes())] == []
 
 
-@pytest.mark.parametrize("how", KINDS.values(), ids=KINDS)
-def test_what_is_flat_at_its_end_is_whole(crops, how):
+@pytest.mark.parametrize("encoding", KINDS.values(), ids=KINDS)
+def test_a_picture_with_a_flat_end_is_whole(crops, encoding):
     rows = np.random.default_rng(0).integers(1, 100, len(crops))
     for crop, n in zip(crops, rows, strict=True):
         for level in (0, 128, 255):
             padded = crop.copy()
             padded[-n:] = level
-            assert why_incomplete(saved(padded, **how)) is None
+            assert why_incomplete(saved(padded, **encoding)) is None
         for mode in ("L", "CMYK"):
-            assert why_incomplete(saved(crop, mode, **how)) is None
-    assert why_incomplete(saved(np.zeros((1, 1, 3), np.uint8), **how)) is None
+            assert why_incomplete(saved(crop, mode, **encoding)) is None
+    assert why_incomplete(saved(np.zeros((1, 1, 3), np.uint8), **encoding)) is None
 
 
-def test_what_follows_the_end_or_looks_like_one_does_not_matter(crops):
+def test_data_after_the_end_and_markers_in_metadata_do_not_matter(crops):
     thumbnail = saved(crops[0][::8, ::8])
     exif = Image.Exif()
     exif[270] = "a picture"
@@ -69,25 +69,25 @@ def test_what_follows_the_end_or_looks_like_one_does_not_matter(crops):
     assert why_incomplete(jpeg + b"\0" * 50 + thumbnail) is None
 
 
-@pytest.mark.parametrize("how", KINDS.values(), ids=KINDS)
-def test_cuts_are_found_wherever_they_are(crops, how):
+@pytest.mark.parametrize("encoding", KINDS.values(), ids=KINDS)
+def test_cuts_are_found_wherever_they_are(crops, encoding):
     num_cut = num_found = 0
     for crop in crops:
-        jpeg = saved(crop, **how)
+        jpeg = saved(crop, **encoding)
         whole, start = decoded(jpeg), jpeg.find(b"\xff\xda") + 14
         for percent in range(10, 100, 10):
             cut = jpeg[: start + (len(jpeg) - 2 - start) * percent // 100] + END
             pixels = decoded(cut)
-            if pixels is None:  # which is a fault of its own
+            if pixels is None:  # a separate fault
                 continue
             lost = (pixels != whole).any(axis=(1, 2)).mean()
             flaw = why_incomplete(cut)
             if lost >= 0.05:
                 num_cut += 1
                 num_found += flaw is not None
-            if flaw and not how.get("progressive"):
+            if flaw and not encoding.get("progressive"):
                 said = int(flaw.text.split("lower ")[1].split("%")[0]) / 100
-                assert abs(said - lost) < 0.12  # it reckons in rows of blocks
+                assert abs(said - lost) < 0.12  # it counts in rows of blocks
     assert num_cut > 40
     assert num_found == num_cut
 

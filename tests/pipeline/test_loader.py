@@ -1,4 +1,4 @@
-"""The epoch boundary, what is in flight, and files that cannot be read."""
+"""The epoch boundary, batches in flight, and unreadable files."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    """Three identities, eight tiny images each, half of them infrared; a copy a test."""
+    """Three identities, eight tiny images each, half of them infrared; made anew per test."""
     names = []
     for i in range(24):
         names.append(f"{i:02d}.jpg")
@@ -74,43 +74,43 @@ def test_an_epoch_abandoned_half_way_leaves_nothing_behind(index, prefetch):
     assert spectra(batches) == [{3}] * 6
 
 
-def corrupt(path: Path, how: str) -> None:
+def corrupt(path: Path, damage: str) -> None:
     content = path.read_bytes()
-    if how == "missing":
+    if damage == "missing":
         path.unlink()
-    elif how == "empty":
+    elif damage == "empty":
         path.write_bytes(b"")
-    elif how == "truncated":
+    elif damage == "truncated":
         path.write_bytes(content[: len(content) // 2])
-    elif how == "text":
+    elif damage == "text":
         path.write_bytes(b"this is no picture, whatever its name says" * 10)
-    elif how == "folder":
+    elif damage == "folder":
         path.unlink()
         path.mkdir()
 
 
-@pytest.mark.parametrize("how", ["missing", "empty", "truncated", "text", "folder"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "folder"])
 @pytest.mark.parametrize("kind", ["training", "evaluation"])
-def test_a_file_that_cannot_be_read_is_named(index, how, kind):
+def test_a_file_that_cannot_be_read_is_named(index, damage, kind):
     bad = index.path(13)
     if kind == "training":
         run = loader(index).epoch(1, spectrum.uniform())
     else:
         options = DataOptions(height_px=32, width_px=16, eval_batch=4, threads=2)
         run = iter(EvaluationLoader(index, options, CPU))
-    corrupt(bad, how)
+    corrupt(bad, damage)
     with pytest.raises(InputError, match=str(bad)):
         list(run)
 
 
 @pytest.mark.parametrize("prefetch", [1, 2, 4])
-@pytest.mark.parametrize("how", ["truncated", "text", "missing"])
-def test_after_a_bad_file_the_loader_still_works(index, how, prefetch):
+@pytest.mark.parametrize("damage", ["truncated", "text", "missing"])
+def test_after_a_bad_file_the_loader_still_works(index, damage, prefetch):
     training = loader(index, prefetch)
     bad = index.path(13)
     kept = bad.with_suffix(".kept")
     shutil.copy(bad, kept)
-    corrupt(bad, how)
+    corrupt(bad, damage)
     with pytest.raises(InputError):
         list(training.epoch(1, spectrum.uniform()))
     os.replace(kept, bad)

@@ -24,15 +24,15 @@ def cases(draw):
 
 
 def by_one_sort(index, p, k, sampling, seed, epoch):
-    """The plan of old, which sorted all images anew each epoch; today's must stay equal to it."""
+    """The former plan, which sorted all images in each epoch; the current one must equal it."""
 
     def next_images(identity, k):
         draws = rng.integers(2**32, size=len(identity), dtype=np.uint64)
         shuffled = np.argsort((identity.astype(np.uint64) << np.uint64(32)) | draws, kind="stable")
         count = np.bincount(identity, minlength=len(pids))
         first = np.cumsum(count) - count
-        turn = occurrence[:, None] * k + np.arange(k)
-        return shuffled[first[slots, None] + turn % count[slots, None]]
+        position = occurrence[:, None] * k + np.arange(k)
+        return shuffled[first[slots, None] + position % count[slots, None]]
 
     rng = generator(seed, "plan", epoch)
     steps = -(-len(index) // (p * k))
@@ -53,7 +53,7 @@ def shuffled_rows(index: Index, seed: int) -> Index:
 
 @settings(max_examples=40, deadline=None)
 @given(cases(), st.sampled_from(["balanced", "random"]))
-def test_the_plan_is_that_of_one_sort_over_all_images(case, sampling):
+def test_the_plan_equals_one_sort_over_all_images(case, sampling):
     index, p, k, seed, epoch = case
     index = shuffled_rows(index, seed % 1000)
     expected = by_one_sort(index, p, k, sampling, seed, epoch)
@@ -63,7 +63,7 @@ def test_the_plan_is_that_of_one_sort_over_all_images(case, sampling):
 
 
 def test_equal_random_numbers_keep_the_order_of_rows(monkeypatch):
-    """Two of 2**32 numbers seldom are; with most of their bits gone they often are."""
+    """Of 2**32 numbers two are seldom equal; with most bits removed they often are."""
 
     class Coarse(np.random.Generator):
         def integers(self, high, size, dtype):
@@ -82,7 +82,7 @@ def test_equal_random_numbers_keep_the_order_of_rows(monkeypatch):
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "random"])
-def test_a_large_plan_is_that_of_one_sort(sampling):
+def test_a_large_plan_equals_one_sort(sampling):
     """Identities of 1 to 1,000 images in a modality."""
     sizes = np.random.default_rng(0).zipf(1.5, (500, 2)).clip(1, 1000)
     index = shuffled_rows(make_index([(int(rgb), int(ir)) for rgb, ir in sizes]), 1)
@@ -179,7 +179,7 @@ def test_an_epoch_is_one_pass_over_the_images():
         ([(2, 2), (0, 2), (0, 2)], 2, "balanced", r"identity 13 has no RGB image \(2 such"),
     ],
 )
-def test_what_the_data_cannot_serve_is_refused(counts, p, sampling, message):
+def test_batches_that_the_data_cannot_fill_are_refused(counts, p, sampling, message):
     with pytest.raises(InputError, match=message):
         check(make_index(counts), p, 2, sampling)
 
@@ -192,7 +192,7 @@ def test_one_modality_is_enough_for_random_sampling():
 
 def test_shuffle_takes_every_image_once_and_fills_the_last_step():
     index = make_index([(3, 1), (9, 0), (2, 2)])  # 17 images; identity 1 has no infrared one
-    check(index, p=8, k=2, sampling="shuffle")  # nothing to ask of the identities
+    check(index, p=8, k=2, sampling="shuffle")  # no requirement on identities
     plan = plan_epoch(index, 3, 2, "shuffle", seed=1, epoch=1)
     assert plan.shape == (3, 6)
     assert sorted(plan.ravel()[:17]) == list(range(17))

@@ -21,7 +21,7 @@ from pipeline.guard import decode
 from pipeline.loader import EvaluationLoader, TrainingLoader
 from pipeline.options import DataOptions
 from pipeline.reader import Reader
-from pipeline.sixteen_bit import MOST, read_counts, suggested_range, to_8_bit
+from pipeline.sixteen_bit import MAX_COUNT, read_counts, suggested_range, to_8_bit
 from tests import trees
 from tests.front_door import call, refused
 from tests.untrained import make_run
@@ -36,7 +36,7 @@ WITH_RANGE = dataclasses.replace(OPTIONS, range_16bit=(LOW, HIGH))
 
 
 def png(counts: np.ndarray, colour_type: int) -> np.ndarray:
-    """A PNG file of 16 bits a channel, of which PIL writes only gray ones."""
+    """A PNG file with 16 bits per channel; PIL writes only gray ones."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -78,7 +78,7 @@ def expected(index: Index, row: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(0, ()), (2, (3,)), (4, (2,)), (6, (4,))])
 def test_counts_of_every_kind_of_png(colour_type, channels):
-    counts = np.random.default_rng(0).integers(0, MOST + 1, (9, 7, *channels))
+    counts = np.random.default_rng(0).integers(0, MAX_COUNT + 1, (9, 7, *channels))
     found = read_counts(png(counts, colour_type))
     has_colours = channels in ((3,), (4,))
     colours = counts[..., :3] if has_colours else counts.reshape(9, 7, -1)[..., :1]
@@ -86,12 +86,12 @@ def test_counts_of_every_kind_of_png(colour_type, channels):
 
 
 def test_scaling_is_linear_clipped_and_the_same_for_every_image():
-    counts = np.array([[0, 99, 100, 101, 355, 400, 610, 611, MOST]])
+    counts = np.array([[0, 99, 100, 101, 355, 400, 610, 611, MAX_COUNT]])
     bmp = to_8_bit(png(counts, 0), 100, 610)
     pixels = np.asarray(Image.open(io.BytesIO(bytes(bmp))))
     np.testing.assert_array_equal(pixels[..., 0], [[0, 0, 0, 0, 128, 150, 255, 255, 255]])
-    full = np.arange(MOST + 1).reshape(256, 256)
-    pixels = np.asarray(Image.open(io.BytesIO(bytes(to_8_bit(png(full, 0), 0, MOST)))))
+    full = np.arange(MAX_COUNT + 1).reshape(256, 256)
+    pixels = np.asarray(Image.open(io.BytesIO(bytes(to_8_bit(png(full, 0), 0, MAX_COUNT)))))
     np.testing.assert_array_equal(pixels[..., 2], np.rint(full / 257))  # as decoders do
 
 
@@ -117,9 +117,9 @@ def test_without_16_bit_images_a_range_changes_nothing(tmp_path):
     assert torch.equal(without, with_it)
 
 
-def test_without_a_range_they_are_refused_by_name_and_skippable(thermal):
+def test_without_a_range_16_bit_images_are_refused_by_name_and_skippable(thermal):
     index = read_training(TRAIN, thermal)
-    message = r"\.png: has 16 bits a channel; train with --data.range-16bit LOW HIGH, the values"
+    message = r"\.png: has 16 bits per channel; train with --data.range-16bit LOW HIGH, the values"
     for cache in ("none", "host"):
         options = dataclasses.replace(OPTIONS, cache=cache)
         with pytest.raises(BadImageError, match=message):
@@ -127,11 +127,11 @@ def test_without_a_range_they_are_refused_by_name_and_skippable(thermal):
     with pytest.raises(BadImageError, match=message):
         list(EvaluationLoader(index, OPTIONS, CPU))
     skip = dataclasses.replace(OPTIONS, on_bad_image="skip")
-    with pytest.raises(InputError, match="has 16 bits a channel; no readable IR image"):
+    with pytest.raises(InputError, match="has 16 bits per channel; no readable IR image"):
         list(TrainingLoader(index, skip, CPU, 0).epoch(1, spectrum.uniform()))
 
 
-def test_a_damaged_one_is_replaced(thermal):
+def test_a_damaged_16_bit_image_is_replaced(thermal):
     index = read_training(TRAIN, thermal)
     options = dataclasses.replace(WITH_RANGE, on_bad_image="skip")
     first = next(iter(TrainingLoader(index, options, CPU, 0).epoch(1, spectrum.uniform())))
@@ -148,7 +148,7 @@ def test_a_damaged_one_is_replaced(thermal):
     assert victim not in np.concatenate([batch.rows for batch in batches])
 
 
-def test_check_tells_the_range_to_pass(thermal):
+def test_check_prints_the_range_to_pass(thermal):
     _, found = check(thermal)
     assert found.faults == []
     (note,) = (warning.text for warning in found.warnings)
@@ -156,26 +156,27 @@ def test_check_tells_the_range_to_pass(thermal):
     infrared = [np.asarray(Image.open(index.path(r))) for r in np.flatnonzero(index.modality == 1)]
     low, high = min(i.min() for i in infrared), max(i.max() for i in infrared)
     inner = note.split("--data.range-16bit ")[1].split(", which")[0]
-    assert f"{len(infrared)} images have 16 bits a channel, and values from {low} to {high}" in note
+    used = f"values from {low} to {high}, "
+    assert f"{len(infrared)} images have 16 bits per channel and {used}" in note
     inside = [int(word) for word in inner.split()]
     counts = np.concatenate([i.ravel() for i in infrared])
     assert 0.998 <= ((counts >= inside[0]) & (counts <= inside[1])).mean() <= 1
 
 
-def test_the_suggested_range_leaves_dead_pixels_out_and_is_a_range():
-    histogram = np.zeros(MOST + 1, np.int64)
+def test_the_suggested_range_excludes_dead_pixels_and_is_valid():
+    histogram = np.zeros(MAX_COUNT + 1, np.int64)
     histogram[20000:23000] = 1000
-    histogram[[0, MOST]] = 100
+    histogram[[0, MAX_COUNT]] = 100
     low, high = suggested_range(histogram)
     assert 20000 <= low < 20010
     assert 22990 < high <= 23000
-    for count in (0, MOST):
-        alone = np.bincount([count], minlength=MOST + 1)
+    for count in (0, MAX_COUNT):
+        alone = np.bincount([count], minlength=MAX_COUNT + 1)
         low, high = suggested_range(alone)
         DataOptions(range_16bit=(low, high))
 
 
-def test_a_run_s_range_holds_for_eval_embed_and_packs(thermal, tmp_path, capsys):
+def test_a_runs_range_applies_to_eval_embed_and_packs(thermal, tmp_path, capsys):
     run = tmp_path / "run"
     size = {"height_px": 32, "width_px": 16, "eval_batch": 32}
     make_run(
@@ -192,10 +193,10 @@ def test_a_run_s_range_holds_for_eval_embed_and_packs(thermal, tmp_path, capsys)
     np.testing.assert_array_equal(*embedded)
     without = tmp_path / "without"
     make_run(without, thermal, "people", data=DataOptions(root=thermal, **size))
-    assert "has 16 bits a channel" in refused(capsys, "eval", without, "--device", "cpu")
+    assert "has 16 bits per channel" in refused(capsys, "eval", without, "--device", "cpu")
 
 
-@pytest.mark.parametrize("wrong", [(5, 5), (9, 3), (-1, 8), (0, MOST + 1)])
-def test_a_range_that_is_none_is_refused(wrong):
-    with pytest.raises(InputError, match=r"--data.range-16bit .*: must be two numbers of 0…65535"):
+@pytest.mark.parametrize("wrong", [(5, 5), (9, 3), (-1, 8), (0, MAX_COUNT + 1)])
+def test_an_invalid_range_is_refused(wrong):
+    with pytest.raises(InputError, match=r"--data.range-16bit .*: must be two numbers in 0…65535"):
         DataOptions(range_16bit=wrong)

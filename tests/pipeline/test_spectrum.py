@@ -28,26 +28,26 @@ def first_batch(people, spectra, probability=None, **changes):
 
 
 def test_u_and_v_are_the_chroma_of_jpeg(people):
-    for place, channel in ((0, 1), (1, 2)):  # PIL's YCbCr: Y, Cb, Cr
-        batch = first_batch(people, ("U", "V"), np.eye(2)[place])
+    for code, channel in ((0, 1), (1, 2)):  # PIL's YCbCr: Y, Cb, Cr
+        batch = first_batch(people, ("U", "V"), np.eye(2)[code])
         rgb = batch.modality == 0
-        assert (batch.spectrum[rgb] == place).all()
+        assert (batch.spectrum[rgb] == code).all()
         for original, counterpart in batch.images[rgb].numpy():
             expected = np.asarray(Image.fromarray(original).convert("YCbCr"))[..., channel]
             assert (counterpart == counterpart[..., :1]).all()
             assert np.abs(counterpart[..., 0].astype(int) - expected).max() <= 1
 
 
-def test_hue_saturation_value_are_those_of_colorsys(people):
+def test_hue_saturation_and_value_match_colorsys(people):
     names = ("hue", "saturation", "value")
-    for place, name in enumerate(names):
-        batch = first_batch(people, names, np.eye(3)[place])
+    for code, name in enumerate(names):
+        batch = first_batch(people, names, np.eye(3)[code])
         pairs = batch.images[batch.modality == 0].numpy()
         original, counterpart = pairs[::3, 0, ::7, ::5], pairs[::3, 1, ::7, ::5, 0].astype(int)
         hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in original.reshape(-1, 3) / 255.0]
-        expected = np.array(hsv)[:, place] * (256 if name == "hue" else 255)
+        expected = np.array(hsv)[:, code] * (256 if name == "hue" else 255)
         difference = np.abs(counterpart.ravel() - expected)
-        if name == "hue":  # 256 is 0 again
+        if name == "hue":  # 256 wraps to 0
             difference = np.minimum(difference, 256 - difference)
         assert difference.max() <= (0.51 if name != "hue" else 1.01), name
         assert counterpart.std() > 5
@@ -67,7 +67,7 @@ def test_infrared_counterparts_do_not_depend_on_the_spectra(people):
         assert torch.equal(images, found[0])
 
 
-def test_without_spectra_originals_stand_alone(people):
+def test_without_spectra_there_are_no_counterparts(people):
     pairs, alone = first_batch(people, spectrum.DEFAULT), first_batch(people, ())
     assert alone.images.shape == (16, 1, 64, 32, 3)
     assert torch.equal(alone.images[:, 0], pairs.images[:, 0])
@@ -89,8 +89,8 @@ def test_a_cache_changes_nothing_without_spectra(people):
 @pytest.mark.parametrize(
     ("spectra", "message"),
     [
-        (("R", "gray"), r"--data.spectra gray: unknown; there are R, G, B, X, U"),
-        (("R", "R"), r"--data.spectra R R: names one twice"),
+        (("R", "gray"), r"--data.spectra gray: unknown; choose from R, G, B, X, U"),
+        (("R", "R"), r"--data.spectra R R: names a spectrum twice"),
     ],
 )
 def test_bad_names_are_refused(spectra, message):
@@ -98,7 +98,7 @@ def test_bad_names_are_refused(spectra, message):
         DataOptions(spectra=spectra)
 
 
-def test_p_hat_of_a_set_is_uniform():
+def test_the_initial_p_hat_is_uniform():
     assert spectrum.uniform(("R", "X")).tolist() == [0.5, 0.5]
     assert spectrum.uniform(()).tolist() == []
     assert spectrum.rows(()).shape == (0, 3)

@@ -1,4 +1,4 @@
-"""What each process of tests/train/test_distributed.py does; alone, or one of several.
+"""The work of each process of tests/train/test_distributed.py, alone or one of several.
 
     python -m tests.train.ranks DATA OUT NUM_RANKS…
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model.network import ReidNetwork
 from model.options import LossOptions
 from pipeline.datasets.kinds import read_training
 from pipeline.loader import TrainingLoader
@@ -28,6 +29,7 @@ from train.live.display import Display
 from train.loop import train
 from train.methods import finding
 from train.runtime import StepOptions
+from train.stages import Stage, enter, learning
 from train.step import TrainingStep
 from train.trials import resume
 
@@ -36,36 +38,51 @@ REPOSITORY = Path(__file__).parents[2]
 DATA = DataOptions(height_px=32, width_px=16, p=8, k=4, threads=1, cache="none")
 OWN = REPOSITORY / "tests" / "own_method.py"  # CDP with a third loss
 METHOD = finding.own(OWN).METHOD
-# In the steps that must be exact: the losses that look at the whole batch.
+# For the exact steps: losses that depend on the whole batch.
 LOSSES = LossOptions(hetero_center=0.1, hetero_center_triplet=1.0)
 HOW = StepOptions("off", "off", "on", "off")
 STEPS = 3
 
 
+def halve(network: ReidNetwork) -> None:
+    """The classifier's weights; on other ranks than the first they get something else."""
+    network.get_parameter("classifier.weight").mul_(0.5 if find_world().leads else 0.25)
+
+
+HELD = Stage("held", frozen=("classifier.",), begin=halve)
+
+
 def steps(root: Path) -> dict[str, torch.Tensor]:
-    """Losses, gathered features, DHSM's sums, and the weights after steps of plain SGD."""
+    """Records losses, gathered features, DHSM's sums, and the weights after steps of plain SGD.
+
+    Before the last step a stage begins, in which the classifier does not learn.
+    """
     world = find_world()
     options = dataclasses.replace(DATA, root=root)
     torch.manual_seed(0)
     loader = TrainingLoader(read_training(options, root), options, CPU, 0, world.share)
     method = dataclasses.replace(METHOD, loss=LOSSES)
-    network = method.network(
-        loader.num_classes, (32, 16)
-    ).double()  # what rounding does would hide a fault
-    for module in network.modules():  # timm's residual branches begin with weight 0
+    network = method.network(loader.num_classes, (32, 16)).double()  # rounding would hide a fault
+    for module in network.modules():  # timm initialises residual branches with weight 0
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     mining = Mining(METHOD.dhsm, 4, CPU, world.total)
+    names = learning(network, [HELD])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     step = TrainingStep(network, method, optimizer, mining, "off", CPU, HOW, world)
     network.train()
     losses, gathered = [], []
-    for _, batch in zip(range(STEPS), loader.epoch(1, np.full(4, 0.25)), strict=False):
+    for i, batch in zip(range(STEPS), loader.epoch(1, np.full(4, 0.25)), strict=False):
+        if i == STEPS - 1:
+            before = network.classifier.weight.clone()
+            enter(HELD, True, network, names, optimizer, world)
+            assert torch.equal(network.classifier.weight, before / 2)  # as rank 0 left it
         losses.append(step(batch))
         means = batch.images.double().mean(dim=(1, 2, 3))
         means, pids = world.gather(means), world.gather(batch.pids)
         rows = torch.cat([means.flatten(1), pids[:, None]], dim=1)
-        gathered.append(rows[rows[:, 0].argsort()])  # ranks' parts come in another order
+        gathered.append(rows[rows[:, 0].argsort()])  # ranks have another order
+    assert torch.equal(network.classifier.weight, before / 2)  # it did not learn
     state = {f"weight {name}": value for name, value in network.state_dict().items()}
     return state | {
         "losses": torch.stack(losses),
@@ -76,7 +93,7 @@ def steps(root: Path) -> dict[str, torch.Tensor]:
 
 def main(root: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    finding.own(OWN)  # other tests of this process may have named others
+    finding.own(OWN)  # other tests in this process may have loaded others
     cfg = Config(
         data=dataclasses.replace(DATA, root=root),
         method=METHOD,
@@ -99,7 +116,7 @@ def main(root: Path, out: Path) -> None:
 
 
 def start(num_ranks: int, root: Path, out: Path) -> bool:
-    """Runs `main` in as many processes, as torchrun would set them up; did all end well?
+    """Runs `main` in several processes, set up as by torchrun; returns whether all succeeded.
 
     They are forked, so that all that is imported here need not be imported by each.
     """

@@ -1,4 +1,4 @@
-"""Images that cannot be read: named, or replaced by others of the same person, and listed."""
+"""Unreadable images: named, or replaced by others of the same person and listed."""
 
 import dataclasses
 import os
@@ -51,7 +51,7 @@ def test_a_bad_image_is_replaced_by_one_of_the_same_person_and_modality(root, ca
         damage(index.path(victim), how)
 
     loader = TrainingLoader(index, options, CPU, 0)
-    for _ in range(2):  # the second epoch knows them
+    for _ in range(2):  # the second epoch knows the bad images
         batches = list(loader.epoch(1, spectrum.uniform()))
         assert sorted(loader.plan.bad) == sorted(set(victims))
         assert len(batches) == len(good)
@@ -63,7 +63,7 @@ def test_a_bad_image_is_replaced_by_one_of_the_same_person_and_modality(root, ca
             assert (index.modality[batch.rows] == index.modality[rows]).all()
             assert batch.images.shape == (16, 2, 32, 16, 3)
 
-    # What a loader that never meets the bad ones makes of the same rows, to the bit.
+    # Bit-identical to a loader for the same rows that never meets the bad images.
     kept = TrainingLoader(index, options, CPU, 0)
     kept.plan.bad = dict(loader.plan.bad)
     for batch, again in zip(batches, kept.epoch(1, spectrum.uniform()), strict=True):
@@ -91,7 +91,7 @@ def test_an_identity_without_a_readable_image_is_named(root):
         list(TrainingLoader(index, OPTIONS, CPU, 0).epoch(1, spectrum.uniform()))
 
 
-def test_a_name_that_is_no_utf_8_is_listed_as_it_is(root, tmp_path):
+def test_a_name_that_is_not_utf_8_is_listed_unchanged(root, tmp_path):
     odd = os.fsencode(root) + b"/cam1/0001/n\xff.jpg"
     os.rename(next((root / "cam1" / "0001").iterdir()), odd)
     index = read_training(OPTIONS, root)
@@ -105,7 +105,7 @@ def test_a_name_that_is_no_utf_8_is_listed_as_it_is(root, tmp_path):
     assert (tmp_path / "bad_images.tsv").read_bytes().startswith(odd + b"\tcannot be decoded")
 
 
-def test_a_run_lists_what_it_skipped_and_resumes_to_the_same_end(root, tmp_path, capsys):
+def test_a_run_lists_skipped_images_and_resumes_to_the_same_result(root, tmp_path, capsys):
     index = read_training(OPTIONS, root)
     cut, broken = map(int, plan_epoch(index, 6, 4, "balanced", 0, 1)[1, [2, 9]])
     damage(index.path(cut), "truncated")

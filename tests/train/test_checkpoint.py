@@ -1,4 +1,4 @@
-"""Checkpoints: equal runs give equal files, foreign files are refused, and trials do not leak."""
+"""Checkpoints: equal runs give equal files, foreign files are rejected, trials do not leak."""
 
 import json
 
@@ -30,7 +30,7 @@ def run(tmp_path):
 
 
 def make_state(num_classes: int = 5, seed: int = 0) -> State:
-    """A network after one step, and all that goes with it."""
+    """A network and its training state after one step."""
     torch.manual_seed(seed)
     network = Network(OPTIONS, num_classes)
     plain = StepOptions("off", "off", "on", "off")
@@ -62,11 +62,11 @@ def test_equal_states_give_equal_files(run):
     assert len(files) == 1
 
 
-def test_what_was_saved_is_restored_to_the_bit(run):
+def test_saved_state_is_restored_bit_for_bit(run):
     state, other = make_state(), make_state(seed=1)
     before = {name: value.clone() for name, value in state.tensors().items()}
     checkpoint.save(run, state, at(3, 2), "sysu")
-    torch.rand(9)  # dropout drew
+    torch.rand(9)  # as if dropout had drawn
     progress = checkpoint.restore(run, other, pytest.fail)
     assert_same(other.tensors(), before)
     assert (progress.epoch, progress.step) == (3, 2)
@@ -75,8 +75,8 @@ def test_what_was_saved_is_restored_to_the_bit(run):
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("off", "on"), ("off", "off"), ("fp16", "off")])
-def test_a_step_after_a_restart_is_the_step_without_it(run, precision, fused):
-    """Adam's moments lie as their weights do, and fp16's scale grows after whole steps."""
+def test_a_step_after_a_restart_equals_the_step_without_it(run, precision, fused):
+    """Adam's moments have their weights' memory layout; fp16's scale grows after whole steps."""
 
     def begin() -> tuple[TrainingStep, State]:
         network, mining, step = make_step(precision, fused_optimizer=fused)
@@ -100,7 +100,7 @@ def test_weights_alone_are_loaded_for_a_test(run):
     assert_same(loaded.state_dict(), state.network.state_dict())
 
 
-def test_the_two_newest_are_kept(run):
+def test_the_two_newest_files_are_kept(run):
     state = make_state()
     for epoch, step in ((1, 3), (1, 7), (2, 1), (12, 7)):
         checkpoint.save(run, state, at(epoch, step), "sysu")
@@ -110,7 +110,7 @@ def test_the_two_newest_are_kept(run):
     ]
 
 
-def test_a_header_without_its_place_in_the_run_is_damage(run):
+def test_a_header_without_progress_counts_as_damaged(run):
     path = checkpoint.save(run, make_state(), at(), "sysu")
     tensors, about = checkpoint._read(path)
     for wrong in ({"progress": {"epoch": 1}}, {"progress": None}, {"sha256": 7}):
@@ -121,7 +121,7 @@ def test_a_header_without_its_place_in_the_run_is_damage(run):
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "bit", "header"])
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(run, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(run, damage):
     state, said = make_state(), []
     checkpoint.save(run, state, at(1), "sysu")
     path = checkpoint.save(run, state, at(2), "sysu")
@@ -132,11 +132,13 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(run, damage)
     assert f"{path}: cannot be loaded" in said[0]
     assert "using the checkpoint before it" in said[0]
     checkpoint.found(run)[0].write_bytes(b"")
-    with pytest.raises(InputError, match="none is left to go on from: train again"):
+    with pytest.raises(
+        InputError, match="no intact checkpoint is left to resume from: train again"
+    ):
         checkpoint.restore(run, state, said.append)
 
 
-def test_a_run_without_a_checkpoint_begins_at_its_beginning(run):
+def test_a_run_without_a_checkpoint_restores_nothing(run):
     assert checkpoint.restore(run, make_state(), pytest.fail) is None
 
 
@@ -158,10 +160,10 @@ def test_a_full_disk_leaves_the_older_checkpoint_intact(run, monkeypatch):
 @pytest.mark.parametrize(
     "metadata", [None, {"format": "other"}, {"about": "not json"}, {"about": "[1]"}]
 )
-def test_a_file_of_another_program_is_refused(run, metadata):
+def test_a_file_from_another_program_is_rejected(run, metadata):
     path = run / "foreign.safetensors"
     path.write_bytes(safetensors.torch.save({"w": torch.zeros(3)}, metadata=metadata))
-    with pytest.raises(InputError, match=r"foreign\.safetensors: is of no known format"):
+    with pytest.raises(InputError, match=r"foreign\.safetensors: is of unknown format"):
         checkpoint.load(path, METHOD, (32, 16))
 
 
@@ -185,6 +187,6 @@ def test_only_another_trial_of_one_data_set_leaks(run, trained_on, tested_on, le
     if not leaks:
         return checkpoint.check_leak(path, tested_on)
     seen = next(part for part in trained_on.split(" after ") if part != tested_on)
-    with pytest.raises(InputError, match=f"was trained on {seen}; on {tested_on} it would"):
+    with pytest.raises(InputError, match=f"was trained on {seen}; {tested_on} tests with some"):
         checkpoint.check_leak(path, tested_on)
     return None

@@ -1,4 +1,4 @@
-"""The configuration: to disk and back, presets as the paper says, bad values refused."""
+"""The configuration: to disk and back, the paper's presets, invalid values."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from train.presets import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_config_survives_its_json(name):
+def test_config_survives_a_json_round_trip(name):
     cfg = PRESETS[name].config
     assert from_json(to_json(cfg), "here") == cfg
     cpu = torch.device("cpu")
@@ -35,18 +35,18 @@ def test_config_survives_its_json(name):
         ({"method": {"from": {"name": "own", "sha256": "1f"}}}, r"name it: --method own\.py"),
     ],
 )
-def test_a_config_of_another_version_is_refused(change, message, monkeypatch):
+def test_a_config_of_another_version_is_rejected(change, message, monkeypatch):
     monkeypatch.setattr(finding, "own_module", [])
     with pytest.raises(InputError, match=message):
         from_json(json.dumps(json.loads(to_json(Config())) | change), "here")
 
 
-def test_a_config_that_is_no_json_is_refused():
+def test_a_config_that_is_not_json_is_rejected():
     with pytest.raises(InputError, match="here: not a configuration"):
         from_json("{", "here")
 
 
-def test_the_sysu_preset_is_the_paper_s():
+def test_the_sysu_preset_equals_the_paper():
     cfg = PRESETS["sysu"].config
     assert (cfg.data.p, cfg.data.k, cfg.data.height_px, cfg.data.width_px) == (16, 4, 256, 128)
     method = cfg.method
@@ -69,6 +69,6 @@ def test_the_sysu_preset_is_the_paper_s():
         (lambda: OptimizerOptions(milestones=(40.0,)), r"must be a share of the epochs"),
     ],
 )
-def test_bad_values_are_refused(build, message):
+def test_bad_values_are_rejected(build, message):
     with pytest.raises(InputError, match=message):
         build()

@@ -1,4 +1,4 @@
-"""Eq. 5-7 by hand, every degenerate case, and what `Mining` sums."""
+"""Eq. 5-7 by hand, every degenerate case, and the sums of `Mining`."""
 
 import numpy as np
 import pytest
@@ -30,12 +30,12 @@ def test_eq_5_by_hand():
     np.testing.assert_allclose(r, [0.8, 0.5, 0.37, 0.6], rtol=1e-6)
 
 
-def test_an_epoch_s_end_gives_the_next_p_hat_and_starts_the_sums_again():
+def test_ending_an_epoch_gives_the_next_p_hat_and_resets_the_sums():
     mining = Mining(DhsmOptions(alpha=0.1), 4, torch.device("cpu"))
     assert mining.probability.tolist() == [0.25] * 4
     mining.add(torch.tensor([[1.8, 0.8, 0.7, 0.0], [2, 1, 1, 0]], dtype=torch.float64))
     next_p_hat = mining.end_epoch()
-    np.testing.assert_allclose(mining.r, [0.9, 0.8, 0.7, 0.0])  # X was not drawn: R as it was
+    np.testing.assert_allclose(mining.r, [0.9, 0.8, 0.7, 0.0])  # X was not drawn and keeps its R
     np.testing.assert_allclose(next_p_hat, [0.08125, 0.1375, 0.19375, 0.5875])
     assert next_p_hat is mining.probability
     assert not mining.sums.any()
@@ -43,7 +43,7 @@ def test_an_epoch_s_end_gives_the_next_p_hat_and_starts_the_sums_again():
 
 
 @pytest.mark.parametrize(("enabled", "num_spectra"), [(False, 4), (True, 1), (True, 0)])
-def test_p_hat_stays_without_dhsm_or_without_a_choice(enabled, num_spectra):
+def test_p_hat_stays_without_dhsm_or_with_one_spectrum(enabled, num_spectra):
     mining = Mining(DhsmOptions(enabled=enabled), num_spectra, torch.device("cpu"))
     before = mining.probability.copy()
     mining.add(torch.ones(2, num_spectra, dtype=torch.float64))
@@ -67,7 +67,7 @@ def test_all_spectra_mastered_is_uniform():
     np.testing.assert_array_equal(hardness(np.ones(4)), [0.25] * 4)
 
 
-def test_no_sample_at_all_keeps_r():
+def test_r_stays_without_samples():
     previous = np.array([0.1, 0.2, 0.3, 0.4])
     np.testing.assert_array_equal(confidence(np.zeros(4), np.zeros(4), previous), previous)
 
@@ -88,12 +88,12 @@ def test_probabilities_always_sum_to_1_and_stay_in_range(weights, r, alpha):
 
 
 @given(four)
-def test_a_harder_spectrum_never_gets_less(r):
+def test_a_harder_spectrum_never_gets_a_lower_probability(r):
     order = np.argsort(r)
     assert (np.diff(hardness(r)[order]) <= 1e-15).all()
 
 
-def test_confidence_is_taken_in_float32_from_half_precision_logits():
+def test_confidence_is_computed_in_float32_from_half_precision_logits():
     logits = torch.tensor([[11.0, 1.0]], dtype=torch.bfloat16)
     sums = Mining(DhsmOptions(), 1, torch.device("cpu"))
     for _ in range(1000):
@@ -102,6 +102,6 @@ def test_confidence_is_taken_in_float32_from_half_precision_logits():
     assert total[0] / count[0] == pytest.approx(1 / (1 + np.exp(-10)), rel=1e-6)
 
 
-def test_alpha_out_of_range_is_refused():
+def test_alpha_out_of_range_is_rejected():
     with pytest.raises(InputError, match=r"--dhsm.alpha 1.5: must be in 0…1"):
         DhsmOptions(alpha=1.5)

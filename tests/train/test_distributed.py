@@ -24,7 +24,7 @@ REPOSITORY = Path(cdp.__file__).parent
 
 @pytest.fixture(scope="module")
 def out(people, tmp_path_factory) -> Path:
-    """What `tests.train.ranks` left, in a folder for each number of ranks."""
+    """The files of `tests.train.ranks`, one folder per number of ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     ranks.main(people, folder / "1")
     started = subprocess.run(
@@ -40,16 +40,16 @@ def out(people, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_a_few_steps_are_those_of_one_process(out, n):
+def test_a_few_steps_equal_those_of_one_process(out, n):
     alone, shared = (torch.load(out / str(i) / "step.pt") for i in (1, n))
     assert set(alone) == set(shared)
-    # The same batches, whole on every rank; the same losses; the same gradients.
+    # Same batches, complete on every rank; same losses; same gradients.
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-6, atol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_a_run_is_that_of_one_process(out, n):
+def test_a_run_equals_that_of_one_process(out, n):
     def events(i: int) -> list[dict]:
         lines = (out / str(i) / "run" / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
@@ -71,7 +71,7 @@ def test_a_run_is_that_of_one_process(out, n):
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
-def test_a_run_of_several_ranks_is_trained_longer(out, n):
+def test_a_run_of_several_ranks_is_extended(out, n):
     before, after = (
         [json.loads(line) for line in (out / str(n) / name / "metrics.jsonl").open()]
         for name in ("run", "longer")
@@ -81,7 +81,9 @@ def test_a_run_of_several_ranks_is_trained_longer(out, n):
         *(("epoch", 3), ("eval", 3)),
     ]
     rates = [e["lr"] for e in after if e["event"] == "epoch"]
-    assert rates == pytest.approx([1e-3, 1e-5, 1e-5])  # of two epochs, then the third of three
+    assert rates == pytest.approx(
+        [1e-3, 1e-5, 1e-5]
+    )  # milestones of two epochs, then of three for the third
     result = json.loads((out / str(n) / "longer" / "result.json").read_text())
     assert "resumed from 2 to 3 epochs" in result["training"]
     assert json.loads((out / str(n) / "longer" / "config.json").read_text())["history"] == [
@@ -89,8 +91,8 @@ def test_a_run_of_several_ranks_is_trained_longer(out, n):
     ]
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(out, tmp_path, people):
-    """Two epochs on two ranks, of which the second is taken away and done again on one."""
+def test_a_run_resumes_with_another_number_of_ranks(out, tmp_path, people):
+    """Two epochs on two ranks; the second is removed and repeated on one rank."""
     run = out / "2" / "run"
     before = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     copy = tmp_path / "run"
@@ -107,7 +109,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(out, tmp_path, people):
 
 
 @pytest.mark.slow
-def test_a_dead_rank_ends_the_job_which_one_rank_finishes(people, tmp_path):
+def test_a_dead_rank_ends_the_job_and_one_rank_can_resume_it(people, tmp_path):
     run = tmp_path / "run"
     args = ["--data.root", people, "--run-dir", run, *SMALL, "--epochs", "40", "--eval-every", "0"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -126,7 +128,7 @@ def test_a_dead_rank_ends_the_job_which_one_rank_finishes(people, tmp_path):
     printed, _ = process.communicate(timeout=60)
     assert time.monotonic() - died < 60
     assert process.returncode != 0
-    assert "another rank is gone" in printed or "Signal 9 (SIGKILL)" in printed
+    assert "another rank died" in printed or "Signal 9 (SIGKILL)" in printed
     assert call("train", "--resume", run) == 0
     assert (run / "result.json").is_file()
     epochs = [json.loads(line) for line in metrics.read_text().splitlines()]

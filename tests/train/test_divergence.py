@@ -1,7 +1,9 @@
-"""Collapsed features: found by hand-made figures, and in runs that are made to collapse."""
+"""Collapsed features: detected in hand-made figures, and in runs made to collapse."""
 
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.front_door import SMALL, call
 from train import checkpoint, divergence, run_folder
 from train.checkpoint import Progress
 from train.divergence import collapsed, spread, watch
+from train.step import TrainingStep
 
 NAMES = ("loss", "loss_cls", "loss_tri", "spread")
 ONE_POINT = {"cls": math.log(600), "tri": 0.3}
@@ -28,24 +31,24 @@ def test_the_spread_is_the_root_mean_square_distance_from_the_mean():
     [
         ({}, True),
         ({3: 20.0 * divergence.SMALL * 1.01}, False),  # features still differ
-        ({2: 0.35}, True),  # as collapsed features flicker
+        ({2: 0.35}, True),  # collapsed features fluctuate
         ({2: 0.2}, False),  # the triplet loss still tells them apart
         ({1: 3.0}, False),  # so does the classifier
         ({1: 3.0, 2: 0.2}, False),
     ],
 )
-def test_every_sign_must_say_so(changed, says):
+def test_a_collapse_needs_every_sign(changed, says):
     row = [changed.get(i, value) for i, value in enumerate(GONE)]
     assert collapsed(torch.tensor([row]), NAMES, 20.0, ONE_POINT).tolist() == [says]
 
 
-def test_a_method_of_unknown_losses_is_judged_by_the_spread():
+def test_unknown_losses_are_judged_by_the_spread_alone():
     seen = torch.tensor([[1.0, 1.0, 20.0], [1.0, 1.0, 0.1]])
     found = collapsed(seen, ("loss", "loss_own", "spread"), 20.0, {})
     assert found.tolist() == [False, True]
 
 
-def test_the_watch_tells_once_since_which_step_and_forgets_what_recovers(monkeypatch):
+def test_a_collapse_is_reported_once_with_its_step_and_forgotten_after_recovery(monkeypatch):
     monkeypatch.setattr(divergence, "WINDOW", 5)
     at = Progress(epoch=1, step=0)
 
@@ -70,7 +73,7 @@ def test_the_watch_tells_once_since_which_step_and_forgets_what_recovers(monkeyp
     assert "since step 11" in look(HEALTHY, HEALTHY, GONE, GONE, GONE, GONE, GONE)
 
 
-# Weight decay of 100 at a rate of 0.01 takes every weight to zero at the first step.
+# Weight decay of 100 at a learning rate of 0.01 sets all weights to zero in the first step.
 TO_ZERO = (
     *("--optimizer.name", "sgd", "--optimizer.lr", "0.01", "--optimizer.weight-decay", "100"),
     *("--optimizer.momentum", "0", "--model.no-bnneck", "--epochs", "3"),
@@ -85,19 +88,24 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsy
     assert printed.err.count("\n") == 1
     assert "all features have collapsed into one point since step 2" in printed.err
     assert "training stopped after a whole epoch of it" in printed.err
-    assert "--optimizer.warmup-epochs" in printed.err
+    assert "--loss.triplet-weight" in printed.err
     assert "collapsed into one point since step 2" in " ".join(printed.out.split())
     assert [record["epoch"] for record in run_folder.read_metrics(run)] == [1, 2]
     assert json.loads((run / "collapsed.json").read_text())["since_step"] == 2
     assert checkpoint.progress_of(checkpoint.latest(run)).collapsed_since == 2
     assert not (run / "result.json").exists()
 
-    # Going on from that checkpoint finds what it found.
+    # Resuming from that checkpoint detects it again.
     assert call("train", "--resume", run) == 1
     assert "since step 2" in capsys.readouterr().err
 
+    assert call("report", run, "--device", "cpu") == 0
+    page = (run / "report" / "index.html").read_text()
+    assert "all features became one point (collapsed.json): figures are chance" in page
+    assert "has not finished" not in page
 
-def test_a_collapsed_run_may_go_on_and_its_result_says_so(people, tmp_path, capsys):
+
+def test_a_collapsed_run_may_continue_and_its_result_says_so(people, tmp_path, capsys):
     run = tmp_path / "r"
     args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO)
     assert call(*args, "--on-collapse", "warn", "--run-dir", run) == 0
@@ -105,5 +113,52 @@ def test_a_collapsed_run_may_go_on_and_its_result_says_so(people, tmp_path, caps
     assert said in " ".join(capsys.readouterr().out.split())
     assert run_folder.read_result(run)["collapse"] == said
     (run / "result.json").unlink()
+    assert call("eval", run, "--flip-test") == 0
+    assert call("report", run, "--device", "cpu") == 0  # which finds no result.json
+    assert (run / "report" / "index.html").read_text().count(said) == 1
     assert call("eval", run) == 0
     assert run_folder.read_result(run)["collapse"] == said
+    assert call("report", run, "--device", "cpu") == 0
+    assert (run / "report" / "index.html").read_text().count(said) == 2
+
+
+def test_a_signal_does_not_change_what_the_watch_sees(people, tmp_path, monkeypatch):
+    """It comes between two looks; where it came, nobody else would have looked."""
+    monkeypatch.setattr(divergence, "WINDOW", 4)
+    args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO, "--log-every", "4")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert call(*args, "--run-dir", whole) == 1
+
+    calls = []
+    step = TrainingStep.__call__
+
+    def and_signal(self, batch):
+        calls.append(batch)
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    monkeypatch.setattr(TrainingStep, "__call__", and_signal)
+    assert call(*args, "--run-dir", run) == 3
+    assert checkpoint.progress_of(checkpoint.latest(run)).step == 6
+    assert call("train", "--resume", run) == 1
+    assert (run / "collapsed.json").read_bytes() == (whole / "collapsed.json").read_bytes()
+
+
+OWN_LOSS = """
+from train.methods.base import Method
+class Mine(Method):
+    @property
+    def loss_weights(self):
+        return {"mine": 1.0}
+    def losses(self, out, batch, gather):
+        return {"mine": out.logits.float().logsumexp(dim=1).mean()}
+METHOD = Mine()
+"""
+
+
+def test_a_method_may_replace_the_losses_that_tell_of_a_collapse(people, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(OWN_LOSS)
+    args = ("--data.root", people, *SMALL, "--model.weights", "none", "--epochs", "1")
+    assert call("train", file, *args, "--run-dir", tmp_path / "run") == 0

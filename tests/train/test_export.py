@@ -1,4 +1,4 @@
-"""`cdp export`: each format computes what the run's network does, and says how to use it."""
+"""`cdp export`: each format reproduces the run's network and documents its use."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def test_onnx_computes_the_same_in_another_runtime(run, tmp_path, capfd, uncheck
     assert str(Path(cdp.__file__).parent).encode() not in file.read_bytes()
 
 
-def test_torchscript_needs_nothing_but_torch(run, tmp_path, capfd):
+def test_torchscript_needs_only_torch(run, tmp_path, capfd):
     file = tmp_path / "model.pt"
     assert call("export", run, "--format", "torchscript", "--out", file) == 0
     assert capfd.readouterr().err == ""
@@ -106,7 +106,7 @@ def test_torchscript_needs_nothing_but_torch(run, tmp_path, capfd):
         assert not any(home in parts.read(name) for name in parts.namelist())
 
 
-def test_safetensors_is_loaded_as_the_readme_says(run, tmp_path, monkeypatch):
+def test_safetensors_loads_as_documented_in_the_readme(run, tmp_path, monkeypatch):
     again = tmp_path / "again.safetensors"
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     assert call("export", copy, "--format", "safetensors") == 0
@@ -153,7 +153,7 @@ def test_a_model_that_knows_its_image_size_is_exported(people, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["safetensors", "torchscript"])
-def test_a_file_that_computes_something_else_is_not_left(run, tmp_path, name):
+def test_a_file_with_other_features_is_removed(run, tmp_path, name):
     trained, other = network_of(run), network_of(run)
     with torch.no_grad():
         other.backbone.layer4[0].conv1.weight *= 1.01
@@ -168,7 +168,7 @@ def test_a_file_that_computes_something_else_is_not_left(run, tmp_path, name):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("model", "what was there")]
 
 
-def test_parity_is_the_largest_difference_and_nan_is_none():
+def test_parity_is_the_largest_difference_and_fails_for_nan():
     expected = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
     found = torch.tensor([[3.0, 4.5], [0.0, 1.0]])
     parity = compare(lambda _: found, lambda _: expected, [(), ()])
@@ -192,7 +192,9 @@ def test_attention_parts_and_gem_are_exported(people, tmp_path, name, unchecked)
     assert call("export", run, "--format", name, "--out", file) == 0
     infrared = torch.tensor([True, False, False])
     network = network_of(run)
-    assert network.backbone.layer2[0].non_local.norm.weight.min() > 0  # or it would do nothing
+    assert (
+        network.backbone.layer2[0].non_local.norm.weight.min() > 0
+    )  # otherwise it would do nothing
     expected = network.embed(pixels(3), infrared).detach()
     assert expected.shape == (3, 192)
     if name == "torchscript":
@@ -206,14 +208,14 @@ def test_attention_parts_and_gem_are_exported(people, tmp_path, name, unchecked)
     assert_close(found, expected)
 
 
-def test_what_only_losses_need_is_not_exported():
+def test_parts_that_only_losses_need_are_not_exported():
     network = Network(ModelOptions(**MODEL), 5, (32, 16), centers=True)
     assert "network.centers" not in Retrieval(network).state_dict()
     assert network.centers is not None
 
 
 @pytest.mark.parametrize("structure", ["zero-padding-2", "two-stems"])
-def test_a_network_that_must_know_the_modality_takes_it(people, tmp_path, structure):
+def test_a_network_that_needs_the_modality_takes_it_as_input(people, tmp_path, structure):
     run = tmp_path / "run"
     make_run(run, people, "sysu", model=ModelOptions(**MODEL, structure=structure))
     assert call("export", run, "--format", "torchscript") == 0
@@ -224,7 +226,7 @@ def test_a_network_that_must_know_the_modality_takes_it(people, tmp_path, struct
     torch.testing.assert_close(module(pixels(5), infrared), expected)
 
 
-def test_exporting_leaves_the_network_as_it_was(run):
+def test_exporting_does_not_change_the_network(run):
     network = network_of(run)
     before = {name: t.clone() for name, t in network.state_dict().items()}
     Retrieval(network)
@@ -232,7 +234,7 @@ def test_exporting_leaves_the_network_as_it_was(run):
     assert network.classifier.out_features == 5
 
 
-def test_what_cannot_be_exported_is_one_clear_line(run, tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_exported_gives_one_clear_line(run, tmp_path, capsys, monkeypatch):
     file = tmp_path / "model.pt"
     file.write_text("mine")
     args = ("export", run, "--format", "torchscript", "--out")
@@ -241,14 +243,16 @@ def test_what_cannot_be_exported_is_one_clear_line(run, tmp_path, capsys, monkey
     )
     assert file.read_text() == "mine"
     assert "is a folder; name a file" in refused(capsys, *args, tmp_path)
-    assert "/nowhere: no run folder" in refused(capsys, "export", "/nowhere", "--format", "onnx")
+    assert "/nowhere: is not a run folder" in refused(
+        capsys, "export", "/nowhere", "--format", "onnx"
+    )
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     line = refused(capsys, "export", run, "--format", "onnx", "--out", tmp_path / "m.onnx")
     assert "--format onnx: needs onnxruntime; uv sync --group export" in line
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
-def test_without_its_data_a_run_is_checked_on_noise(run, tmp_path, capsys):
+def test_without_its_data_an_export_is_checked_on_noise(run, tmp_path, capsys):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     config = copy / "config.json"
     config.write_text(re.sub('"root": "[^"]*"', '"root": "/nowhere"', config.read_text()))
@@ -262,15 +266,15 @@ def test_without_its_data_a_run_is_checked_on_noise(run, tmp_path, capsys):
     assert file.read_bytes() != b"old"
 
 
-def test_a_file_of_another_program_is_not_loaded(run, tmp_path):
-    with pytest.raises(InputError, match="is no 'cdp-reid export 2'; write it with cdp export"):
+def test_a_file_from_another_program_is_not_loaded(run, tmp_path):
+    with pytest.raises(InputError, match="is not a 'cdp-reid export 2' file; write one"):
         load(checkpoint.latest(run))
     (tmp_path / "x.safetensors").write_bytes(b"text")
-    with pytest.raises(InputError, match=r"x\.safetensors: is no whole \.safetensors file"):
+    with pytest.raises(InputError, match=r"x\.safetensors: is not an intact \.safetensors file"):
         load(tmp_path / "x.safetensors")
     inputs = {"images": {"shape": ["n", 3, 32, 16]}}
     for described in ({"method": {}}, {"inputs": inputs, "method": {}}):
         metadata = {"about": json.dumps({"format": FORMAT, **described})}
         save_file({}, tmp_path / "x.safetensors", metadata=metadata)
-        with pytest.raises(InputError, match="metadata do not describe a network"):
+        with pytest.raises(InputError, match="metadata does not describe a network"):
             load(tmp_path / "x.safetensors")

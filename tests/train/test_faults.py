@@ -1,4 +1,4 @@
-"""What no program can answer to: kill -9 at random moments, and files that want to run code."""
+"""Faults that no handler can catch: kill -9 at random moments; files that would run code."""
 
 import json
 import multiprocessing
@@ -20,7 +20,7 @@ ARGS = [*SMALL, "--epochs", "8", "--checkpoint-every", "2", "--eval-every", "3"]
 
 
 class Bomb:
-    """Unpickled, it leaves a mark."""
+    """Leaves a mark when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -31,7 +31,7 @@ class Bomb:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["pickle", "torch"])
-def test_weights_that_want_to_run_code_are_refused(people, tmp_path, capsys, how):
+def test_weights_that_would_run_code_are_rejected(people, tmp_path, capsys, how):
     mark, bomb = tmp_path / "mark", tmp_path / "bomb.pth"
     if how == "pickle":
         bomb.write_bytes(pickle.dumps({"conv1.weight": Bomb(mark)}))
@@ -45,19 +45,19 @@ def test_weights_that_want_to_run_code_are_refused(people, tmp_path, capsys, how
     shutil.copy(bomb, checkpoint.latest(run))
     assert "cannot be loaded" in refused(capsys, "eval", run)
     assert not mark.exists()
-    pickle.loads(pickle.dumps(Bomb(mark)))  # it works where somebody unpickles it
+    pickle.loads(pickle.dumps(Bomb(mark)))  # it does work when unpickled
     assert mark.exists()
 
 
 def run_command(*args: str) -> None:
-    """What a child process does."""
+    """The work of a child process."""
     raise SystemExit(call(*args))
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_every_run_is_resumed_and_identical(people, tmp_path, capsys):
-    """50 runs, each killed at a random moment, resumed, killed again or not, resumed to its end."""
-    # Children begin with everything imported, from a process that never ran a pipeline.
+def test_runs_killed_at_random_moments_resume_to_identical_results(people, tmp_path, capsys):
+    """50 runs, each killed at a random moment and resumed; every other one is killed twice."""
+    # Children are forked with everything imported, from a process that never ran a pipeline.
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.train.test_faults", "train.loop", "train.trials"])
 
@@ -87,7 +87,7 @@ def test_killed_at_random_moments_every_run_is_resumed_and_identical(people, tmp
             saved = any((run / run_folder.CHECKPOINTS).glob("step-*"))
             outcomes["with one" if saved else "without a checkpoint"] += 1
             process = child("train", "--resume", run)
-        if n % 2:  # a machine that dies twice
+        if n % 2:  # killed twice
             time.sleep(moments.uniform(0, duration / 2))
             process.kill()
             process.join()

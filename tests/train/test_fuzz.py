@@ -21,7 +21,7 @@ from pipeline.options import DataOptions
 from tests.front_door import SMALL, call
 
 ROUNDS = 25
-SHARE = 0.45  # of the training images that are not spared
+SHARE = 0.45  # of the training images that may be damaged
 TIMEOUT_S = 120
 OPTIONS = DataOptions(height_px=64, width_px=32, threads=2, cache="none", eval_batch=1)
 
@@ -33,7 +33,7 @@ def saved(image: Image.Image, format: str, **how) -> bytes:
 
 
 def sized(content: bytes, height: int, width: int) -> bytes:
-    """The JPEG, its header claiming another size."""
+    """Returns the JPEG with another size in its header."""
     at = next(i for i in range(len(content)) if content[i : i + 2] in (b"\xff\xc0", b"\xff\xc2"))
     size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
     return content[: at + 5] + size + content[at + 9 :]
@@ -51,7 +51,7 @@ def picture(content: bytes) -> Image.Image:
 
 
 EXIF = Image.Exif()
-EXIF[274] = 6  # to be turned by 90 degrees
+EXIF[274] = 6  # rotate by 90 degrees
 MUTATIONS = {
     "cut anywhere": lambda c, rng: c[: rng.randrange(len(c))],
     "cut in the header": lambda c, rng: c[: rng.randrange(700)],
@@ -92,7 +92,7 @@ def mutate(path: Path, name: str, rng: random.Random) -> None:
 
 
 def hostile_test_images(people: Path, root: Path, rng: random.Random) -> Path:
-    """The data set with one test image damaged."""
+    """Makes the data set with one damaged test image."""
     shutil.copytree(people, root)
     index = read_protocol(OPTIONS, root).index
     mutate(index.path(rng.randrange(len(index))), rng.choice([*MUTATIONS]), rng)
@@ -104,7 +104,7 @@ def child(*args: str) -> None:
 
 
 def look(root: str, outcomes_file: str) -> None:
-    """Each file alone through the evaluation graph: refused, or the picture that PIL sees."""
+    """Runs each file through the evaluation graph: rejected, or equal to PIL's picture."""
     index = read_training(OPTIONS, Path(root))
     outcomes = {}
     loader = EvaluationLoader(index, OPTIONS, torch.device("cpu"))
@@ -127,12 +127,12 @@ def compare(loader: EvaluationLoader, index, row: int) -> str:
             theirs = file.convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
     except Exception:
         return "read, though PIL cannot"
-    # Rounding is a level or two; another picture, or part of one, is tens.
+    # Rounding differs by a level or two, another picture, or part of one, by tens.
     return "read" if np.abs(ours - np.asarray(theirs)).mean() < 3 else "another picture than PIL's"
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(ROUNDS, marks=pytest.mark.slow)])
-def test_hostile_files_are_refused_or_read_right(people, tmp_path, capsys, rounds):
+def test_hostile_files_are_rejected_or_read_correctly(people, tmp_path, capsys, rounds):
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.train.test_fuzz", "train.loop", "train.trials"])
     table = {name: Counter() for name in MUTATIONS}
@@ -152,7 +152,7 @@ def test_hostile_files_are_refused_or_read_right(people, tmp_path, capsys, round
         rng = random.Random(n)
         root = Path(shutil.copytree(people, tmp_path / f"people-{n}"))
         index = read_training(OPTIONS, root)
-        # Of each identity and modality one image stays, else the run rightly stops.
+        # Spare one image per identity and modality, otherwise the run rightly stops.
         _, spared = np.unique(2 * index.pids + index.modality, return_index=True)
         others = np.setdiff1d(np.arange(len(index)), spared).tolist()
         rows = rng.sample(others, round(SHARE * len(others)))
@@ -171,13 +171,13 @@ def test_hostile_files_are_refused_or_read_right(people, tmp_path, capsys, round
         hostile = hostile_test_images(people, tmp_path / f"test-{n}", rng)
         status = run(child, "eval", run_dir, "--data-root", hostile, "--device", "cpu")
         statuses[f"eval of hostile images {status}"] += 1
-        assert status in (0, 2), n  # read, or refused
+        assert status in (0, 2), n  # read or rejected
         assert run(look, root, tmp_path / "outcomes.json") == 0
         outcomes = json.loads((tmp_path / "outcomes.json").read_text())
         for path, name in made.items():
             table[name][outcomes[str(path)]] += 1
         skipped = (run_dir / "bad_images.tsv").read_text().splitlines()
-        for line in skipped:  # what training skipped is what cannot be read, and nothing else
+        for line in skipped:  # training skipped only unreadable images
             assert outcomes[line.split("\t")[0]] == "refused", line
         shutil.rmtree(root)
         shutil.rmtree(hostile)

@@ -1,4 +1,4 @@
-"""CMC, mAP, mINP against a brute-force reading of the protocol, hand-worked lists, properties."""
+"""CMC, mAP and mINP: against a brute-force implementation, by hand, and by properties."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from train.metrics import RANKS, Images, Ranking, distances, rank
 
 
 def brute_force(distance, query_pids, gallery_pids, ignore, unique):
-    """The protocol, one query and one gallery image at a time."""
+    """Applies the protocol to one query and one gallery image at a time."""
     cmc, aps, inps, chances = [], [], [], []
     for q, pid in enumerate(query_pids):
         allowed = [g for g in range(len(gallery_pids)) if not ignore[q][g]]
@@ -54,7 +54,7 @@ def run(query, query_pids, gallery, gallery_pids, unique=False, codes=(None, Non
 
 
 def one_query(pids: list[int], unique: bool = False, ignored: tuple[int, ...] = ()) -> Ranking:
-    """Person 7 searched in a list that is ranked as given."""
+    """Searches for person 7 in a list with the given ranking."""
     codes = [0 if g in ignored else g + 1 for g in range(len(pids))]
     return run([0], [7], np.arange(1, len(pids) + 1), pids, unique, codes=([0], codes))
 
@@ -112,7 +112,7 @@ def test_equals_brute_force_ties_and_duplicates_included(
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.booleans())
-def test_nothing_changes_under_what_keeps_the_order(seed, unique):
+def test_figures_do_not_change_if_the_order_is_kept(seed, unique):
     rng = np.random.default_rng(seed)
     query, gallery = rng.standard_normal((20, 4)), rng.standard_normal((60, 4))
     query_pids, gallery_pids = rng.integers(6, size=20), rng.integers(6, size=60)
@@ -122,7 +122,7 @@ def test_nothing_changes_under_what_keeps_the_order(seed, unique):
     p = rng.permutation(60)
     permuted = run(query, query_pids, gallery[p], gallery_pids[p], unique, (codes[0], codes[1][p]))
     np.testing.assert_allclose(figures(permuted), before, rtol=1e-12)
-    # Other names for people and places.
+    # Other numbers for people and locations.
     names = rng.permutation(1000)
     relabelled = run(
         query,
@@ -133,7 +133,7 @@ def test_nothing_changes_under_what_keeps_the_order(seed, unique):
         tuple(names[c] for c in codes),
     )
     np.testing.assert_allclose(figures(relabelled), before, rtol=1e-12)
-    # A monotone change of distances: scaled, rotated and moved.
+    # A monotone change of distances: scaled, rotated and translated.
     rotation, _ = np.linalg.qr(rng.standard_normal((4, 4)))
     changed = [8 * features @ rotation + 5 for features in (query, gallery)]
     moved = run(changed[0], query_pids, changed[1], gallery_pids, unique, codes)
@@ -168,8 +168,8 @@ def test_a_single_match():
     assert got.cmc[:4].tolist() == [0, 0, 1, 1]
 
 
-def test_ignored_pairs_are_gone_before_anything_is_counted():
-    """The same-place rule: the nearest image, of the query's pid or not, does not exist for it."""
+def test_ignored_pairs_are_removed_before_counting():
+    """The same-location rule: the query ignores the nearest image, whatever its pid."""
     assert one_query([7, 1, 7]).cmc[0] == 1
     ignored = one_query([7, 1, 7], ignored=(0,))
     assert ignored.cmc[:2].tolist() == [0, 1]
@@ -178,7 +178,7 @@ def test_ignored_pairs_are_gone_before_anything_is_counted():
 
 
 def test_repeated_pids_count_once_in_cmc_but_not_in_map():
-    """The repeated-ID rule: three images of one wrong person cost a single rank."""
+    """The repeated-ID rule: three images of one wrong person count as a single rank."""
     plain, unique = one_query([1, 1, 1, 7]), one_query([1, 1, 1, 7], unique=True)
     assert plain.cmc[:4].tolist() == [0, 0, 0, 1]
     assert unique.cmc[:4].tolist() == [0, 1, 1, 1]
@@ -186,7 +186,7 @@ def test_repeated_pids_count_once_in_cmc_but_not_in_map():
 
 
 def test_repeated_pids_are_removed_after_the_exclusion():
-    # The wrong person's first image is ignored; the second one still holds a rank.
+    # The wrong person's first image is ignored; the second one still takes a rank.
     got = one_query([1, 1, 7], unique=True, ignored=(0,))
     assert got.cmc[:2].tolist() == [0, 1]
 
@@ -197,8 +197,8 @@ def test_queries_without_a_match_are_not_scored():
     assert got.cmc[0] == 1
 
 
-def test_a_pool_too_large_for_short_ranks_ranks_alike():
-    # Ranks of up to 16,382 images fit in 16 bits; in more, what lies before a match is counted.
+def test_a_pool_too_large_for_16_bit_ranks_gives_the_same_figures():
+    # Ranks of up to 16,382 images fit in 16 bits; beyond that, keys before a match are counted.
     rng = np.random.default_rng(0)
     gallery_pids = rng.integers(50, size=20000)
     gallery = rng.integers(0, 3000, 20000)
@@ -214,14 +214,14 @@ def test_a_pool_too_large_for_short_ranks_ranks_alike():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("side", ["query", "gallery"])
-def test_features_that_are_not_finite_are_refused_naming_the_row(value, side):
+def test_features_that_are_not_finite_are_rejected_naming_the_row(value, side):
     features = {"query": [0.0, 1.0, 2.0], "gallery": [0.0, 1.0, 2.0]}
     features[side][2] = value
     with pytest.raises(ValueError, match=f"{side} features, row 2: holds NaN or infinity"):
         run(features["query"], [1, 2, 3], features["gallery"], [1, 2, 3])
 
 
-def test_equal_features_tie_whatever_their_place_in_the_matrix():
+def test_equal_features_tie_wherever_they_are_in_the_matrix():
     rng = np.random.default_rng(0)
     gallery = np.repeat(rng.standard_normal((7, 300)), 400, axis=0)[rng.permutation(2800)]
     query = np.r_[gallery[:5], rng.standard_normal((30, 300))]
@@ -248,7 +248,7 @@ def test_distances_equal_numpys(kind):
 @pytest.mark.gpu
 @pytest.mark.parametrize("max_ranked", [0, metrics.MAX_RANKED])
 @pytest.mark.parametrize("unique", [False, True])
-def test_cuda_ranks_as_the_cpu_does(unique, max_ranked, gpu, monkeypatch):
+def test_cuda_ranks_like_the_cpu(unique, max_ranked, gpu, monkeypatch):
     monkeypatch.setattr(metrics, "MAX_RANKED", max_ranked)
     rng = np.random.default_rng(0)
     query = images(rng.standard_normal((500, 64)), rng.integers(30, size=500), np.arange(500) % 5)
@@ -261,7 +261,7 @@ def test_cuda_ranks_as_the_cpu_does(unique, max_ranked, gpu, monkeypatch):
         np.testing.assert_allclose(figures(mine), figures(other), rtol=1e-9)
 
 
-def test_a_batch_is_filled_up_with_its_last_row():
+def test_a_batch_is_padded_with_its_last_row():
     rows = torch.arange(6.0).reshape(3, 2)
     assert fill(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
     assert fill(rows, 3) is rows

@@ -1,4 +1,4 @@
-"""Learning rates by hand, groups that keep their scales, and optimizers against torch's own."""
+"""Learning rates by hand, scales of groups, and updates compared with torch's optimizers."""
 
 import pytest
 import torch
@@ -18,11 +18,11 @@ def rates(epochs: int, **options) -> list[float]:
     return [learning_rate(chosen, epoch, epochs) for epoch in range(1, epochs + 1)]
 
 
-def test_the_paper_s_steps_are_at_40_and_70_percent():
+def test_the_papers_milestones_are_at_40_and_70_percent():
     assert rates(10) == pytest.approx([1e-3] * 4 + [1e-4] * 3 + [1e-5] * 3)
 
 
-def test_a_warm_up_rises_in_equal_steps_and_the_milestones_stay_where_they_are():
+def test_a_warm_up_rises_in_equal_steps_and_does_not_move_milestones():
     assert rates(10, lr=0.1, warmup_epochs=3)[:5] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.01])
 
 
@@ -33,7 +33,7 @@ def test_cosine_falls_from_the_rate_towards_zero():
 
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
-def test_each_group_has_its_share_of_the_rate(name, recorded):
+def test_each_group_has_its_multiple_of_the_rate(name, recorded):
     how = StepOptions("off", "on" if recorded else "off", "on", "off")
     weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
     groups = [Group([weights[0]], 0.1), Group([weights[1]])]
@@ -42,7 +42,7 @@ def test_each_group_has_its_share_of_the_rate(name, recorded):
     assert [float(rate) for rate in tensors] == pytest.approx([0.05, 0.5])
     set_learning_rate(optimizer, 0.2)
     assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.02, 0.2])
-    if recorded:  # a recorded step reads the very tensor that was there when it was recorded
+    if recorded:  # a recorded step keeps reading the tensor it was recorded with
         assert all(g["lr"] is t for g, t in zip(optimizer.param_groups, tensors, strict=True))
 
 
@@ -64,7 +64,7 @@ def test_each_group_has_its_share_of_the_rate(name, recorded):
         ),
     ],
 )
-def test_it_steps_as_torch_s_own(options, reference):
+def test_updates_equal_those_of_torchs_optimizer(options, reference):
     ours, theirs = (torch.nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
     optimizers = (build([Group([ours])], OptimizerOptions(lr=0.01, **options), PLAIN, CPU),)
     optimizers += (reference([theirs]),)
@@ -84,17 +84,17 @@ def test_it_steps_as_torch_s_own(options, reference):
         ({"momentum": -1.0}, r"--optimizer.momentum -1.0: must be 0 or more"),
         ({"head_scale": 0.0}, r"--optimizer.head-scale 0.0: must be greater than 0"),
         ({"clip_norm": -1.0}, r"--optimizer.clip-norm -1.0: must be 0 or more"),
-        ({"nesterov": True}, r"--optimizer.nesterov: adam .* needs --optimizer.name sgd"),
+        ({"nesterov": True}, r"--optimizer.nesterov: not possible for adam .*--optimizer.name sgd"),
         ({"warmup_epochs": -1}, r"--optimizer.warmup-epochs -1: must be 0 or more"),
         ({"milestones": (40.0,)}, r"must be a share of the epochs"),
     ],
 )
-def test_bad_values_are_refused(options, message):
+def test_bad_values_are_rejected(options, message):
     with pytest.raises(InputError, match=message):
         OptimizerOptions(**options)
 
 
-def test_the_head_has_a_rate_of_its_own_relative_to_the_backbone():
+def test_the_heads_rate_is_relative_to_the_backbones():
     method = Method(
         model=ModelOptions("test_resnet", "none", structure="two-stems", bnneck=True),
         optimizer=OptimizerOptions(lr=0.01, head_scale=10.0),
@@ -106,3 +106,9 @@ def test_the_head_has_a_rate_of_its_own_relative_to_the_backbone():
     heads = {name for name, lr in found.items() if lr == pytest.approx(0.1)}
     assert heads == {"neck.weight", "neck.bias", "classifier.weight", "classifier.bias"}
     assert all(lr == pytest.approx(0.01) for name, lr in found.items() if name not in heads)
+
+
+def test_a_network_without_a_backbone_has_no_head_to_scale():
+    method = Method(optimizer=OptimizerOptions(head_scale=10.0))
+    with pytest.raises(InputError, match=r"--optimizer.head-scale 10: the method's network has no"):
+        method.groups(torch.nn.Linear(3, 2))

@@ -1,4 +1,4 @@
-"""Training on a pack is training on its loose files: batches, losses, weights and figures."""
+"""Training on packed files equals training on loose files: batches, losses, weights, figures."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ AUGMENTED = Method(augmentation=AugmentationOptions(crop_padding_px=3, erasing=0
 @pytest.mark.parametrize(
     ("cache", "prefetch", "augment"), [("none", 3, None), ("host", 1, AUGMENTED.augment)]
 )
-def test_batches_are_those_of_loose_files_to_the_bit(people, packed, cache, prefetch, augment):
+def test_batches_equal_those_of_loose_files_bit_for_bit(people, packed, cache, prefetch, augment):
     loose = TrainingLoader(read_training(OPTIONS, people), OPTIONS, CPU, 3, augment=augment)
     options = dataclasses.replace(OPTIONS, cache=cache, prefetch=prefetch)
     ours = TrainingLoader(read_training(options, packed), options, CPU, 3, augment=augment)
@@ -57,7 +57,7 @@ def test_batches_are_those_of_loose_files_to_the_bit(people, packed, cache, pref
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_batches_are_those_of_loose_files(people, packed, gpu):
+def test_on_a_gpu_batches_equal_those_of_loose_files(people, packed, gpu):
     loose, ours = (
         TrainingLoader(read_training(OPTIONS, root), OPTIONS, gpu, 3) for root in (people, packed)
     )
@@ -67,7 +67,7 @@ def test_on_a_gpu_batches_are_those_of_loose_files(people, packed, gpu):
         assert_alike(a.images, b.images)
 
 
-def test_every_format_is_read_as_from_a_file(tmp_path):
+def test_every_format_is_read_like_a_loose_file(tmp_path):
     file = trees.table(tmp_path / "any")  # JPEG, PNG and BMP
     pack(file, tmp_path / "pack")
     options = dataclasses.replace(OPTIONS, eval_batch=7)
@@ -95,13 +95,13 @@ def test_a_bad_image_is_named_by_its_shard_or_skipped(people, tmp_path, how):
     assert [list(loader.plan.bad) for loader in loaders] == [[victim], [victim]]
 
 
-def test_a_run_is_that_of_loose_files(people, packed, run, tmp_path):
+def test_a_run_equals_that_of_loose_files(people, packed, run, tmp_path):
     ours = tmp_path / "packed"
     assert call("train", "demo", "--data.root", packed, "--run-dir", ours, *QUICK) == 0
     assert_same_run(ours, run)
     before = (run / "result.json").read_bytes()
     assert (ours / "result.json").read_bytes() == before
-    # Either is tested on the other.
+    # Test each run on the other data set.
     for folder, root in ((ours, people), (run, packed)):
         assert call("eval", folder, "--data-root", root, "--device", "cpu") == 0
         assert (folder / "result.json").read_bytes() == before
@@ -111,7 +111,7 @@ def test_a_run_is_that_of_loose_files(people, packed, run, tmp_path):
             assert mode == same | {"data": str(root)}
 
 
-def test_regdb_keeps_its_trials_and_the_guard_of_leaks(tmp_path, capsys):
+def test_regdb_keeps_its_trials_and_the_leak_check(tmp_path, capsys):
     root = trees.regdb(tmp_path / "RegDB", num_ids=8, num_images=2)
     shards = tmp_path / "shards"
     assert call("data", "pack", root, "--out", shards) == 0
@@ -124,8 +124,8 @@ def test_regdb_keeps_its_trials_and_the_guard_of_leaks(tmp_path, capsys):
     assert results[0] == results[1]
     eval_ = ("eval", tmp_path / "packed", "--device", "cpu")
     line = refused(capsys, *eval_, "--trial", "4")
-    assert "was trained on regdb trial 3; on regdb trial 4" in line
-    # All ten are begun; the first finds too few people.
+    assert "was trained on regdb trial 3; regdb trial 4 tests with some of the same" in line
+    # All ten trials are started; the first finds too few people.
     args = ("--data.root", shards, "--run-dir", tmp_path / "all", *TINY, "--trial", "all")
     line = refused(capsys, "train", "regdb", *args, "--data.p", "99")
     assert "has only 4 training identities" in line

@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on as if it had not been: signals, cut points, locks."""
+"""Interrupted runs resume as if never interrupted: signals, kills, locks, extensions."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from pipeline.errors import InputError
 from tests.front_door import SMALL, call, refused
 from train import checkpoint, run_folder, runtime, schedule
-from train.commands.ending import to_its_end
+from train.commands.ending import run_to_end
 from train.config import Stretch
 from train.divergence import NotFiniteError
 from train.live.display import Display
@@ -25,14 +25,14 @@ TIMES = {"images_per_second", "data_wait", "seconds"}
 
 @pytest.fixture(scope="module")
 def whole(people, tmp_path_factory) -> Path:
-    """A run that nobody interrupted."""
+    """A run that was never interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert call("train", "demo", "--data.root", people, "--run-dir", folder, *ARGS) == 0
     return folder
 
 
 def lines(run: Path) -> list[dict]:
-    """metrics.jsonl without what a clock said."""
+    """Returns metrics.jsonl without timings."""
     written = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in TIMES} for line in written]
 
@@ -51,7 +51,7 @@ def assert_same_run(some: Path, other: Path) -> None:
 
 
 def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> None:
-    """Sends this process a signal after a step, once."""
+    """Sends this process a signal once, after a step."""
     show = Display.step
 
     def and_signal(self, e: int, losses: torch.Tensor, *args) -> None:
@@ -73,22 +73,22 @@ def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> Non
         (3, -1, signal.SIGTERM),
     ],
 )
-def test_interrupted_and_resumed_is_as_if_never_interrupted(
+def test_an_interrupted_run_resumes_as_if_never_interrupted(
     whole, people, tmp_path, monkeypatch, capsys, epoch, step, number
 ):
     run = tmp_path / "run"
     signal_at(monkeypatch, epoch, step % (steps_of(whole) + 1), number)
     assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 3
     line = capsys.readouterr().err.strip()
-    assert line == f"cdp: {number.name}: saved; go on with `cdp train --resume {run}`"
+    assert line == f"cdp: {number.name}: saved; resume with `cdp train --resume {run}`"
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
     assert call("train", "--resume", run) == 0
     assert f"after {step % (steps_of(whole) + 1)} of its" in capsys.readouterr().out
     assert_same_run(run, whole)
 
 
-def test_a_run_that_died_goes_on_from_its_last_checkpoint(whole, tmp_path):
-    """Cut metrics, no result, a checkpoint half-way: what kill -9 leaves."""
+def test_a_killed_run_resumes_from_its_last_checkpoint(whole, tmp_path):
+    """Truncated metrics, no result, a checkpoint inside an epoch: what kill -9 leaves."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     checkpoint.latest(run).unlink()
     (run / "result.json").unlink()
@@ -98,7 +98,7 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(whole, tmp_path):
     assert_same_run(run, whole)
 
 
-def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(whole, tmp_path, capsys):
+def test_a_damaged_checkpoint_costs_only_one_epoch(whole, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     newest = checkpoint.latest(run)
     newest.write_bytes(newest.read_bytes()[:-5])
@@ -115,8 +115,8 @@ def test_a_run_without_a_checkpoint_starts_again(whole, tmp_path):
     assert_same_run(run, whole)
 
 
-def test_a_run_of_other_hardware_goes_on_when_a_device_is_named(whole, tmp_path, capsys):
-    """As of a machine with a GPU; on this one it is trained with what this one has."""
+def test_a_run_from_other_hardware_resumes_if_a_device_is_given(whole, tmp_path, capsys):
+    """The run's configuration is from a machine with a GPU; it resumes on this machine's CPU."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     checkpoint.latest(run).unlink()
     config = json.loads((run / "config.json").read_text())
@@ -134,13 +134,13 @@ def test_a_run_of_other_hardware_goes_on_when_a_device_is_named(whole, tmp_path,
     assert_same_run(run, whole)
 
 
-def test_a_finished_run_stays_as_it_is(whole, tmp_path):
+def test_resuming_a_finished_run_changes_nothing(whole, tmp_path):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     assert call("train", "--resume", run) == 0
     assert_same_run(run, whole)
 
 
-def test_a_folder_in_use_is_refused(whole, people, tmp_path, capsys):
+def test_a_folder_in_use_is_rejected(whole, people, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with run_folder.lock(run):
@@ -152,7 +152,7 @@ def test_a_folder_in_use_is_refused(whole, people, tmp_path, capsys):
         pass
 
 
-def test_a_checkpoint_of_another_version_is_refused(whole, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_version_is_rejected(whole, tmp_path, monkeypatch):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     monkeypatch.setattr(checkpoint, "FORMAT", "cdp-reid checkpoint 99")
     with pytest.raises(InputError, match="is cdp-reid checkpoint 5, not 'cdp-reid checkpoint 99'"):
@@ -161,23 +161,23 @@ def test_a_checkpoint_of_another_version_is_refused(whole, tmp_path, monkeypatch
 
 @pytest.fixture(scope="module")
 def longer(whole, tmp_path_factory) -> Path:
-    """The run that nobody interrupted, finished and then trained for an epoch more."""
+    """The uninterrupted run, finished and then extended by an epoch."""
     run = Path(shutil.copytree(whole, tmp_path_factory.mktemp("runs") / "longer"))
     assert call("train", "--resume", run, "--epochs", str(EPOCHS + 1)) == 0
     return run
 
 
-def test_a_finished_run_is_trained_longer_and_says_so(whole, longer, tmp_path, capsys):
+def test_a_finished_run_is_extended_and_says_so(whole, longer, tmp_path, capsys):
     before, after = lines(whole), lines(longer)
-    assert after[: len(before)] == before  # its old lines stay, that of its end included
+    assert after[: len(before)] == before  # keeps the old lines, including the final one
     assert [(e["event"], e["epoch"]) for e in after[len(before) :]] == [("epoch", 4), ("eval", 4)]
     cfg = run_folder.read_config(longer)
     assert (cfg.epochs, cfg.history) == (4, (Stretch(3, 3),))
     assert [e["lr"] for e in after if e["event"] == "epoch"] == [1e-3, 1e-3, 1e-4, 1e-4]
     assert schedule.rate(cfg, 4) == 1e-4
     result = run_folder.read_result(longer)
-    assert result["training"] == schedule.said(cfg, 4)["training"]
-    assert "resumed from 3 to 4 epochs, which is no straight run of 4" in result["training"]
+    assert result["training"] == schedule.disclosure(cfg, 4)["training"]
+    assert "resumed from 3 to 4 epochs, unlike a single run of 4" in result["training"]
     assert "training" not in run_folder.read_result(whole)
 
     copy = Path(shutil.copytree(longer, tmp_path / "run"))
@@ -188,7 +188,7 @@ def test_a_finished_run_is_trained_longer_and_says_so(whole, longer, tmp_path, c
     assert (copy / "result.json").read_bytes() == (longer / "result.json").read_bytes()
 
 
-def test_a_longer_run_that_died_goes_on_to_the_bit(longer, tmp_path):
+def test_a_killed_extended_run_resumes_bit_for_bit(longer, tmp_path):
     run = Path(shutil.copytree(longer, tmp_path / "run"))
     checkpoint.latest(run).unlink()
     (run / "result.json").unlink()
@@ -196,34 +196,36 @@ def test_a_longer_run_that_died_goes_on_to_the_bit(longer, tmp_path):
     assert_same_run(run, longer)
 
 
-def test_the_learning_rate_of_a_longer_run_is_told(whole, tmp_path, capsys, monkeypatch):
-    """A signal right at its beginning: what it has trained is not lost, nor is its length."""
+def test_the_learning_rate_of_an_extended_run_is_printed(whole, tmp_path, capsys, monkeypatch):
+    """A signal right after the resume: trained epochs and the new total are kept."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     signal_at(monkeypatch, EPOCHS + 1, 1, signal.SIGTERM)
     assert call("train", "--resume", run, "--epochs", "10") == 3
     printed = capsys.readouterr()
-    assert "10 epochs from here on; milestones move with their number" in printed.out
+    assert "10 in total from now on; milestones move accordingly" in printed.out
     assert "from epoch 4: 0.0001 to 0.001" in printed.out
     assert "from epoch 8: 0.001 to 0.0001" in printed.out
     assert f"`cdp train --resume {run} --epochs 10`" in printed.err
     assert run_folder.read_config(run).epochs == 10
-    assert run_folder.read_result(run) == run_folder.read_result(whole)  # until there is another
+    assert run_folder.read_result(run) == run_folder.read_result(whole)  # until there is a new one
     assert run_folder.read_metrics(run)[-1]["epoch"] == EPOCHS
-    # Epoch 4 has begun at the rate of ten epochs, so it is one of ten: no fewer than 4 will do.
+    # Epoch 4 started with the learning rate for ten epochs, so at least 4 epochs are needed.
     for number, status in (("3", 2), ("0", 2)):
         assert call("train", "--resume", run, "--epochs", number) == status
-        assert f"--epochs {number}: the run has trained epoch 4" in capsys.readouterr().err
+        assert f"--epochs {number}: the run is already at epoch 4" in capsys.readouterr().err
 
 
 def test_too_few_epochs_touch_nothing(whole, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     line = refused(capsys, "train", "--resume", run, "--epochs", "2")
-    assert "--epochs 2: the run has trained epoch 3; pass 3 or more" in line
+    assert "--epochs 2: the run is already at epoch 3; pass 3 or more" in line
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_signal_before_there_is_a_run_promises_none(people, tmp_path, monkeypatch, capsys):
+def test_a_signal_before_the_run_starts_does_not_offer_a_resume(
+    people, tmp_path, monkeypatch, capsys
+):
     resolve = runtime.resolve_device
 
     def and_signal(*args) -> torch.device:
@@ -236,26 +238,26 @@ def test_a_signal_before_there_is_a_run_promises_none(people, tmp_path, monkeypa
         before = signal.getsignal(number)
         assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 1
         line = capsys.readouterr().err.strip()
-        assert line == f"cdp: {number.name}: start the run again, of which nothing was trained"
+        assert line == f"cdp: {number.name}: start the run again, nothing was trained yet"
         assert signal.getsignal(number) == before
         assert not run.exists()
 
 
-def test_a_folder_that_cannot_be_made_promises_no_run(people, tmp_path, capsys):
+def test_a_folder_that_cannot_be_created_does_not_offer_a_resume(people, tmp_path, capsys):
     (tmp_path / "file").touch()
     run = tmp_path / "file" / "run"
     assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 1
     line = capsys.readouterr().err.strip()
-    assert "when that is mended, start the run again" in line
+    assert "once that is fixed, start the run again" in line
     assert "--resume" not in line
 
 
 @pytest.mark.parametrize("more", ["", " --epochs 9", " --device cpu", " --epochs 9 --device cpu"])
-def test_the_replay_of_a_loss_that_is_no_number_is_offered_without_options(capsys, more):
+def test_the_replay_of_a_nan_loss_is_offered_without_options(capsys, more):
     def diverge() -> None:
         raise NotFiniteError("loss is nan", 2)
 
     with pytest.raises(SystemExit):
-        to_its_end(f"cdp train --resume runs/x{more}", diverge)
+        run_to_end(f"cdp train --resume runs/x{more}", diverge)
     line = capsys.readouterr().err.strip()
     assert line == "cdp: loss is nan; `cdp train --replay-batch runs/x` shows that batch"

@@ -1,4 +1,4 @@
-"""The files of a run folder: understood, or refused in one line that names them."""
+"""The files of a run folder: read, or rejected in one line that names them."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def in_one_line(error: pytest.ExceptionInfo, file) -> None:
         NESTED,
     ],
 )
-def test_a_configuration_that_is_none_is_refused(tmp_path, content):
+def test_an_invalid_configuration_is_rejected(tmp_path, content):
     file = tmp_path / run_folder.CONFIG
     file.write_bytes(content)
     with pytest.raises(InputError) as error:
@@ -89,13 +89,13 @@ def test_a_configuration_that_is_none_is_refused(tmp_path, content):
         NESTED,
     ],
 )
-def test_a_line_that_is_no_record_is_named(tmp_path, line):
+def test_an_invalid_metrics_line_is_named(tmp_path, line):
     file = tmp_path / run_folder.METRICS
     file.write_bytes(json.dumps(EPOCH).encode() + b"\n" + line + b"\n")
     with pytest.raises(InputError) as error:
         run_folder.read_metrics(tmp_path)
     in_one_line(error, file)
-    assert line == NOT_UTF8 or "line 2 is no record" in str(error.value)
+    assert line == NOT_UTF8 or "line 2 is not a valid record" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
         json.dumps(RESULT | {"std": None}).encode(),
     ],
 )
-def test_a_result_that_is_none_is_refused(tmp_path, content):
+def test_an_invalid_result_is_rejected(tmp_path, content):
     file = tmp_path / run_folder.RESULT
     file.write_bytes(content)
     with pytest.raises(InputError) as error:
@@ -116,7 +116,7 @@ def test_a_result_that_is_none_is_refused(tmp_path, content):
     assert f"`cdp eval {tmp_path}` writes it again" in str(error.value)
 
 
-def test_what_is_whole_is_read(tmp_path):
+def test_valid_files_are_read(tmp_path):
     run_folder.append_metrics(tmp_path, EPOCH)
     run_folder.append_metrics(tmp_path, {"event": "eval", "epoch": 1, **RESULT})
     assert [record["event"] for record in run_folder.read_metrics(tmp_path)] == ["epoch", "eval"]
@@ -136,7 +136,7 @@ MADE_WITH = {
 
 
 @pytest.mark.parametrize("name", MADE_WITH)
-def test_figures_of_another_test_are_never_taken_for_the_plain_ones(tmp_path, name):
+def test_figures_of_a_test_with_options_never_pass_as_plain_ones(tmp_path, name):
     made_with, words = MADE_WITH[name]
     for file in (run_folder.RESULT, name, "result-my-own.json"):
         run_folder.write_result(tmp_path / file, RESULT | made_with)
@@ -149,17 +149,17 @@ def test_figures_of_another_test_are_never_taken_for_the_plain_ones(tmp_path, na
     assert run_folder.other_results(tmp_path) == {}
 
 
-def test_a_result_whose_making_is_unclear_is_refused(tmp_path):
+def test_a_result_with_an_unclear_test_is_rejected(tmp_path):
     letter = {"k1": 20, "k2": 6, "lambda": "λ"}
     for test_time in (7, {}, *({"flip_test": True, "re_rank": how} for how in (7, {}, letter))):
         result = RESULT | {"test_time": test_time}
         run_folder.write_result(tmp_path / "result-re-rank.json", result)
-        with pytest.raises(InputError, match=r"result-re-rank\.json: is no result"):
+        with pytest.raises(InputError, match=r"result-re-rank\.json: is not a valid result"):
             run_folder.other_results(tmp_path)
 
 
 @pytest.mark.parametrize("command", [("eval",), ("report",), ("train", "--resume"), ("export",)])
-def test_commands_refuse_a_damaged_configuration(tmp_path, capsys, command):
+def test_commands_reject_a_damaged_configuration(tmp_path, capsys, command):
     (tmp_path / run_folder.CONFIG).write_bytes(NOT_UTF8)
     more = ("--format", "safetensors") if command == ("export",) else ()
     line = refused(capsys, *command, tmp_path, *more)
@@ -174,11 +174,11 @@ def test_a_folder_that_a_dying_run_left_empty_can_be_used(tmp_path):
     assert run_folder.read_config(tmp_path) == Config()
     (tmp_path / run_folder.CONFIG).unlink()
     (tmp_path / run_folder.CHECKPOINTS / "step-0000001.safetensors").touch()
-    with pytest.raises(InputError, match="exists and is no run folder"):
+    with pytest.raises(InputError, match="exists and is not a run folder"):
         run_folder.check_free(tmp_path, overwrite=True)
 
 
-def test_the_number_of_epochs_is_all_that_changes(tmp_path):
+def test_only_the_number_of_epochs_changes(tmp_path):
     before = Config(seed=3, epochs=10)
     run_folder.create(tmp_path, config.to_json(before), overwrite=False)
     longer = Config(epochs=20, history=(Stretch(10, 10),))
@@ -186,7 +186,7 @@ def test_the_number_of_epochs_is_all_that_changes(tmp_path):
     assert run_folder.read_config(tmp_path) == Config(seed=3, epochs=20, history=longer.history)
 
 
-def test_bad_images_whose_names_are_no_text_are_listed(tmp_path):
+def test_bad_images_with_undecodable_names_are_listed(tmp_path):
     index = make_index(tmp_path, [(os.fsdecode(b"\xff.jpg"), 1, 1, Modality.RGB)])
     run_folder.write_bad_images(tmp_path, index, {0: "no image"})
     assert b"/\xff.jpg\tno image\n" in (tmp_path / run_folder.BAD_IMAGES).read_bytes()

@@ -1,4 +1,4 @@
-"""Fine-tuning: from a run, a checkpoint or an export, and what such a start is refused for."""
+"""Fine-tuning from a run, a checkpoint or an export, and what is rejected."""
 
 import shutil
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_a_run_is_fine_tuned_from_its_newest_checkpoint(run, people, tmp_path, c
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "export"])
-def test_the_network_begins_with_what_the_run_ended_with(run, tmp_path, kind):
+def test_the_network_starts_with_the_runs_final_weights(run, tmp_path, kind):
     weights = {
         "run": run,
         "checkpoint": checkpoint.latest(run),
@@ -59,24 +59,24 @@ def test_the_network_begins_with_what_the_run_ended_with(run, tmp_path, kind):
             assert torch.equal(value, old["network." + name]), name
 
 
-def test_weights_that_saw_the_test_are_refused(run, tmp_path):
+def test_weights_trained_on_the_test_are_rejected(run, tmp_path):
     with pytest.raises(InputError, match="was trained on regdb trial 1, and so on identities that"):
         start.find(model(run), tmp_path, False, "regdb trial 2")
     assert start.find(model(run), tmp_path, False, "regdb trial 1").trained_on == "regdb trial 1"
     assert start.find(NONE, tmp_path, False, "regdb trial 2").trained_on == "regdb trial 2"
 
 
-def test_a_resumed_run_needs_its_first_weights_no_more(run):
+def test_a_resumed_run_does_not_need_its_first_weights(run):
     origin = start.find(model(Path("/gone.pth")), run, True, "sysu")
     assert origin.model.weights == "none"
     assert origin.trained_on == "regdb trial 1"
 
 
-def test_a_resumed_run_without_a_checkpoint_begins_again(run, tmp_path):
+def test_a_resumed_run_without_a_checkpoint_starts_again(run, tmp_path):
     assert start.find(model(run), tmp_path, True, "sysu").model.weights != "none"
 
 
-def test_damage_is_noticed(run, tmp_path):
+def test_damaged_weights_are_rejected(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     file = checkpoint.latest(copy)
     content = bytearray(file.read_bytes())
@@ -93,7 +93,7 @@ def test_damage_is_noticed(run, tmp_path):
     ("option", "value", "message"),
     [
         ("--model.weights", "EMPTY", "conv1.0.weight is missing; 0 of its 79 tensors are there"),
-        ("--model.weights", "FOLDER", "is no run folder"),
+        ("--model.weights", "FOLDER", "is not a run folder"),
         (
             "--model.weights",
             "/nowhere.pth",
@@ -107,7 +107,7 @@ def test_damage_is_noticed(run, tmp_path):
         ),
     ],
 )
-def test_what_cannot_begin_leaves_no_run_folder(people, tmp_path, capsys, option, value, message):
+def test_a_run_that_cannot_start_leaves_no_folder(people, tmp_path, capsys, option, value, message):
     torch.save({}, tmp_path / "empty.pth")
     value = {"EMPTY": tmp_path / "empty.pth", "FOLDER": tmp_path}.get(value, value)
     args = (*SMALL, "--data.root", people, "--run-dir", tmp_path / "new")
@@ -117,7 +117,7 @@ def test_what_cannot_begin_leaves_no_run_folder(people, tmp_path, capsys, option
 
 
 @pytest.mark.slow
-def test_fine_tuning_begins_far_below_training_from_scratch(people, tmp_path, capsys):
+def test_fine_tuning_starts_at_a_much_lower_loss(people, tmp_path, capsys):
     args = (*SMALL, "--eval-every", "0", "--checkpoint-every", "0", "--data.root", people)
     old, new = tmp_path / "old", tmp_path / "new"
     assert call("train", "demo", *args, "--epochs", "20", "--run-dir", old) == 0

@@ -1,4 +1,4 @@
-"""One optimizer step: what it returns, what it learns from, each precision."""
+"""One optimizer step: its figures, its updates, every precision."""
 
 import dataclasses
 from typing import get_args
@@ -15,9 +15,11 @@ from pipeline.errors import InputError
 from train import checkpoint, run_folder
 from train.checkpoint import Progress, State
 from train.dhsm import DhsmOptions, Mining
+from train.distributed import ALONE
 from train.methods.base import Method
 from train.optimizer import OptimizerOptions, build
 from train.runtime import StepOptions, own_stream, resolve_precision, resolve_step
+from train.stages import Stage, enter, learning
 from train.step import TrainingStep
 
 CPU = torch.device("cpu")
@@ -93,14 +95,14 @@ def test_gradients_are_clipped_to_the_norm_over_all_weights():
     torch.testing.assert_close(loose, free)
 
 
-def test_fp16_clips_what_is_no_longer_scaled():
-    # The first steps overflow at the scale that training begins with, and change nothing.
+def test_fp16_clips_unscaled_gradients():
+    # The first steps overflow at the initial scale and change nothing.
     clipped = gradients_after(6, "fp16", 0.5)
     assert clipped.norm().item() == pytest.approx(0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["off", "fp16"])
-def test_it_learns_a_batch_by_heart(precision):
+def test_it_overfits_a_batch(precision):
     _, _, step = make_step(precision, lr=3e-3)
     batch = make_batch()
     losses = [step(batch)[0].item() for _ in range(12)]
@@ -123,7 +125,7 @@ def losses_of_five_steps(precision: str = "off", device: torch.device = CPU, **s
 
 
 def assert_same_course(some, others, near: float) -> None:
-    """Equal but for rounding, which Adam's first updates, of full size each, enlarge."""
+    """Equal up to rounding, amplified by Adam's first updates, which have full size."""
     torch.testing.assert_close(some[0][0], others[0][0], rtol=near, atol=near)
     torch.testing.assert_close(some[0], others[0], rtol=500 * near, atol=500 * near)
     np.testing.assert_allclose(some[1], others[1], atol=500 * near)
@@ -141,19 +143,19 @@ def test_a_switch_changes_nothing_beyond_rounding(switch, unchecked):
     assert_same_course(switched, losses_of_five_steps(**OFF), near=1e-5)
 
 
-def test_bf16_on_a_cpu_is_refused_and_never_chosen():
+def test_bf16_on_a_cpu_is_rejected_and_never_chosen():
     """torch 2.10 on an AMX CPU: the demo's loss became NaN at step 2 to 10 (bench/NOTES.md)."""
     assert resolve_precision("auto", CPU) == "off"
     with pytest.raises(InputError, match=r"--precision bf16: torch computes .* leave it at auto"):
         resolve_precision("bf16", CPU)
 
 
-def test_what_a_machine_cannot_do_is_refused(monkeypatch):
+def test_what_a_machine_cannot_do_is_rejected(monkeypatch):
     with pytest.raises(InputError, match=r"--step.cuda-graph on: there is no GPU here"):
         resolve_step(StepOptions(cuda_graph="on"), CPU, "off")
     with pytest.raises(InputError, match=r"--step.compile on: torch 2.10 fails to compile"):
         resolve_step(StepOptions(compile="on"), CPU, "bf16")
-    with pytest.raises(InputError, match=r"--step.cuda-graph on: in fp16 only with the fused"):
+    with pytest.raises(InputError, match=r"--step.cuda-graph on: in fp16 requires the fused"):
         resolve_step(StepOptions("off", "on", "on", "off"), torch.device("cuda"), "fp16")
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InputError, match=r"--step.compile on: found no C\+\+ compiler"):
@@ -163,11 +165,13 @@ def test_what_a_machine_cannot_do_is_refused(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_compiled_and_recorded_or_not_the_losses_are_the_same(precision, unchecked, gpu):
+def test_compiling_and_recording_do_not_change_the_losses(precision, unchecked, gpu):
     near = {"off": 1e-4, "bf16": 3e-2, "fp16": 5e-3}[precision]
     losses, confidence = losses_of_five_steps(precision, gpu, **OFF)
     for on in (*({name: "on"} for name in OFF), dict.fromkeys(OFF, "on")):
-        if precision == "fp16" and "cuda_graph" in on:  # which records no other optimizer's step
+        if (
+            precision == "fp16" and "cuda_graph" in on
+        ):  # recording in fp16 needs the fused optimizer
             on = on | {"fused_optimizer": "on"}
         with own_stream(gpu):
             switched = losses_of_five_steps(precision, gpu, **OFF | on)
@@ -184,6 +188,25 @@ def test_a_recorded_step_sees_a_new_learning_rate(unchecked, gpu):
         step.optimizer.param_groups[0]["lr"].fill_(0)
         step(make_batch(6, gpu))
         assert torch.equal(network.classifier.weight, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_a_recorded_step_holds_what_a_stage_freezes_and_frees_it_again(unchecked, gpu, compiled):
+    with own_stream(gpu):
+        network, _, step = make_step("off", gpu, cuda_graph="on", compile=compiled)
+        names = learning(network, ())
+
+        def moved_in(stage: Stage) -> bool:
+            if enter(stage, True, network, names, step.optimizer, ALONE):
+                step.restart()
+            before = network.classifier.weight.clone()
+            for seed in range(5):  # the last two are replayed
+                step(make_batch(seed, gpu))
+            return not torch.equal(network.classifier.weight, before)
+
+        held = Stage(frozen=("classifier.",))
+        assert [moved_in(stage) for stage in (Stage(), held, Stage())] == [True, False, True]
 
 
 @pytest.mark.gpu
@@ -210,7 +233,7 @@ def test_a_step_never_waits_for_the_gpu(unchecked, gpu, switches):
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            losses = step(batch)  # raises if anything in it waits
+            losses = step(batch)  # raises if anything waits
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert losses.isfinite().all()
@@ -220,7 +243,7 @@ def test_a_step_never_waits_for_the_gpu(unchecked, gpu, switches):
 @pytest.mark.parametrize("structure", get_args(StructureName))
 @pytest.mark.parametrize("views", [1, 2])
 def test_every_structure_steps_on_the_gpu(unchecked, gpu, structure, views):
-    """Recorded, where its sizes allow; uncompiled, for time's sake."""
+    """Recorded if its shapes allow; not compiled, to save time."""
     torch.manual_seed(0)
     how = resolve_step(StepOptions(compile="off"), gpu, "bf16")
     method = Method(model=ModelOptions("test_resnet", "none", structure=structure))
@@ -237,7 +260,7 @@ def test_every_structure_steps_on_the_gpu(unchecked, gpu, structure, views):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-def test_on_the_gpu_a_step_after_a_restart_is_the_step_without_it(precision, gpu, tmp_path):
+def test_on_the_gpu_a_step_after_a_restart_equals_the_step_without_it(precision, gpu, tmp_path):
     (tmp_path / run_folder.CHECKPOINTS).mkdir()
 
     def begin():

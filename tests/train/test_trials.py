@@ -1,4 +1,4 @@
-"""RegDB's ten trainings, from the command line: their mean, going on, and the guard of leaks."""
+"""RegDB's ten trainings from the command line: their mean, resuming, and the leak check."""
 
 import json
 import shutil
@@ -9,6 +9,7 @@ import pytest
 
 from tests import trees
 from tests.front_door import call, refused
+from train import divergence
 
 TINY = [
     *("--precision", "off", "--model.backbone", "test_resnet", "--model.weights", "none"),
@@ -51,6 +52,19 @@ def test_the_result_is_the_mean_over_ten_trainings(run):
             assert mode["std"][name] == pytest.approx(np.std(of_trials))
 
 
+def test_the_mean_says_which_trainings_collapsed(run, tmp_path, capsys):
+    again = Path(shutil.copytree(run, tmp_path / "again"))
+    file = again / "trial-04" / "result.json"
+    said = divergence.said(since=7)
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+    assert call("train", "--resume", again) == 0
+    words = f"trial 4: {said['collapse']}"
+    assert json.loads((again / "result.json").read_text())["collapse"] == words
+    assert words in " ".join(capsys.readouterr().out.split())
+    assert call("report", again, "--device", "cpu") == 0
+    assert words in (again / "report" / "index.html").read_text()
+
+
 def test_trials_train_on_different_people(run):
     configs = [json.loads((run / f"trial-{n:02d}" / "config.json").read_text()) for n in (1, 2)]
     assert [c["data"]["trial"] for c in configs] == [1, 2]
@@ -58,7 +72,7 @@ def test_trials_train_on_different_people(run):
     assert weights[0].read_bytes() != weights[1].read_bytes()
 
 
-def test_an_interrupted_run_goes_on_with_the_trials_that_are_missing(run, tmp_path, capsys):
+def test_an_interrupted_run_resumes_with_the_missing_trials(run, tmp_path, capsys):
     again = Path(shutil.copytree(run, tmp_path / "again"))
     (again / "result.json").unlink()
     (again / "trial-07" / "result.json").unlink()
@@ -70,17 +84,15 @@ def test_an_interrupted_run_goes_on_with_the_trials_that_are_missing(run, tmp_pa
     assert "trial 6 is done" in capsys.readouterr().out
 
 
-def test_all_trainings_become_longer(run, tmp_path, capsys):
+def test_all_trainings_are_extended(run, tmp_path, capsys):
     longer = Path(shutil.copytree(run, tmp_path / "longer"))
-    assert "can only be made longer" in refused(
-        capsys, "train", "--resume", longer, "--epochs", "0"
-    )
+    assert "can only be extended" in refused(capsys, "train", "--resume", longer, "--epochs", "0")
     assert call("train", "--resume", longer, "--epochs", "2") == 0
     configs = [json.loads(file.read_text()) for file in longer.glob("trial-*/config.json")]
     assert [c["epochs"] for c in configs] == [2] * 10
     for result in (*results(longer), json.loads((longer / "result.json").read_text())):
         assert result["training"].startswith("resumed from 1 to 2 epochs")
-    # What died in between goes on without being told the number again.
+    # A killed extension resumes without repeating the option.
     before = (longer / "result.json").read_bytes()
     (longer / "trial-09" / "result.json").write_bytes(
         (run / "trial-09" / "result.json").read_bytes()
@@ -102,28 +114,26 @@ def test_eval_tests_every_trial_again(run, tmp_path, capsys):
     assert results(again) == results(run)
     header = [line.split() for line in capsys.readouterr().out.splitlines() if "rank1" in line]
     columns = ["protocol", "rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance"]
-    assert header == [columns] * 11  # nothing is cut at 80 columns
+    assert header == [columns] * 11  # nothing is truncated at 80 columns
 
 
-def test_weights_refuse_a_trial_whose_people_they_saw(run, tmp_path, capsys):
+def test_a_trial_with_people_seen_in_training_is_rejected(run, tmp_path, capsys):
     third = Path(shutil.copytree(run / "trial-03", tmp_path / "third"))
     line = refused(capsys, "eval", third, "--trial", "4")
-    assert "was trained on regdb trial 3; on regdb trial 4 it would meet identities" in line
+    assert "was trained on regdb trial 3; regdb trial 4 tests with some of the same" in line
     assert call("eval", third, "--trial", "3", "--device", "cpu") == 0
-    # Nor does a changed configuration, or a checkpoint moved to another trial's run, help.
+    # Changing the configuration or moving the checkpoint to another trial's run does not help.
     config = third / "config.json"
     config.write_text(config.read_text().replace('"trial": 3', '"trial": 5'))
     assert "was trained on regdb trial 3" in refused(capsys, "eval", third)
 
 
-def test_fine_tuning_from_one_trial_is_refused_for_all_before_the_first(
-    run, root, tmp_path, capsys
-):
+def test_fine_tuning_all_trials_from_one_is_rejected_at_once(run, root, tmp_path, capsys):
     again = ("--data.root", root, *TINY, "--run-dir", tmp_path / "new", "--model.weights")
     line = refused(capsys, "train", "regdb", *again, run / "trial-01", "--trial", "all")
     assert "was trained on regdb trial 1, and so on identities that regdb trial 2 tests" in line
     line = refused(capsys, "train", "regdb", *again, run, "--trial", "1")
-    assert f"--model.weights {run}: holds ten runs; name one, as {run}/trial-01" in line
+    assert f"--model.weights {run}: holds ten runs; name one, such as {run}/trial-01" in line
     assert not (tmp_path / "new").exists()
 
 
@@ -160,17 +170,17 @@ def test_all_trials_are_tested_with_options(run, root, tmp_path, capsys):
 
 def test_only_regdb_has_ten_trainings(people, root, run, tmp_path, capsys):
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *TINY)
-    assert "only RegDB's protocol is ten" in refused(
+    assert "only RegDB's protocol has ten" in refused(
         capsys, "train", "sysu", "--trial", "all", *args
     )
     assert "needs a folder" in refused(capsys, "train", "demo", "--trial", "all")
-    assert "sysu has one training" in refused(capsys, "train", "sysu", "--trial", "3", *args)
+    assert "sysu has only one trial" in refused(capsys, "train", "sysu", "--trial", "3", *args)
     again = ("--data.root", root, "--run-dir", run, "--trial", "all", *TINY)
     assert "holds a run" in refused(capsys, "train", "regdb", *again)
     assert not (tmp_path / "r").exists()
 
 
-def test_options_that_cannot_work_touch_nothing(root, run, tmp_path, capsys):
+def test_impossible_options_touch_nothing(root, run, tmp_path, capsys):
     args = ("--data.root", root, "--trial", "all", *TINY, "--data.p", "99")
     assert "--data.p 99" in refused(capsys, "train", "regdb", *args, "--run-dir", tmp_path / "r")
     assert not (tmp_path / "r").exists()

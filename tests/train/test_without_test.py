@@ -1,4 +1,4 @@
-"""Data sets without a test split: trained with --no-test, and never credited with figures."""
+"""Data sets without a test split: trained with --no-test and never given figures."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ ARGS = [*SMALL, "--epochs", "1", "--eval-every", "0"]
 
 @pytest.fixture(scope="module")
 def root(people, tmp_path_factory) -> Path:
-    """People of whom nobody is set apart for the test."""
+    """Synthetic people without a test split."""
     root = Path(shutil.copytree(people, tmp_path_factory.mktemp("data") / "people"))
     (root / "exp" / "test_id.txt").unlink()
     (root / "exp" / "rand_perm_cam.mat").unlink()
@@ -32,13 +32,13 @@ def run(root, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_mend_is_named(root, tmp_path, capsys):
+def test_the_fix_is_named(root, tmp_path, capsys):
     args = ("--data.root", root, "--run-dir", tmp_path / "r")
     line = refused(capsys, "train", "demo", *args, *ARGS)
     assert "exp/test_id.txt: missing" in line
     assert "or pass --no-test to train without a test" in line
     assert call("train", "demo", *args, *SMALL, "--no-test") == 2
-    assert "--eval-every 1: nothing is evaluated with --no-test" in capsys.readouterr().err
+    assert "--eval-every 1: has no effect with --no-test" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
 
 
@@ -49,12 +49,12 @@ def test_the_result_says_that_there_was_no_test(run):
     assert checkpoint.trained_on(checkpoint.latest(run)) == "sysu"
 
 
-def test_it_goes_on_and_becomes_longer(run, tmp_path, capsys):
+def test_it_resumes_and_is_extended(run, tmp_path, capsys):
     again = Path(shutil.copytree(run, tmp_path / "again"))
     assert call("train", "--resume", again) == 0
     assert (again / "result.json").read_bytes() == (run / "result.json").read_bytes()
     assert call("train", "--resume", again, "--epochs", "2") == 0
-    assert "without a test: no figures" in capsys.readouterr().out
+    assert "no figures (--no-test)" in capsys.readouterr().out
     result = run_folder.read_result(again)
     assert result["test"] is None
     assert "resumed from 1 to 2 epochs" in result["training"]
@@ -80,7 +80,7 @@ def test_the_report_says_so(run, tmp_path, capsys):
     assert 'id="figures"' not in page
 
 
-def test_weights_of_a_trial_that_was_not_tested_still_know_their_people(tmp_path, capsys):
+def test_weights_of_an_untested_trial_still_record_their_people(tmp_path, capsys):
     root = trees.regdb(tmp_path / "RegDB", num_ids=8, num_images=2)
     run = tmp_path / "run"
     args = ("--data.root", root, "--run-dir", run, "--trial", "3", *TINY, "--no-test")
@@ -88,5 +88,5 @@ def test_weights_of_a_trial_that_was_not_tested_still_know_their_people(tmp_path
     assert "was trained on regdb trial 3" in refused(capsys, "eval", run, "--trial", "4")
 
 
-def test_an_experiment_without_figures_is_refused(capsys):
+def test_an_experiment_without_figures_is_rejected(capsys):
     assert "leave --no-test out" in refused(capsys, "experiment", "table4", "--no-test")

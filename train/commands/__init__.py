@@ -1,1 +1,1 @@
-"""What each command takes and whom it calls; heavy imports wait for the call."""
+"""The commands' arguments; heavy imports happen only when a command is called."""

@@ -18,8 +18,8 @@ def data_make(args: list[str]) -> None:
         """Writes synthetic RGB-infrared people as JPEG files in SYSU-MM01's layout.
 
         Args:
-            root: Folder to make; must not exist, or be empty.
-            options: What the set holds.
+            root: Folder to create; must not exist or be empty.
+            options: Contents of the set.
         """
         make(root, options, Display())
 
@@ -34,11 +34,11 @@ def data_check(args: list[str]) -> None:
     from train.live.display import Display
 
     def parse(root: tyro.conf.Positional[Path], kind: KindName = "auto") -> None:
-        """Looks at every file of a data set; exit status 2 if something has to be mended.
+        """Checks every file of a data set; exit status 2 if there are faults.
 
         Args:
             root: Folder of a data set, or the CSV file that lists it.
-            kind: Its layout; auto: told by what the folder holds.
+            kind: Layout of the data set; auto: detected from the folder's contents.
         """
         check(root, kind, Display())
 
@@ -61,16 +61,16 @@ def data_pack(args: list[str]) -> None:
             bool, tyro.conf.arg(aliases=["--data.stand-in-galleries"])
         ] = False,
     ) -> None:
-        """Writes a data set as uncompressed tar files that WebDataset reads, and an index.
+        """Packs a data set into an index and uncompressed tar files that WebDataset can read.
 
-        Pass OUT as --data.root: batches, losses and figures are those of the loose files to the
-        bit. Every split, trial and gallery of the data set's protocol is kept.
+        Pass OUT as --data.root: batches, losses and figures are bit-identical to those of the loose
+        files. Keeps every split, trial and gallery of the data set's protocol.
 
         Args:
             root: Folder of a data set, or the CSV file that lists it.
-            out: Folder to make.
-            shard_mib: Largest size of a tar file, in MiB.
-            kind: Layout of the data set; auto: told by what the folder holds.
+            out: Folder to create.
+            shard_mib: Maximum size of a tar file, in MiB.
+            kind: Layout of the data set; auto: detected from the folder's contents.
             stand_in_galleries: SYSU-MM01 without rand_perm_cam.mat: as in cdp train.
         """
         pack(root, out, kind, shard_mib, stand_in_galleries, Display())
@@ -96,13 +96,13 @@ def data_preview(args: list[str]) -> None:
         ] = None,
         augmentation: AugmentationOptions = off,
     ) -> None:
-        """Draws originals and their counterparts, made by the training graph, as one picture.
+        """Draws originals and the counterparts that the training graph makes of them.
 
         Args:
             root: Folder of a data set, or the CSV file that lists it.
             out: PNG file to write.
-            identities: Rows of the picture.
-            seed: Picks the identities and images.
+            identities: Number of identities, one per row.
+            seed: Seed for choosing the identities and images.
             range_16bit: As in cdp train.
             augmentation: As in cdp train.
         """

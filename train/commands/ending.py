@@ -1,4 +1,4 @@
-"""How a command ends when it does not end well: one line on stderr and an exit status."""
+"""How a command reports failure: one line on stderr and an exit status."""
 
 import os
 import re
@@ -11,17 +11,16 @@ from types import FrameType
 
 
 def fail(message: str, status: int) -> None:
-    """One line on stderr, then exit; under torchrun it names the process."""
+    """Prints one line on stderr, naming the rank under torchrun, and exits."""
     rank = os.environ.get("RANK")
     print(f"cdp{f' (rank {rank})' if rank else ''}: {message}", file=sys.stderr)
     sys.exit(status)
 
 
-def to_its_end(again: str, run: Callable[[], object], run_dir: Path | None = None) -> None:
-    """Turns an end before its time into one line: status 3 for a signal, 1 for other reasons.
+def run_to_end(resume_command: str, run: Callable[[], object], run_dir: Path | None = None) -> None:
+    """Calls `run`; reports an early end in one line: status 3 for a signal, 1 for other reasons.
 
-    `again` is the command that goes on; if it needs a run in `run_dir`, it is only offered once
-    there is one.
+    `resume_command` is offered only once `run_dir`, if given, holds a run.
     """
     from pipeline.errors import is_out_of_memory
     from train.distributed import LostRankError
@@ -29,34 +28,35 @@ def to_its_end(again: str, run: Callable[[], object], run_dir: Path | None = Non
     from train.interruption import EXIT_STATUS, Interrupted
     from train.run_folder import is_run
 
-    def go_on() -> str:
+    def how_to_resume() -> str:
         if run_dir is None or is_run(run_dir):
-            return f"go on with `{again}`"
-        return "start the run again, of which nothing was trained"
+            return f"resume with `{resume_command}`"
+        return "start the run again, nothing was trained yet"
 
     try:
         with _signals_raise():
             run()
     except NotFiniteError as error:
-        replay = re.sub(" --(epochs|device) [^ ]+", "", again).replace("--resume", "--replay-batch")
+        replay = re.sub(" --(epochs|device) [^ ]+", "", resume_command)
+        replay = replay.replace("--resume", "--replay-batch")
         fail(f"{error}; `{replay}` shows that batch", 1)
     except CollapsedError as error:
         fail(str(error), 1)
     except LostRankError as error:
-        fail(f"{error}; {go_on()}", 1)
-    except OSError as error:  # a full disk, above all
+        fail(f"{error}; {how_to_resume()}", 1)
+    except OSError as error:  # usually a full disk
         if is_out_of_memory(error):
             raise
-        fail(f"{error}; when that is mended, {go_on()}", 1)
+        fail(f"{error}; once that is fixed, {how_to_resume()}", 1)
     except Interrupted as end:
-        fail(f"{end}: saved; {go_on()}", EXIT_STATUS)
+        fail(f"{end}: saved; {how_to_resume()}", EXIT_STATUS)
     except KeyboardInterrupt as end:
-        fail(f"{end or 'SIGINT'}: {go_on()}", 1)
+        fail(f"{end or 'SIGINT'}: {how_to_resume()}", 1)
 
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Within, signals that ask a run to stop raise KeyboardInterrupt, also before it catches them.
+    """Makes signals raise KeyboardInterrupt until the run installs its own handlers.
 
     Not under torchrun, which waits for processes that do not die of SIGTERM at once.
     """

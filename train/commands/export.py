@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from train.commands.ending import fail
-from train.commands.own import take
+from train.commands.own import load_method
 
 
 def export(args: list[str]) -> None:
@@ -21,12 +21,12 @@ def export(args: list[str]) -> None:
         overwrite: bool = False,
         method: Path | None = None,
     ) -> None:
-        """Writes a run's retrieval network as one file: pixels in, features out.
+        """Exports a run's retrieval network as one file: pixels in, features out.
 
-        Takes uint8 pixels [n, 3, H, W], RGB, of the size trained with, and gives float32 features
-        [n, d] for any n; normalisation is inside. The metadata entry "about", JSON, says what else
-        is to be known. The file is opened again, ONNX by onnxruntime, and its features are held
-        against the run's: if they differ, the exit status is 1 and there is no file.
+        Input: RGB uint8 pixels [n, 3, H, W], of the training size. Output: float32 features [n, d].
+        Any n works; normalisation is included. The metadata entry "about" (JSON) documents the
+        rest. The file is opened again, ONNX with onnxruntime, and its features are compared with
+        the run's: if they differ, the exit status is 1 and no file is left.
 
         A .safetensors file holds the weights: from train.export.formats import load;
         network, about = load("model.safetensors"); features = network.embed(pixels).
@@ -35,10 +35,10 @@ def export(args: list[str]) -> None:
             run_dir: Folder that `cdp train` wrote.
             format: onnx needs `uv sync --group export`.
             out: File to write; default RUN_DIR/export/model.{safetensors,onnx,pt}.
-            overwrite: Replace that file.
-            method: The method file of your own that the run was trained with.
+            overwrite: Replace an existing file.
+            method: Your own method file, if the run was trained with one.
         """
-        take(method, run_dir)
+        load_method(method, run_dir)
         try:
             export_run(run_dir, format, Display(), out, overwrite)
         except (ParityError, OSError) as error:
@@ -69,35 +69,35 @@ def embed(args: list[str]) -> None:
         method: Path | None = None,
         flip_test: bool = False,
     ) -> None:
-        """A run's features of images, as .npz files for `cdp score` and NumPy.
+        """Writes a run's image features as .npz files for `cdp score` and NumPy.
 
         A file holds the arrays features [n, d] float32, pids and camids [n] int64, modality [n]
-        uint8 (0 rgb, 1 ir, 255 unknown) and paths [n]. Without images the data set's own test is
-        embedded, a folder for each mode of its protocol; the lines printed give `cdp eval`'s
-        figures.
+        uint8 (0 rgb, 1 ir, 255 unknown) and paths [n]. Without images, embeds the data set's own
+        test images, one folder per mode of its protocol; the printed commands reproduce the figures
+        of `cdp eval`.
 
         Args:
             run_dir: Folder that `cdp train` wrote.
-            out: .npz file to write; without images, the folder to make.
-            images: Image files, folders of them, or one CSV of path,pid,camid,modality. Who is on
-                images of the run's data set is looked up there; without a CSV others get pid -1.
-            device: auto is the GPU if there is one.
-            data_root: Where the data set is now, if not where it was.
-            modality: Of the images that neither a CSV nor the data set tells about.
-            overwrite: Replace the file or folder.
-            method: The method file of your own that the run was trained with.
-            flip_test: Average the features of each image and its mirror image; the files say so in
-                an array flip_test, and `cdp score` in its table.
+            out: .npz file to write; without images, the folder to create.
+            images: Image files, folders of them, or one CSV of path,pid,camid,modality. Without a
+                CSV, labels are looked up in the run's data set; images outside it get pid -1.
+            device: auto uses the GPU if there is one.
+            data_root: Current location of the data set, if it has moved.
+            modality: Modality of images that are in neither a CSV nor the data set.
+            overwrite: Replace an existing file or folder.
+            method: Your own method file, if the run was trained with one.
+            flip_test: Average the features of each image and its mirror image; recorded in the
+                array flip_test and shown in the table of `cdp score`.
         """
-        take(method, run_dir)
+        load_method(method, run_dir)
         code = MODALITIES[modality] if modality else None
         try:
             if images:
-                where = (run_dir, images, out, Display(), data_root, device)
-                embed_images(*where, code, overwrite, flip_test)
+                common = (run_dir, images, out, Display(), data_root, device)
+                embed_images(*common, code, overwrite, flip_test)
             else:
                 embed_protocol(run_dir, out, Display(), data_root, device, overwrite, flip_test)
-        except OSError as error:  # a full disk, above all
+        except OSError as error:  # usually a full disk
             fail(str(error), 1)
 
     tyro.cli(parse, prog="cdp embed", args=args)

@@ -1,13 +1,13 @@
-"""A method file of the user's own, which commands on its runs are told of anew."""
+"""The user's own method file, which every command on one of its runs must name."""
 
 import hashlib
 from pathlib import Path
 
 
-def take(method: Path | None, run_dir: Path, to_train: bool = False) -> None:
-    """Runs the method file, if one is named; says so if it is not what the run was trained with.
+def load_method(method: Path | None, run_dir: Path, to_train: bool = False) -> None:
+    """Imports the method file, if given; warns if it has changed since the run was trained.
 
-    Raises `InputError` as `finding.own` does, and for a changed file if it is to train the run.
+    Raises `InputError` as `finding.own` does; with `to_train` also for a changed file.
     """
     from pipeline.errors import InputError
     from train import run_folder
@@ -21,9 +21,9 @@ def take(method: Path | None, run_dir: Path, to_train: bool = False) -> None:
     if kept.is_file() and hashlib.sha256(kept.read_bytes()).hexdigest() != module.SHA256:
         if to_train:
             raise InputError(
-                f"{method}: has changed since the run began, so this would be two methods; go on "
+                f"{method}: has changed since the run began, so it would mix two methods; resume "
                 f"with a copy of {kept}, or train a new run"
             )
         Display().note(
-            f"{method} has changed since the run was trained; {kept} is what it was then"
+            f"{method} has changed since the run was trained; {kept} is the version used then"
         )

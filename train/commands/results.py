@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from train.commands.ending import to_its_end
-from train.commands.own import take
+from train.commands.ending import run_to_end
+from train.commands.own import load_method
 
 
 def report(args: list[str]) -> None:
@@ -25,17 +25,17 @@ def report(args: list[str]) -> None:
         seed: int = 0,
         method: Path | None = None,
     ) -> None:
-        """Writes how a run went as one HTML page that opens offline, and its charts as PNG files.
+        """Writes a report on a run: one HTML page that opens offline, and its charts as PNG files.
 
         Args:
             run_dir: Folder that `cdp train` wrote; the run need not have finished.
             out: Folder to write to; default RUN_DIR/report.
-            data_root: Where the data set is now, if not where it was.
-            device: auto is the GPU if there is one.
-            seed: Draws the people and queries that are shown.
-            method: The method file of your own that the run was trained with.
+            data_root: Current location of the data set, if it has moved.
+            device: auto uses the GPU if there is one.
+            seed: Seed for choosing the people and queries to show.
+            method: Your own method file, if the run was trained with one.
         """
-        take(method, run_dir)
+        load_method(method, run_dir)
         if not (find_spec("matplotlib") and find_spec("sklearn")):
             raise InputError(
                 "cdp report: needs matplotlib and scikit-learn; uv sync --group report"
@@ -65,15 +65,15 @@ def experiment(args: list[str]) -> None:
     class Arguments:
         config: Annotated[Config, tyro.conf.arg(name="")]
         seeds: int = 1
-        """Runs of each row, with seeds --seed, --seed + 1, …; tables give mean ± deviation."""
+        """Runs per row, with seeds --seed, --seed + 1, …; tables give mean ± deviation."""
         preset: str | None = None
-        """Data, network and training that the rows change; default: demo for synthetic data, else
-        that of the data set's kind."""
+        """Preset that the rows modify; default: demo for synthetic data, else the one for the data
+        set's kind."""
         out: Path | None = None
-        """Folder of run folders and tables; default runs/experiments-DATA. What is finished there
-        is not run again."""
+        """Folder for run folders and tables; default runs/experiments-DATA. Runs finished there are
+        not repeated."""
         quick: bool = False
-        """Two epochs a run, to see the table; its figures mean nothing."""
+        """Two epochs per run, to try out the table; its figures are meaningless."""
 
     table = "\n\n".join(f"{name}: {e.title}" for name, e in EXPERIMENTS.items())
     about = f"Runs the rows of a table or figure of the paper.\n\n{table}"
@@ -84,25 +84,24 @@ def experiment(args: list[str]) -> None:
         raise InputError(f"experiment: which one? {', '.join(EXPERIMENTS)}")
     name = args.pop(0) if named else "NAME"
     if named and name not in EXPERIMENTS:
-        raise InputError(f"experiment: no {name!r}; there are {', '.join(EXPERIMENTS)}")
+        raise InputError(f"experiment: unknown {name!r}; choose one of {', '.join(EXPERIMENTS)}")
 
     def parse(preset: str) -> Arguments:
         if preset not in PRESETS:
-            raise InputError(f"--preset {preset}: there is none; there are {', '.join(PRESETS)}")
+            raise InputError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
         default = Arguments(PRESETS[preset].config)
         prog = f"cdp experiment {name}"
         return tyro.cli(Arguments, prog=prog, description=about, default=default, args=args)
 
-    # The preset gives the defaults of all other options, and the data may give the preset.
+    # The preset sets the defaults of all other options, and the data may determine the preset.
     first = parse("demo")
     root = first.config.data.root
     chosen = first.preset or "demo"
     if not first.preset and root and not synthetic.recipe(root):
         chosen = original_kind(root, first.config.data.kind)
     arguments = parse(chosen)
-    again = f"cdp experiment {name} {' '.join(args)}".rstrip()
-    to_its_end(
-        again,
+    run_to_end(
+        f"cdp experiment {name} {' '.join(args)}".rstrip(),
         lambda: run_experiment(
             name,
             arguments.config,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from train.commands.ending import fail
-from train.commands.own import take
+from train.commands.own import load_method
 
 
 def search(args: list[str]) -> None:
@@ -57,7 +57,7 @@ def search(args: list[str]) -> None:
 
         if top < 1:
             raise InputError(f"--top {top}: must be at least 1")
-        take(method, run_dir)
+        load_method(method, run_dir)
         modalities = (
             MODALITIES[query_modality] if query_modality else None,
             MODALITIES[gallery_modality] if gallery_modality else None,

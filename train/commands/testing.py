@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from train.commands.own import take
+from train.commands.own import load_method
 
 
 def evaluate(args: list[str]) -> None:
@@ -28,20 +28,20 @@ def evaluate(args: list[str]) -> None:
         flip_test: bool = False,
         re_ranking: Annotated[ReRankingFlags, tyro.conf.arg(name="")] = no_re_ranking,
     ) -> None:
-        """Tests a run in every mode of its data set's protocol, as table and result.json.
+        """Tests a run in every mode of its data set's protocol; writes result.json.
 
-        Other data and other ways of testing have files of their own, as result-flip-test.json; the
-        line after the table names it, and table and file say what was done.
+        Tests with other data or options write their own file, such as result-flip-test.json, named
+        after the table; both table and file state what was done.
 
         Args:
             run_dir: Folder that `cdp train` wrote.
-            data_root: Where the data set is now, if not where it was; may be another data set.
-            trial: RegDB's trial to test on; refused if the weights saw its identities.
-            device: auto is the GPU if there is one.
-            method: The method file of your own that the run was trained with.
+            data_root: Current location of the data set, if it has moved; may be another data set.
+            trial: RegDB trial to test on; rejected if the weights saw its identities.
+            device: auto uses the GPU if there is one.
+            method: Your own method file, if the run was trained with one.
             flip_test: Average the features of each image and its mirror image.
         """
-        take(method, run_dir)
+        load_method(method, run_dir)
         many = run_folder.read_config(run_dir).data.trial == "all"
         run = evaluate_trials if many else evaluate_run
         options = EvalOptions(flip_test, re_ranking.chosen())
@@ -71,18 +71,18 @@ def score(args: list[str]) -> None:
         device: Device = "auto",
         re_ranking: Annotated[ReRankingFlags, tyro.conf.arg(name="")] = no_re_ranking,
     ) -> None:
-        """CMC, mAP and mINP of features that any model made.
+        """Computes CMC, mAP and mINP for features from any model.
 
         A file holds the arrays features [n, d] float32, pids [n] int64, camids [n] int64, as
-        numpy.savez writes them. In Python: train.evaluation.score.score.
+        written by numpy.savez. In Python: train.evaluation.score.score.
 
         Args:
-            query: .npz file of the queries; one for all trials, or one for each.
+            query: .npz file of the queries; one for all trials, or one per trial.
             gallery: .npz file of the gallery; several are trials, whose figures are averaged.
             protocol: PROTOCOLS
-            distance: Between features.
-            json: File to write the figures to as well.
-            device: auto is the GPU if there is one.
+            distance: Distance between features.
+            json: JSON file to write the figures to.
+            device: auto uses the GPU if there is one.
         """
         score_files(
             query, gallery, protocol, distance, json, Display(), device, re_ranking.chosen()

@@ -5,21 +5,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from train.commands.ending import to_its_end
-from train.commands.own import take
+from train.commands.ending import run_to_end
+from train.commands.own import load_method
 
-HARDWARE = ("--device", "--step.", "--data.cache", "--nproc-per-node")  # errors about what it lacks
+# Errors that start with these name something that the hardware lacks.
+HARDWARE = ("--device", "--step.", "--data.cache", "--nproc-per-node")
 
 
 def preset_names() -> list[str]:
-    """Those beside methods."""
+    """Returns the names of the presets, without methods."""
     from train.presets import PRESETS
 
     return list(PRESETS)
 
 
 def option(args: list[str], name: str) -> str | None:
-    """The value that follows an option, which the preset depends on, before all are parsed."""
+    """Returns the value of an option that the preset depends on, before options are parsed."""
     for arg, following in zip(args, [*args[1:], ""], strict=True):
         if arg == name:
             return following
@@ -64,14 +65,14 @@ def train(args: list[str]) -> None:
         *(f.name for f in fields(Config)),
     }:
         raise InputError(
-            f"{name}: the field {taken!r} of its method is an option already; rename it"
+            f"{name}: the field {taken!r} of its method is an option of cdp train; rename it"
         )
     about = preset.about
     if not named:
         methods = ", ".join(name for name in preset_names() if name not in PRESETS)
         about = (
-            f"Presets: {', '.join(PRESETS)}. Defaults here: {name}.\n\nMethods, each with any "
-            f"data set: {methods}; and your own: the name of its file, which ends in .py.\n"
+            f"Presets: {', '.join(PRESETS)}. Defaults shown: {name}.\n\nMethods, for any data set: "
+            f"{methods}; or the path of your own method file, ending in .py.\n"
         )
     arguments = tyro.cli(
         Arguments,
@@ -84,7 +85,7 @@ def train(args: list[str]) -> None:
     run_dir = arguments.run_dir or Path("runs", f"{Path(name).stem}-{now}")
     own = f" --method {shlex.quote(name)}" if finding.own_source(arguments.config.method) else ""
     run = train_trials if arguments.config.data.trial == "all" else run_training
-    to_its_end(
+    run_to_end(
         f"cdp train --resume {shlex.quote(str(run_dir))}{own}",
         lambda: run(arguments.config, run_dir, Display(), arguments.overwrite),
         run_dir,
@@ -98,13 +99,13 @@ def replay_batch(args: list[str]) -> None:
     from train.live.display import Display
 
     def parse(run_dir: tyro.conf.Positional[Path], method: Path | None = None) -> None:
-        """Lists and draws the batch at which a loss was NaN or infinite.
+        """Lists and draws the batch at which the loss became NaN or infinite.
 
         Args:
-            run_dir: The run's folder.
-            method: The method file of your own that the run was trained with.
+            run_dir: Folder that `cdp train` wrote.
+            method: Your own method file, if the run was trained with one.
         """
-        take(method, run_dir)
+        load_method(method, run_dir)
         replay.show(run_dir, Display())
 
     tyro.cli(parse, prog="cdp train --replay-batch", args=args)
@@ -116,7 +117,7 @@ def resume(args: list[str]) -> None:
     from pipeline.errors import InputError
     from train.config import Device
     from train.live.display import Display
-    from train.trials import resume as go_on
+    from train.trials import resume as resume_run
 
     def parse(
         run_dir: tyro.conf.Positional[Path],
@@ -124,29 +125,29 @@ def resume(args: list[str]) -> None:
         device: Device | None = None,
         method: Path | None = None,
     ) -> None:
-        """Goes on with a run that was interrupted, or died, from its newest checkpoint.
+        """Resumes an interrupted or crashed run from its newest checkpoint.
 
         Args:
-            run_dir: Its folder.
-            epochs: Train the run, finished or not, for so many epochs in all. Milestones are shares
-                of the epochs and move; epochs that were trained keep their learning rates, and the
-                result says that this was no straight run.
-            device: Where to go on, if the run began on other hardware; auto is the GPU if there is
-                one. Compiling, recording and caching are then chosen anew.
-            method: The method file of your own that the run was trained with.
+            run_dir: Folder that `cdp train` wrote.
+            epochs: New total number of epochs, for a finished or unfinished run. Milestones are
+                shares of this total and move with it; epochs already trained keep their learning
+                rates. The result records the change.
+            device: Device to resume on, if the run started on other hardware; auto uses the GPU if
+                there is one. Resets compilation, CUDA graph and caching to auto.
+            method: Your own method file, if the run was trained with one.
         """
-        take(method, run_dir, to_train=True)
-        again = f"cdp train --resume {shlex.quote(str(run_dir))}"
-        again += f" --epochs {epochs}" if epochs is not None else ""
-        again += f" --device {device}" if device else ""
-        again += f" --method {shlex.quote(str(method))}" if method else ""
+        load_method(method, run_dir, to_train=True)
+        command = f"cdp train --resume {shlex.quote(str(run_dir))}"
+        command += f" --epochs {epochs}" if epochs is not None else ""
+        command += f" --device {device}" if device else ""
+        command += f" --method {shlex.quote(str(method))}" if method else ""
         try:
-            to_its_end(again, lambda: go_on(run_dir, Display(), device, epochs), run_dir)
+            run_to_end(command, lambda: resume_run(run_dir, Display(), device, epochs), run_dir)
         except InputError as error:
             if device is None and str(error).startswith(HARDWARE):
                 raise InputError(
-                    f"{str(error).partition(';')[0]}; if the run began on other hardware, go on "
-                    f"with `{again} --device auto`"
+                    f"{str(error).partition(';')[0]}; if the run started on other hardware, resume "
+                    f"with `{command} --device auto`"
                 ) from error
             raise
 

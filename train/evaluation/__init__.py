@@ -1,1 +1,1 @@
-"""From features to retrieval figures."""
+"""Evaluation: from features to retrieval figures."""

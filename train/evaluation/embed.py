@@ -1,4 +1,4 @@
-"""Features of images as files that `cdp score` and NumPy read."""
+"""Writes image features as files that `cdp score` and NumPy can read."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from train.live.display import Display
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedded:
-    """n images and their features, as a file holds them."""
+    """n images and their features, the content of one file."""
 
     features: Float32[ndarray, "n d"]
     index: Index
-    names: Shaped[ndarray, " n"]  # str, paths
+    names: Shaped[ndarray, " n"]  # paths, str
     flip_test: bool = False  # see `extract_features`
 
     def write(self, file: Path, rows: Int64[ndarray, " k"] | slice = slice(None)) -> None:
-        """Writes these rows as `.npz`."""
+        """Writes the given rows as an `.npz` file."""
         with run_folder.replacing(file) as temporary, temporary.open("wb") as opened:
             arrays = {
                 "features": self.features[rows],
@@ -56,10 +56,10 @@ def embed_images(
     overwrite: bool = False,
     flip_test: bool = False,
 ) -> None:
-    """Embeds images, in the order given, into one `.npz`.
+    """Embeds images, in the given order, into one `.npz` file.
 
-    Of files without a CSV, pid, camid and modality are looked up in the run's data set; `modality`
-    is that of the others. Raises `InputError` for what cannot be read, and if the file exists.
+    Without a CSV, looks up pid, camid and modality in the run's data set; other images have the
+    given `modality`. Raises `InputError` if an image cannot be read or the file exists.
     """
     if file.suffix != ".npz":
         raise InputError(f"--out {file}: must end in .npz")
@@ -74,27 +74,27 @@ def embed_images(
     missing = np.flatnonzero(index.modality == UNKNOWN_MODALITY)
     if len(missing) and run.network.needs_modality:
         raise InputError(
-            f"{index.path(missing[0])}: RGB or infrared? this run's network must know "
-            f"({len(missing)} such images); pass --modality, or name them in a CSV"
+            f"{index.path(missing[0])}: its modality is unknown and this run's network needs it "
+            f"({len(missing)} such images); pass --modality, or list the images in a CSV"
         )
     run_folder.make_parent(file)
     features = features_of(run, index, display, flip_test).cpu().numpy()
     Embedded(features, index, named.names, flip_test).write(file)
     if named.left_out:
-        each = (f"{len(p)} {reason}, as {p[0]}" for reason, p in named.left_out.items())
+        each = (f"{len(p)} {reason}, such as {p[0]}" for reason, p in named.left_out.items())
         display.say(f"note      left out in the folders: {'; '.join(each)}")
     unknown = int((index.pids == UNKNOWN).sum())
     if unknown:
         display.say(
-            f"note      {unknown} of {len(index)} images are not of the run's data set: pid and "
-            f"camid {UNKNOWN}; a CSV of path,pid,camid,modality names them"
+            f"note      {unknown} of {len(index)} images are not in the run's data set and get pid "
+            f"and camid {UNKNOWN}; pass a CSV of path,pid,camid,modality to label them"
         )
-    how = " (flip-test)" if flip_test else ""
-    display.say(f"embedded  {len(index)} images, {features.shape[1]} numbers each{how}: {file}")
+    flipped = " (flip-test)" if flip_test else ""
+    display.say(f"embedded  {len(index)} images, {features.shape[1]} numbers each{flipped}: {file}")
 
 
 def _known(run: TrainedRun, display: Display) -> list[Index]:
-    """The images that the run's data set tells about; none if it is gone."""
+    """Returns the images of the run's data set; [] if it is gone."""
     readers: tuple[Callable[[DataOptions, Path], Index], ...] = (
         read_training,
         lambda options, root: read_protocol(options, root).index,
@@ -106,5 +106,5 @@ def _known(run: TrainedRun, display: Display) -> list[Index]:
         except InputError as error:
             reasons.add(str(error))
     for reason in sorted(reasons):
-        display.say(f"note      nothing can be looked up: {reason}")
+        display.say(f"note      cannot look up pids: {reason}")
     return known

@@ -1,4 +1,4 @@
-"""Features of a data set's own test, as files of which `cdp score` makes `cdp eval`'s figures."""
+"""Writes features of a data set's own test, from which `cdp score` gets `cdp eval`'s figures."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from train.live.display import Display
 from train.metrics import Distance
 
 FORMAT = "cdp-reid embedding 1"
-ABOUT = "embedding.json"  # marks a folder that embed made, and may replace
+ABOUT = "embedding.json"  # marks a folder that embed made and may replace
 
 
 def embed_protocol(
@@ -34,16 +34,16 @@ def embed_protocol(
     overwrite: bool = False,
     flip_test: bool = False,
 ) -> list[str]:
-    """Embeds the data set's own test, each mode in a folder of its own below `folder`.
+    """Embeds the data set's own test, one subfolder of `folder` per mode.
 
-    A trial is a file of queries and a file of its gallery; one file where all trials of the mode
-    have the same. Returns the commands that score them. Raises `InputError` as `evaluate_run` does,
-    and if the folder is in use.
+    Each trial has a query file and a gallery file; a side that all trials share is written once.
+    Returns the commands that score them. Raises `InputError` as `evaluate_run` does, and if the
+    folder is in use.
     """
     if folder.suffix == ".npz":
         raise InputError(
-            f"--out {folder}: without images the data set's own test is embedded, many files: name "
-            "a folder"
+            f"--out {folder}: must be a folder, as embedding the data set's own test writes many "
+            "files; name a folder, or name images"
         )
     _check_folder(folder, overwrite)
     run = open_run(run_dir, display, data_root, device_name=device_name)
@@ -54,10 +54,10 @@ def embed_protocol(
     embedded = Embedded(features, protocol.index, names, flip_test)
     commands: list[str] = []
 
-    def write(made: Path) -> None:
+    def write(temporary: Path) -> None:
         modes = []
         for mode in protocol.modes:
-            sides = _write_mode(embedded, mode, made / _slug(mode.name))
+            sides = _write_mode(embedded, mode, temporary / _slug(mode.name))
             commands.append(_command(folder / _slug(mode.name), sides, protocol, run.cfg.distance))
             modes.append({"mode": mode.name, "folder": _slug(mode.name)})
         about: dict[str, Any] = {
@@ -73,11 +73,11 @@ def embed_protocol(
             about["remark"] = protocol.remark
         if flip_test:
             about["flip_test"] = True
-        (made / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        (temporary / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
     _replace_folder(folder, write)
-    how = " (flip-test)" if flip_test else ""
-    display.say(f"embedded  {len(names)} images, {features.shape[1]} numbers each{how}: {folder}")
+    flipped = f"{features.shape[1]} numbers each{' (flip-test)' if flip_test else ''}"
+    display.say(f"embedded  {len(names)} images, {flipped}: {folder}")
     if protocol.remark:
         display.say(f"note      {protocol.remark}")
     for command in commands:
@@ -86,16 +86,16 @@ def embed_protocol(
 
 
 def _write_mode(embedded: Embedded, mode: Mode, folder: Path) -> dict[str, str]:
-    """Writes a mode's trials; returns the files of each side as a pattern of the shell.
+    """Writes a mode's trials; returns a shell pattern for the files of each side.
 
-    Galleries are written in the order of the index, in which the run's own evaluation ranks ties.
+    Writes galleries in index order, the order in which the run's own evaluation ranks ties.
     """
     folder.mkdir()
     sides = {
         "query": [trial.query for trial in mode.trials],
         "gallery": [np.sort(trial.gallery) for trial in mode.trials],
     }
-    # Only one of them, so that the other tells the number of trials.
+    # At most one side is shared, so that the other gives the number of trials.
     shared = next((side for side, trials in sides.items() if _all_equal(trials)), None)
     for side, trials in sides.items():
         if side == shared:
@@ -111,11 +111,11 @@ def _all_equal(arrays: list[np.ndarray]) -> bool:
 
 
 def _command(folder: Path, sides: dict[str, str], protocol: Protocol, distance: Distance) -> str:
-    """The line that gives this mode's figures."""
-    place = shlex.quote(str(folder))
-    files = " ".join(f"--{side} {place}/{pattern}" for side, pattern in sides.items())
-    how = "" if distance == "euclidean" else f" --distance {distance}"
-    return f"cdp score {files} --protocol {name_of(protocol.rule)}{how}"
+    """Returns the command line that prints this mode's figures."""
+    quoted = shlex.quote(str(folder))
+    files = " ".join(f"--{side} {quoted}/{pattern}" for side, pattern in sides.items())
+    option = "" if distance == "euclidean" else f" --distance {distance}"
+    return f"cdp score {files} --protocol {name_of(protocol.rule)}{option}"
 
 
 def _slug(name: str) -> str:
@@ -133,7 +133,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Makes `folder` of what `write` puts into a temporary one beside it, whole or not at all."""
+    """Atomically replaces `folder` with a temporary one that `write` fills."""
     folder = folder.absolute()
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir()

@@ -1,4 +1,4 @@
-"""A network's figures under a data set's protocol: features → rankings → mean over trials."""
+"""Evaluates a network under a data set's protocol: features → rankings → mean over trials."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -26,11 +26,11 @@ def extract_features(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     flip_test: bool = False,
 ) -> Float[Tensor, "n d"]:
-    """Features of every image that the loader yields, in order, float32, on the device.
+    """Returns features of every image that the loader yields, in order, float32, on the device.
 
-    With `flip_test` they are the mean of an image's features and its mirror image's, each as
-    `network.embed` gives them; a cosine distance normalises that mean, not the two.
-    Raises `InputError` naming an image whose features are NaN or infinite.
+    With `flip_test`, averages the features of each image and its mirror image as `network.embed`
+    returns them; cosine distance normalises the mean, not the two. Raises `InputError` naming an
+    image whose features are NaN or infinite.
     """
     was_training = network.training
     network.eval()
@@ -39,7 +39,7 @@ def extract_features(
     for done, (of_batch, images) in enumerate(loader.with_rows(), start=1):
         num = len(images)
         is_infrared = infrared[of_batch].to(loader.device)
-        if images.is_cuda:  # one shape only: for each new one cuDNN tries its algorithms anew
+        if images.is_cuda:  # one shape only: cuDNN benchmarks its algorithms for each new one
             images, is_infrared = (fill(x, loader.source.batch) for x in (images, is_infrared))
         found = network.embed(images, is_infrared)
         if flip_test:
@@ -55,15 +55,15 @@ def extract_features(
     if len(bad):
         first = np.concatenate(rows)[int(bad[0])]
         raise InputError(
-            f"{loader.source.index.path(first)}: the network's features of it are NaN or infinite "
-            f"({len(bad)} such images); evaluate an earlier checkpoint, or train with a "
-            "lower --optimizer.lr"
+            f"{loader.source.index.path(first)}: its features are NaN or infinite "
+            f"({len(bad)} such images); evaluate an earlier checkpoint, or train with a lower "
+            "--optimizer.lr"
         )
     return joined
 
 
 def fill(rows: Tensor, size: int) -> Tensor:
-    """The rows, and the last of them again until there are `size`."""
+    """Pads `rows` to `size` rows by repeating the last."""
     missing = size - len(rows)
     return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
 
@@ -75,10 +75,10 @@ def evaluate(
     options: EvalOptions = PLAIN,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Figures in percent, averaged over each mode's trials, as `result.json` holds them.
+    """Returns figures in percent, averaged over each mode's trials, in the form of `result.json`.
 
-    `features` are those of the protocol's index, row by row, extracted as `options` say. The first
-    mode's figures stand at the top, all modes' under "modes".
+    `features` belong to the rows of the protocol's index and were extracted according to `options`.
+    The top level holds the first mode's figures, "modes" those of all modes.
     """
     rankings = rank_modes(features, protocol, distance, options.re_ranking, on_progress)
     return figures(rankings, protocol, distance, options)
@@ -91,7 +91,7 @@ def rank_modes(
     re_ranking: ReRanking | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[Ranking]]:
-    """The rankings of each mode's trials, for `features` as `evaluate` takes them."""
+    """Returns the rankings of each mode's trials; `features` as in `evaluate`."""
     codes = protocol.rule.exclusion(protocol.index.pids, protocol.index.camids)
     images = Images(
         features,
@@ -107,7 +107,7 @@ def figures(
     distance: Distance,
     options: EvalOptions = PLAIN,
 ) -> dict[str, Any]:
-    """What `evaluate` returns, from the rankings of each mode's trials."""
+    """Returns what `evaluate` does, from the rankings of each mode's trials."""
     about: dict[str, Any] = {"distance": distance, "unit": "percent", **options.disclosure()}
     if protocol.remark:
         about["remark"] = protocol.remark
@@ -126,7 +126,7 @@ def _rank_modes(
     re_ranking: ReRanking | None,
     on_progress: Callable[[int, int], None],
 ) -> list[list[Ranking]]:
-    """Distances are computed once for all trials of a query."""
+    """Ranks all trials, computing a query's distances only once."""
     rankings: list[list[Any]] = [[None] * len(mode.trials) for mode in protocol.modes]
     total = sum(map(len, rankings))
     count = itertools.count(1)
@@ -155,7 +155,7 @@ def _rank_modes(
 def _groups(
     protocol: Protocol,
 ) -> Iterator[tuple[list[tuple[int, int]], list[Trial], Int64[ndarray, " pool"]]]:
-    """Trials of equal queries, as (mode, trial) numbers, and all rows that their galleries hold."""
+    """Groups trials with equal queries: (mode, trial) numbers, trials, and all gallery rows."""
     groups: dict[bytes, list[tuple[int, int]]] = {}
     for m, mode in enumerate(protocol.modes):
         for t, trial in enumerate(mode.trials):
@@ -166,6 +166,6 @@ def _groups(
 
 
 def check_re_ranking(protocol: Protocol) -> None:
-    """Raises `InputError` if the protocol has too many images to be re-ranked."""
+    """Raises `InputError` if the protocol has too many images to re-rank."""
     for _, trials, pool in _groups(protocol):
         check_size(len(trials[0].query), len(pool))

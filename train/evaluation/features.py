@@ -1,4 +1,4 @@
-"""Embedded images that somebody else's model made: checked arrays, and the `.npz` they come in."""
+"""Features made by any model: checked arrays and the `.npz` files that hold them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,27 +8,27 @@ import numpy as np
 from pipeline.errors import InputError, in_one_line
 
 ARRAYS = ("features", "pids", "camids")
-FLIP_TEST = "flip_test"  # true: as `cdp embed --flip-test` made them; may be missing
+FLIP_TEST = "flip_test"  # true if made by `cdp embed --flip-test`; optional
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
     """Embedded images: `features` float32 [n, d], `pids` and `camids` int64 [n].
 
-    Raises `InputError` naming the array whose kind, shape or content cannot serve.
+    Raises `InputError` naming an array whose dtype, shape or content is invalid.
     """
 
     features: np.ndarray
     pids: np.ndarray
     camids: np.ndarray
     name: str = "features"
-    flip_test: bool = False  # means over an image and its mirror image; figures then say so
+    flip_test: bool = False  # averaged over each image and its mirror image; disclosed in figures
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or 0 in self.features.shape:
             raise InputError(
                 f"{self.name}: features has shape {list(self.features.shape)}; expected [n, d], "
-                "a row an image"
+                "one row per image"
             )
         if self.features.dtype != np.float32:
             raise InputError(
@@ -44,17 +44,17 @@ class Features:
             if array.shape != (len(self.features),):
                 raise InputError(
                     f"{self.name}: {field} has shape {list(array.shape)}; expected "
-                    f"[{len(self.features)}], one for each row of features"
+                    f"[{len(self.features)}], one per row of features"
                 )
         unknown = np.flatnonzero(self.pids < 0)
         if len(unknown):
             raise InputError(
-                f"{self.name}: pids, row {unknown[0]}: is {self.pids[unknown[0]]}, of nobody known "
-                f"({len(unknown)} such rows); leave these images out, or name them (cdp embed with "
-                "a CSV)"
+                f"{self.name}: pids, row {unknown[0]}: is {self.pids[unknown[0]]}, an unknown "
+                f"person ({len(unknown)} such rows); leave these images out, or label them (cdp "
+                "embed with a CSV)"
             )
         finite = np.empty(len(self.features), bool)
-        for start in range(0, len(finite), 1024):  # the answers of a million images are gigabytes
+        for start in range(0, len(finite), 1024):  # isfinite of a million images takes gigabytes
             part = slice(start, start + 1024)
             np.isfinite(self.features[part]).all(axis=1, out=finite[part])
         bad = np.flatnonzero(~finite)
@@ -68,22 +68,22 @@ class Features:
 def read_features(file: Path) -> Features:
     """Reads an `.npz` of arrays `features`, `pids`, `camids`; raises `InputError` naming it.
 
-    A `flip_test` that is true, too, marks features as `cdp embed --flip-test` makes them.
+    An optional array `flip_test`, true, marks features made by `cdp embed --flip-test`.
     """
     if not file.exists():
         raise InputError(f"{file}: no such file; expected an .npz of {', '.join(ARRAYS)}")
     try:
         with np.load(file, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in (*ARRAYS, FLIP_TEST) if name in opened}
-    except Exception as error:  # zip, zlib, NumPy's header and the disk each have their own
+    except Exception as error:  # zip, zlib, NumPy and the disk each raise their own
         raise InputError(
-            f"{file}: is no .npz file of plain arrays ({in_one_line(error)}); write it with "
+            f"{file}: is not an .npz file of plain arrays ({in_one_line(error)}); write it with "
             "numpy.savez"
         ) from error
     for name in ARRAYS:
         if name not in arrays:
             raise InputError(
-                f"{file}: holds no array {name!r}; expected {', '.join(ARRAYS)} "
+                f"{file}: has no array {name!r}; expected {', '.join(ARRAYS)} "
                 "(numpy.savez(file, features=…, pids=…, camids=…))"
             )
     flip_test = arrays.pop(FLIP_TEST, np.False_)

@@ -1,4 +1,4 @@
-"""What a test may do beyond the plain one, and how its figures say so wherever they stand."""
+"""Options of a test beyond the plain one, and how results disclose them."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pipeline.options import Trial
 
 @dataclass(frozen=True, slots=True)
 class ReRanking:
-    """Parameters of re-ranking, by default the paper's; `InputError` if they make no sense."""
+    """Parameters of re-ranking, by default the paper's; raises `InputError` if out of range."""
 
     k1: int = 20  # neighbours that may be reciprocal
     k2: int = 6  # neighbours, the image itself included, whose encodings are averaged
@@ -42,24 +42,24 @@ class ReRankingFlags:
     """Weight of the original distance."""
 
     def chosen(self) -> ReRanking | None:
-        """None without `--re-rank`; `InputError` for parameters without it."""
-        how = ReRanking(self.re_rank_k1, self.re_rank_k2, self.re_rank_lambda)
-        if not self.re_rank and how != ReRanking():
-            raise InputError("--re-rank-k1, -k2, -lambda: do nothing alone; pass --re-rank too")
-        return how if self.re_rank else None
+        """Returns None without `--re-rank`; raises `InputError` for parameters without it."""
+        parameters = ReRanking(self.re_rank_k1, self.re_rank_k2, self.re_rank_lambda)
+        if not self.re_rank and parameters != ReRanking():
+            raise InputError("--re-rank-k1, -k2, -lambda: have no effect alone; pass --re-rank too")
+        return parameters if self.re_rank else None
 
 
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
-    """How a run is tested; by default plainly, on its own data set."""
+    """How a run is tested; by default, the plain test on its own data set."""
 
-    flip_test: bool = False  # average the features of an image and of its mirror image
+    flip_test: bool = False  # average the features of an image and its mirror image
     re_ranking: ReRanking | None = None
-    data: Path | None = None  # another data set than the run's own, absolute
+    data: Path | None = None  # a data set other than the run's own, absolute
     trial: Trial | None = None  # of that data set
 
     def disclosure(self) -> dict[str, Any]:
-        """What a result holds about it; of a plain test nothing."""
+        """Returns the entries of a result that disclose these options; {} for a plain test."""
         re_rank = self.re_ranking and {
             "k1": self.re_ranking.k1,
             "k2": self.re_ranking.k2,
@@ -72,7 +72,7 @@ class EvalOptions:
         }
 
     def file_name(self) -> str:
-        """Of the result: `result.json` is that of the plain test alone."""
+        """Returns the name of the result file; `result.json` is for the plain test only."""
         parts = ["result"]
         if self.data:
             parts += ["on", re.sub(r"\W+", "-", self.data.name).strip("-") or "data"]
@@ -88,16 +88,16 @@ PLAIN = EvalOptions()
 
 
 def disclosed(result: dict[str, Any]) -> list[str]:
-    """What a result says of how its figures were made, for people; of a plain test nothing.
+    """Returns a result's disclosed options in words; [] for a plain test.
 
-    Raises what Python raises if it does not say so as `disclosure` does.
+    Raises KeyError, TypeError or ValueError if they do not have the form of `disclosure`.
     """
     words = []
     test_time = result.get("test_time", {"flip_test": False, "re_rank": None})
     if test_time["flip_test"]:
         words.append("flip-test")
-    if (how := test_time["re_rank"]) is not None:
-        words.append(f"re-ranked (k1 {how['k1']}, k2 {how['k2']}, λ {how['lambda']:g})")
+    if (used := test_time["re_rank"]) is not None:
+        words.append(f"re-ranked (k1 {used['k1']}, k2 {used['k2']}, λ {used['lambda']:g})")
     if "data" in result:
         words.append(f"on {result['data']}")
     return words

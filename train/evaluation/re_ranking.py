@@ -1,7 +1,7 @@
 """k-reciprocal re-ranking (Zhong et al., CVPR 2017, arXiv:1701.08398): distances → distances.
 
-Two images are alike if the same images are near both of them. The neighbour lists are sparse, so
-all of this is products of sparse matrices; only the distances themselves are n × n.
+Two images are similar if they have the same neighbours. Neighbour lists are sparse, so everything
+is computed with products of sparse matrices; only the distances themselves are n × n.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from train.evaluation.options import ReRanking
 from train.metrics import Distance, Images, Ranking, check_finite, distances, rank_distances
 
 MAX_IMAGES = 30_000  # queries and gallery: 3.6 GB of distances, and a copy for each trial
-MAX_KEYS = 2**23  # at a time: 64 MB
+MAX_KEYS = 2**23  # sorted at a time: 64 MB
 
 
 def rank_re_ranked(
@@ -30,10 +30,10 @@ def rank_re_ranked(
     options: ReRanking,
     on_trial: Callable[[], None] = lambda: None,
 ) -> list[Ranking]:
-    """As `metrics.rank`, each trial by the re-ranked distances of its queries and its gallery.
+    """Like `metrics.rank`, but ranks each trial by its re-ranked distances.
 
-    Exclusion codes are applied afterwards: neighbours are sought among all images of the trial,
-    those included that a query ignores. Raises `InputError` for more than `MAX_IMAGES` images.
+    Applies exclusion codes afterwards: neighbours come from all images of the trial, including
+    those that a query ignores. Raises `InputError` for more than `MAX_IMAGES` images.
     """
     num_query, total = len(query), len(query) + len(gallery)
     check_size(num_query, len(gallery))
@@ -42,7 +42,7 @@ def rank_re_ranked(
     found = distances(features, features, distance)
     rankings = []
     for columns in trials:
-        columns = columns.sort().values  # ties rank in this order
+        columns = columns.sort().values  # the order of ties
         rows = torch.cat([torch.arange(num_query, device=columns.device), columns + num_query])
         of_trial = found if len(rows) == total else found[rows][:, rows]
         re_ranked = re_rank(of_trial, num_query, options)
@@ -52,7 +52,7 @@ def rank_re_ranked(
 
 
 def check_size(num_query: int, num_gallery: int) -> None:
-    """Raises `InputError` if these are more than `MAX_IMAGES` images."""
+    """Raises `InputError` for more than `MAX_IMAGES` images."""
     total = num_query + num_gallery
     if total > MAX_IMAGES:
         raise InputError(
@@ -65,19 +65,19 @@ def check_size(num_query: int, num_gallery: int) -> None:
 def re_rank(
     found: Float32[Tensor, "n n"], num_query: int, options: ReRanking
 ) -> Float32[Tensor, "q g"]:
-    """Re-ranked distances, 0…1, from the squared distances of all queries, then all gallery images.
+    """Returns re-ranked distances, 0…1, given squared distances of all queries, then the gallery.
 
-    Equations of the paper in the form of its authors' MATLAB code, which published figures come
-    from: distances are squared Euclidean and divided by each image's largest one; neighbour lists
-    have the image itself in front of k1 others; R(q, k1/2) joins R(p, k1) if *more* than 2/3 of it
-    is in there (the paper: at least 2/3); encodings are scaled to sum 1, so that in Eq. 10 the sum
-    of maxima is 2 minus that of minima. Not in the paper: an image is always its own nearest
-    neighbour, other ties go by row, and lists end where the images do, so any k1 and k2 work.
+    Follows the authors' MATLAB code, the source of published figures, where it differs from the
+    paper: distances are squared Euclidean, divided by each image's largest one; neighbour lists
+    hold the image itself before k1 others; R(q, k1/2) joins R(p, k1) if *more* than 2/3 of it
+    overlaps (the paper: at least 2/3); encodings sum to 1, so in Eq. 10 the sum of maxima is 2
+    minus the sum of minima. Not in the paper: an image is always its own nearest neighbour, other
+    ties go by row, and lists are cut to the number of images, so any k1 and k2 work.
     """
     nearest = _nearest(found, max(options.k1 + 1, options.k2))
     scale = found.amax(dim=1).clamp(min=torch.finfo(found.dtype).tiny)  # all may be equal
 
-    # Eq. 4: R*(p, k1) as a matrix whose row p is nonzero at its images.
+    # Eq. 4: R*(p, k1) as a matrix whose row p is nonzero at its members.
     reciprocal = _reciprocal(nearest[:, : options.k1 + 1])
     half = _reciprocal(nearest[:, : options.k1 // 2 + 1])
     shared = (reciprocal @ half.T).multiply(reciprocal).tocoo()
@@ -86,8 +86,8 @@ def re_rank(
     rows, columns = (reciprocal + joined @ half).nonzero()
 
     # Eq. 7 and 11: V.
-    at = [torch.from_numpy(i.astype(np.int64)).to(found.device) for i in (rows, columns)]
-    weights = torch.exp(-found[at[0], at[1]].double() / scale[at[0]]).cpu().numpy()
+    i, j = (torch.from_numpy(n.astype(np.int64)).to(found.device) for n in (rows, columns))
+    weights = torch.exp(-found[i, j].double() / scale[i]).cpu().numpy()
     weights /= np.bincount(rows, weights)[rows]
     averaged = nearest[:, : options.k2]
     encoded = _lists(averaged) @ _matrix(rows, columns, len(found), weights)
@@ -97,11 +97,11 @@ def re_rank(
     jaccard = 1 - overlap / (2 - overlap)  # Eq. 10
     original = found[:num_query, num_query:] / scale[:num_query, None]
     re_ranked = (1 - options.lambda_) * jaccard + options.lambda_ * original  # Eq. 12
-    return re_ranked.clamp_(min=0).float()  # an overlap of 1 + 1e-16 is rounding
+    return re_ranked.clamp_(min=0).float()  # rounding may give an overlap of 1 + 1e-16
 
 
 def _nearest(found: Float32[Tensor, "n n"], k: int) -> Int64[ndarray, "n k"]:
-    """The k nearest images of each, itself first; ties by row. Fewer if there are fewer."""
+    """Returns the k nearest images of each image, itself first; ties by row; k is at most n."""
     columns = torch.arange(len(found), device=found.device)
     parts = []
     for rows in columns.split(max(1, MAX_KEYS // len(found))):
@@ -114,13 +114,13 @@ def _nearest(found: Float32[Tensor, "n n"], k: int) -> Int64[ndarray, "n k"]:
 
 
 def _reciprocal(nearest: Int64[ndarray, "n k"]) -> csr_array:
-    """1 where either is in the other's list (Eq. 3)."""
+    """Returns 1 where each image is in the other's list (Eq. 3)."""
     lists = _lists(nearest)
     return lists.multiply(lists.T).tocsr()
 
 
 def _lists(nearest: Int64[ndarray, "n k"]) -> csr_array:
-    """1 where the column's image is in the row's list."""
+    """Returns 1 where the column's image is in the row's list."""
     n, k = nearest.shape
     return _matrix(np.repeat(np.arange(n), k), nearest.ravel(), n)
 
@@ -133,7 +133,7 @@ def _matrix(
 
 
 def _overlap(encoded: csr_array, num_query: int) -> Float64[ndarray, "q g"]:
-    """Sum over images of the smaller of the two encodings, for each query and gallery image."""
+    """Returns, for each query and gallery image, the sum of the minimum of their encodings."""
     by_image = encoded[num_query:].T.tocsr()
     found = np.empty((num_query, by_image.shape[1]))
     for i, (start, stop) in enumerate(

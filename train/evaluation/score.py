@@ -1,4 +1,4 @@
-"""Official figures for features made elsewhere: two or more `.npz` files in, CMC, mAP, mINP out."""
+"""Official figures for features made elsewhere: two or more `.npz` files → CMC, mAP, mINP."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,23 +29,22 @@ def score(
     re_ranking: ReRanking | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Figures of one search, in percent; of several trials, mean and deviation.
+    """Returns the figures of a search, in percent; mean and deviation if there are several trials.
 
-    Trials are several galleries, queries or pairs of both; one side alone serves all trials.
+    Several queries, galleries or pairs of both are trials; a single one is used in all trials.
 
     `protocol` is a key of `pipeline.datasets.rules.RULES`: sysu, regdb, llcm, market or plain. The
-    result holds rank1, rank5, rank10, rank20, mAP, mINP, `num_query` (queries that have a match, of
-    the first gallery), `num_query_left_out` (those without one), `num_gallery`, `chance_rank1` (of
-    a random order), `num_trials`, `std`, and what it rests on: `rule` and the `cameras` found; with
-    re-ranking or features of a flip-test also `test_time`, which says so.
-    Ties rank in the gallery's order. `device` auto is the GPU if there is one. Raises `InputError`
-    if the protocol is unknown, no query has a gallery image to be matched with, or query and
-    gallery do not belong together (`check_sides`).
+    result holds rank1, rank5, rank10, rank20, mAP, mINP, `num_query` (queries with a match in the
+    first gallery), `num_query_left_out` (those without), `num_gallery`, `chance_rank1` (of a random
+    order), `num_trials`, `std`, `rule` and the `cameras` found; `test_time` discloses re-ranking
+    and flip-test. Ties rank in the gallery's order. `device` auto uses the GPU if there is one.
+    Raises `InputError` if the protocol is unknown, no query has a valid match in the gallery, or
+    query and gallery do not fit together (`check_sides`).
 
         >>> score(Features(q, q_pids, q_camids), Features(g, g_pids, g_camids), "sysu")["mAP"]
     """
     if protocol not in RULES:
-        raise InputError(f"--protocol {protocol}: unknown; there are {', '.join(RULES)}")
+        raise InputError(f"--protocol {protocol}: unknown; choose one of {', '.join(RULES)}")
     rule = RULES[protocol]
     queries = [queries] if isinstance(queries, Features) else list(queries)
     galleries = [galleries] if isinstance(galleries, Features) else list(galleries)
@@ -53,14 +52,14 @@ def score(
     for side, of_side in (("--query", queries), ("--gallery", galleries)):
         if len(of_side) not in (1, num_trials):
             raise InputError(
-                f"{side}: {len(of_side)} files for {num_trials} trials; pass one for each, or one "
+                f"{side}: {len(of_side)} files for {num_trials} trials; pass one per trial, or one "
                 "for all"
             )
     queries, galleries = (
         of_side * (num_trials // len(of_side)) for of_side in (queries, galleries)
     )
     _check_alike([*queries, *galleries])
-    there = resolve_device(device)
+    torch_device = resolve_device(device)
     rankings = []
     for number, (query, gallery) in enumerate(zip(queries, galleries, strict=True), start=1):
         check_sides(query, gallery, protocol, distance)
@@ -68,13 +67,13 @@ def score(
         codes = rule.exclusion(pids, np.concatenate([query.camids, gallery.camids]))
         split = len(query.pids)
         searched, images = (
-            Images(*(torch.from_numpy(np.ascontiguousarray(a)).to(there) for a in arrays))
+            Images(*(torch.from_numpy(np.ascontiguousarray(a)).to(torch_device) for a in arrays))
             for arrays in (
                 (query.features, query.pids, codes[:split]),
                 (gallery.features, gallery.pids, codes[split:]),
             )
         )
-        everything = torch.arange(len(gallery.pids), device=there)
+        everything = torch.arange(len(gallery.pids), device=torch_device)
         search = (searched, images, [everything], rule.cmc_unique_pids, distance)
         try:
             rankings += rank_re_ranked(*search, re_ranking) if re_ranking else rank(*search)
@@ -101,12 +100,12 @@ def score(
 
 
 def _check_alike(files: Sequence[Features]) -> None:
-    """Raises `InputError` if some features are of a flip-test and some are not."""
+    """Raises `InputError` if only some of the files hold flip-test features."""
     flipped, plain = ([f for f in files if f.flip_test == kind] for kind in (True, False))
     if flipped and plain:
         raise InputError(
-            f"{flipped[0].name}: was embedded with --flip-test, and {plain[0].name} was not; embed "
-            "both alike"
+            f"{flipped[0].name}: was embedded with --flip-test, but {plain[0].name} was not; embed "
+            "both the same way"
         )
 
 
@@ -120,13 +119,13 @@ def score_files(
     device: str = "auto",
     re_ranking: ReRanking | None = None,
 ) -> None:
-    """Scores files, shows the table and, if asked to, writes the result as JSON."""
+    """Scores files, shows the table and writes the result to `json_file`, if given."""
     if json_file is not None:
         run_folder.make_parent(json_file)
     for side, files in (("--query", queries), ("--gallery", galleries)):
         twice = [file for i, file in enumerate(files) if file in files[:i]]
         if twice and len(files) > 1:
-            raise InputError(f"{side} {twice[0]}: is named twice; each file is a trial of its own")
+            raise InputError(f"{side} {twice[0]}: is named twice; pass each trial's file once")
     read = [[read_features(file) for file in files] for files in (queries, galleries)]
     with display.progress("ranking") as progress:
         result = score(read[0], read[1], protocol, distance, device, re_ranking, progress)

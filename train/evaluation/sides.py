@@ -1,4 +1,4 @@
-"""Do a query and a gallery file belong together, and are their cameras those of the protocol?"""
+"""Checks that query and gallery files fit together and that their cameras fit the protocol."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,21 +11,21 @@ from pipeline.errors import InputError
 from train.evaluation.features import Features
 from train.metrics import Distance
 
-ROWS = 1024  # at a time, which bounds copies
-SMALLEST, LARGEST = 1e-15, 1e16  # of features whose squared distances float32 tells apart
+ROWS = 1024  # processed at a time, to bound copies
+SMALLEST, LARGEST = 1e-15, 1e16  # of the largest feature: float32 must resolve squared distances
 
 
 def check_sides(query: Features, gallery: Features, protocol: str, distance: Distance) -> None:
-    """Raises `InputError`, naming the file, if figures of these two would mean nothing.
+    """Raises `InputError`, naming the file, if figures of these two would be meaningless.
 
-    That is: features of different length or of a size that distances cannot hold, cameras that the
-    protocol's data set does not have, or queries that would find themselves in the gallery.
+    That is: features of different lengths or of a magnitude that distances cannot represent,
+    cameras that the protocol's data set does not have, or queries that are in the gallery too.
     """
     widths = [side.features.shape[1] for side in (query, gallery)]
     if widths[0] != widths[1]:
         raise InputError(
-            f"{gallery.name}: features have {widths[1]} numbers, those of {query.name} "
-            f"{widths[0]}; embed both with one network"
+            f"{gallery.name}: features have {widths[1]} numbers, but those of {query.name} have "
+            f"{widths[0]}; embed both with the same network"
         )
     _check_size(query, gallery, distance)
     rule = RULES[protocol]
@@ -34,29 +34,29 @@ def check_sides(query: Features, gallery: Features, protocol: str, distance: Dis
     elif (found := _num_in_gallery(query, gallery)) == len(query.pids):
         raise InputError(
             f"{query.name}: all {found} queries are in {gallery.name} too (same features, pid and "
-            f"camid), and protocol {protocol} would let each find itself; take them out of the "
+            f"camid), and protocol {protocol} would let each match itself; remove them from the "
             "gallery"
         )
 
 
 def cameras_of(files: Sequence[Features]) -> list[int]:
-    """The cameras of all files, ascending."""
+    """Returns the cameras of all files, in ascending order."""
     return [int(camid) for camid in np.unique(np.concatenate([np.unique(f.camids) for f in files]))]
 
 
 def remark_on(rule: Rule, cameras: Mapping[str, Sequence[int]]) -> str:
-    """What must be said of figures whose query and gallery cameras are these; "" if nothing."""
+    """Returns a remark for figures with these query and gallery cameras; "" if none is needed."""
     direction = rule.direction(set(cameras["query"]), set(cameras["gallery"]))
     if not (rule.usual_query and direction) or direction[0] == rule.usual_query:
         return ""
     return (
-        f"{direction[0]} images search among {direction[1]} ones, the reverse of the published "
+        f"queries are {direction[0]} and the gallery {direction[1]}, the reverse of the published "
         "protocol"
     )
 
 
 def listed(cameras: Sequence[int]) -> str:
-    """Cameras for people, a long list cut short."""
+    """Returns the cameras as text; a long list is shortened."""
     shown = ", ".join(map(str, cameras[:20]))
     return shown if len(cameras) <= 20 else f"{shown}, … ({len(cameras)} cameras)"
 
@@ -69,19 +69,19 @@ def _check_cameras(query: Features, gallery: Features, protocol: str, rule: Rule
             raise InputError(
                 f"{side.name}: camids holds {found[0] if found[0] < known[0] else found[-1]}; "
                 f"cameras of protocol {protocol} are {known[0]} to {known[-1]}: number them as the "
-                "data set does (if yours are counted from 0, add 1 in all files)"
+                "data set does (if yours start at 0, add 1 in all files)"
             )
         if found[0] < 0:
             raise InputError(
-                f"{side.name}: camids holds {found[0]}, which is no camera; protocol {protocol} "
-                "needs to know which camera took an image"
+                f"{side.name}: camids holds {found[0]}, which is not a camera; protocol {protocol} "
+                "needs the camera of each image: pass them, or choose another --protocol"
             )
     searching, searched = cameras_of([query]), cameras_of([gallery])
     if known and not rule.direction(set(searching), set(searched)):
         kinds = ", ".join(f"{kind} {listed(sorted(of))}" for kind, of in rule.cameras.items())
         raise InputError(
-            f"{query.name}: cameras {listed(searching)}, to search in {gallery.name}: cameras "
-            f"{listed(searched)}; protocol {protocol} searches for one modality among the other "
+            f"{query.name}: has cameras {listed(searching)}, and {gallery.name} has "
+            f"{listed(searched)}; protocol {protocol} searches for one modality in the other "
             f"({kinds}): number the cameras as the data set does, or choose another --protocol"
         )
 
@@ -92,8 +92,8 @@ def _check_size(query: Features, gallery: Features, distance: Distance) -> None:
             zero = np.flatnonzero(~side.features.any(axis=1))
             if len(zero):
                 raise InputError(
-                    f"{side.name}: features, row {zero[0]}: is all zeros, which has no cosine "
-                    f"({len(zero)} such rows); leave these images out or embed them again"
+                    f"{side.name}: features, row {zero[0]}: is all zeros and has no cosine "
+                    f"distance ({len(zero)} such rows); leave these images out or embed them again"
                 )
         return
     size, name = max(
@@ -102,18 +102,18 @@ def _check_size(query: Features, gallery: Features, distance: Distance) -> None:
     )
     if not SMALLEST <= size <= LARGEST:
         raise InputError(
-            f"{name}: the largest of all features is {size:.3g}; float32 cannot hold distances of "
-            "that size: scale query and gallery alike, or embed them again"
+            f"{name}: the largest feature is {size:.3g}; float32 cannot represent distances of "
+            "that size: scale query and gallery by the same factor, or embed them again"
         )
 
 
 def _num_in_gallery(query: Features, gallery: Features) -> int:
-    """Queries of which the gallery holds the same features, pid and camid."""
+    """Counts queries whose features, pid and camid are also in the gallery."""
     return int(np.isin(_digests(query), _digests(gallery)).sum())
 
 
 def _digests(side: Features) -> Int64[ndarray, " n"]:
-    """A number for each row: equal rows have the same, others hardly ever."""
+    """Returns a hash per row; equal rows have equal hashes."""
     features = np.ascontiguousarray(side.features)
     rng = np.random.default_rng(0)
     factors = rng.integers(2**63, size=features.shape[1] + 2, dtype=np.int64) * 2 + 1

@@ -1,4 +1,4 @@
-"""Tests a trained run again from its folder alone."""
+"""Tests a trained run again, given only its folder."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,21 +15,20 @@ from pipeline.datasets.records import Index, Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
 from pipeline.options import DataOptions, Trial, image_size
-from train import checkpoint, divergence, run_folder, runtime
+from train import checkpoint, divergence, run_folder, runtime, schedule
 from train.config import Config
 from train.data import locate
 from train.evaluation.evaluate import check_re_ranking, evaluate, extract_features
 from train.evaluation.options import PLAIN, EvalOptions
 from train.live.display import Display
-from train.schedule import said
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedRun:
-    """A run's newest weights, on a device."""
+    """A run's network with its newest weights, on a device."""
 
     cfg: Config
-    data: DataOptions  # of the run, or of the place its data set was moved to
+    data: DataOptions  # of the run, with the data set's current location
     weights: Path
     network: ReidNetwork
     device: torch.device
@@ -37,11 +36,11 @@ class TrainedRun:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TestedRun:
-    """A run, and what it makes of the images of a test."""
+    """A run and its features of the test images."""
 
     trained: TrainedRun
     protocol: Protocol
-    features: Float32[Tensor, "n d"]  # of the protocol's index, row by row, float32, on the device
+    features: Float32[Tensor, "n d"]  # one row per row of the protocol's index, on the device
 
 
 def evaluate_run(
@@ -54,9 +53,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluates the last checkpoint in every mode, shows the table and writes it as JSON.
 
-    `result.json` is for the plain test on the run's own data set; others have files of their own,
-    `options.file_name()`, and say what they are. `data_root` may hold another data set. Raises as
-    `open_run` and `embed_test` do, and if the file holds figures of a third data set.
+    `result.json` is for the plain test on the run's own data set; other tests are written to
+    `options.file_name()` and disclose their options. `data_root` may hold another data set. Raises
+    as `open_run` and `embed_test` do, and if the file holds figures of yet another data set.
     """
     options = options_for(run_dir, options, data_root, trial)
     file = run_dir / options.file_name()
@@ -65,8 +64,9 @@ def evaluate_run(
     tested = embed_test(run, display, options)
     with display.progress("ranking") as progress:
         result = evaluate(tested.features, tested.protocol, run.cfg.distance, options, progress)
-    at = checkpoint.progress_of(run.weights)
-    result |= said(run.cfg, at.epoch) | divergence.said(at.collapsed_since)
+    progress_made = checkpoint.progress_of(run.weights)
+    result |= schedule.disclosure(run.cfg, progress_made.epoch)
+    result |= divergence.said(progress_made.collapsed_since)
     if options != PLAIN:
         result["checkpoint"] = run.weights.name
     run_folder.write_result(file, result)
@@ -79,9 +79,9 @@ def evaluate_run(
 def options_for(
     run_dir: Path, options: EvalOptions, data_root: Path | None, trial: Trial | None = None
 ) -> EvalOptions:
-    """`options` with the data set, if it lies elsewhere than the one that the run was made for.
+    """Returns `options` with `data_root` as data set, if it is not the run's own path.
 
-    Whether what lies there is a copy cannot be told, so it counts as another.
+    It may be a copy of the run's data set, but counts as another one.
     """
     own = run_folder.read_config(run_dir).data.root
     if data_root is None or (own and own.resolve() == data_root.resolve()):
@@ -96,10 +96,10 @@ def open_run(
     trial: Trial | None = None,
     device_name: str = "auto",
 ) -> TrainedRun:
-    """The last checkpoint's network; `InputError` if the folder is no run or has no checkpoint."""
+    """Loads the last checkpoint; `InputError` if the folder is not a run or has no checkpoint."""
     cfg = run_folder.read_config(run_dir)
     if cfg.data.trial == "all":
-        raise InputError(f"{run_dir}: holds ten runs; name one, as {run_dir}/trial-01")
+        raise InputError(f"{run_dir}: holds ten runs; name one, such as {run_dir}/trial-01")
     data = cfg.data
     if data_root is not None:
         data = dataclasses.replace(data, root=data_root, kind="auto")
@@ -117,8 +117,8 @@ def open_run(
 def embed_test(run: TrainedRun, display: Display, options: EvalOptions = PLAIN) -> TestedRun:
     """Embeds the data set's test images.
 
-    Raises `InputError` if the data set is gone, an image cannot be read, the weights have seen the
-    identities of the test, or there are too many images for what `options` ask.
+    Raises `InputError` if the data set is gone, an image cannot be read, the weights have seen
+    identities of the test, or there are too many images to re-rank.
     """
     root = locate(run.data.root, display)
     try:
@@ -138,7 +138,7 @@ def embed_test(run: TrainedRun, display: Display, options: EvalOptions = PLAIN) 
 def features_of(
     run: TrainedRun, index: Index, display: Display, flip_test: bool = False
 ) -> Float32[Tensor, "n d"]:
-    """Features of every image, decoded and resized as in training; raises naming a bad one."""
+    """Embeds every image, decoded and resized as in training; raises naming a bad one."""
     loader = EvaluationLoader(index, run.data, run.device)
     with display.progress("embedding") as progress:
         return extract_features(run.network, loader, progress, flip_test)

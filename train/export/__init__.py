@@ -1,1 +1,1 @@
-"""A trained retrieval network as one file, for programs that know nothing of its training."""
+"""Exports a trained retrieval network as one file for use in other programs."""

@@ -1,4 +1,4 @@
-"""The formats, one row each: how a file is written, and how another program would open it."""
+"""The export formats: how each is written, and how another program would open it."""
 
 import io
 import json
@@ -32,11 +32,11 @@ ABOUT = "about"  # the one metadata entry of every format: JSON
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A kind of file."""
+    """A file format."""
 
     suffix: str
-    needs: tuple[str, ...]  # packages of the dependency group `export`
-    write: Callable[[Retrieval, Inputs, About, Path], None]  # the inputs are an example
+    needs: tuple[str, ...]  # packages from the dependency group `export`
+    write: Callable[[Retrieval, Inputs, About, Path], None]  # takes example inputs
     open: Callable[[Path], tuple[Run, About]]
 
 
@@ -48,11 +48,11 @@ def check_packages(name: FormatName) -> None:
 
 
 def load(file: Path | str, method: Path | None = None) -> tuple[ReidNetwork, About]:
-    """The network of a .safetensors file, in eval mode, and what the file says of itself.
+    """Loads a .safetensors file; returns its network, in eval mode, and its metadata.
 
-    Its `embed` takes uint8 pixels [n, 3, H, W] and returns float32 features [n, d]. A run of a
-    method file of your own needs that file as `method`. Raises `InputError` if the file was not
-    exported by `cdp export`.
+    The network's `embed` takes uint8 pixels [n, 3, H, W] and returns float32 features [n, d]. A run
+    trained with your own method file needs that file as `method`. Raises `InputError` if the file
+    was not written by `cdp export`.
 
         >>> network, about = load("model.safetensors")
     """
@@ -63,25 +63,25 @@ def load(file: Path | str, method: Path | None = None) -> tuple[ReidNetwork, Abo
             about = json.loads((opened.metadata() or {}).get(ABOUT, "{}"))
         tensors = safetensors.torch.load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{file}: is no whole .safetensors file ({error})") from error
+        raise InputError(f"{file}: is not an intact .safetensors file ({error})") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise InputError(f"{file}: is no {FORMAT!r}; write it with cdp export")
+        raise InputError(f"{file}: is not a {FORMAT!r} file; write one with cdp export")
     try:
         height, width = about["inputs"]["images"]["shape"][2:]
         of_method, num_classes = about["method"], about["num_classes"] + 0
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{file}: its metadata do not describe a network ({error!r}); export the run again"
+            f"{file}: its metadata does not describe a network ({error!r}); export the run again"
         ) from error
-    made_by = without_weights(to_method(of_method, str(file)))
-    network = without_classifier(made_by.network(num_classes, (height, width)))
+    method_used = without_weights(to_method(of_method, str(file)))
+    network = without_classifier(method_used.network(num_classes, (height, width)))
     network.load_state_dict(tensors)
     return network.eval(), about
 
 
 def _write_safetensors(retrieval: Retrieval, example: Inputs, about: About, file: Path) -> None:
     tensors = {name: t.contiguous() for name, t in retrieval.network.state_dict().items()}
-    # One entry: safetensors writes several in random order, and equal runs should give equal files.
+    # A single entry: safetensors writes several in random order, so equal runs would differ.
     content = safetensors.torch.save(tensors, metadata={ABOUT: json.dumps(about)})
     file.write_bytes(content)
 
@@ -107,10 +107,10 @@ def _write_onnx(retrieval: Retrieval, example: Inputs, about: About, file: Path)
         )
     assert program is not None
     model = program.model_proto
-    # What the exporter notes of each node: stack traces, with the paths of this machine.
+    # Remove the exporter's stack traces, which contain paths of this machine.
     graph = model.graph
-    for noted in (graph.node, graph.value_info, graph.input, graph.output, graph.initializer):
-        for part in noted:
+    for parts in (graph.node, graph.value_info, graph.input, graph.output, graph.initializer):
+        for part in parts:
             del part.metadata_props[:]
     del graph.metadata_props[:]
     onnx.helper.set_model_props(model, {ABOUT: json.dumps(about)})
@@ -134,13 +134,13 @@ def _open_onnx(file: Path) -> tuple[Run, About]:
 def _write_torchscript(retrieval: Retrieval, example: Inputs, about: About, file: Path) -> None:
     saved = io.BytesIO()
     with _quiet("torch.jit"), torch.no_grad():
-        traced = torch.jit.trace(retrieval, example, check_trace=False)  # parity is the check
+        traced = torch.jit.trace(retrieval, example, check_trace=False)  # parity.py checks it
         torch.jit.save(traced, saved, _extra_files={ABOUT: json.dumps(about)})
-    # Without its debug records: source lines of every operation, with the paths of this machine.
-    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(file, "w") as kept:
-        for entry in whole.infolist():
+    # Leave out the debug records, which contain paths of this machine.
+    with zipfile.ZipFile(saved) as original, zipfile.ZipFile(file, "w") as kept:
+        for entry in original.infolist():
             if not entry.filename.endswith((".debug_pkl", "traced_inputs.pkl")):
-                kept.writestr(entry, whole.read(entry))
+                kept.writestr(entry, original.read(entry))
 
 
 def _open_torchscript(file: Path) -> tuple[Run, About]:
@@ -152,7 +152,7 @@ def _open_torchscript(file: Path) -> tuple[Run, About]:
 
 @contextmanager
 def _quiet(logger: str) -> Iterator[None]:
-    """Keeps deprecations and an exporter's remarks on its own code from the user."""
+    """Hides deprecation warnings and an exporter's remarks about its own code."""
     log = logging.getLogger(logger)
     level = log.level
     log.setLevel(logging.ERROR)

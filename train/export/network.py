@@ -1,4 +1,4 @@
-"""What is exported: the part of a network that retrieval uses, and all that its user must know."""
+"""What is exported: the part of a network that retrieval uses, and its description."""
 
 import copy
 from pathlib import Path
@@ -13,20 +13,20 @@ from train import checkpoint
 from train.config import Config, of_method
 
 FORMAT = "cdp-reid export 2"
-Inputs = tuple[Tensor, ...]  # one tensor for each of Retrieval.names, n images each
+Inputs = tuple[Tensor, ...]  # one tensor per name in Retrieval.names, for n images
 
 PREPROCESS = (
-    "decode to 8-bit RGB (an infrared image's one channel three times; EXIF rotation is not "
-    "applied), resize to {height} x {width} (height x width), bilinear and antialiased as PIL does "
-    "it, nothing else: the network normalises"
+    "decode to 8-bit RGB (repeat an infrared image's one channel three times; do not apply EXIF "
+    "rotation), resize to {height} x {width} (height x width), bilinear with antialiasing as in "
+    "PIL; do not normalise, the network does"
 )
 
 
 class Retrieval(nn.Module):
-    """`Network.embed` in eval mode, without the classifier: Inputs to features [n, d]."""
+    """`Network.embed` in eval mode, without the classifier: maps Inputs to features [n, d]."""
 
     def __init__(self, network: ReidNetwork) -> None:
-        """Copies the network; it stays as it is."""
+        """Copies the network."""
         super().__init__()
         self.names = ("images", "infrared") if network.needs_modality else ("images",)
         self.network = without_classifier(copy.deepcopy(network).cpu())
@@ -35,17 +35,17 @@ class Retrieval(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "n 3 h w"], infrared: Bool[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n d"]:
-        """Pixels 0…255 to float32 features."""
+        """Maps pixels 0…255 to float32 features."""
         return self.network.embed(images, infrared)
 
     def inputs(self, images: UInt8[Tensor, "n 3 h w"], infrared: Bool[Tensor, " n"]) -> Inputs:
-        """What `forward` takes for these images."""
+        """Returns the arguments of `forward` for these images."""
         given = {"images": images.contiguous(), "infrared": infrared}
         return tuple(given[name] for name in self.names)
 
 
 def without_classifier(network: ReidNetwork) -> ReidNetwork:
-    """The network less what its `embed` does not use, where that is known."""
+    """Removes what `embed` does not use, if the network is ours; changes it in place."""
     if type(network) is Network:
         for unused in ("dropout", "classifier"):
             setattr(network, unused, nn.Identity())
@@ -54,7 +54,7 @@ def without_classifier(network: ReidNetwork) -> ReidNetwork:
 
 
 def random_images(num_images: int, cfg: Config) -> UInt8[Tensor, "n 3 h w"]:
-    """Noise of the size that the network was trained with, the same every time."""
+    """Returns the same noise images every time, in the network's training size."""
     size = (num_images, 3, cfg.data.height_px, cfg.data.width_px)
     rng = torch.Generator().manual_seed(0)
     return torch.randint(256, size, dtype=torch.uint8, generator=rng)
@@ -63,7 +63,7 @@ def random_images(num_images: int, cfg: Config) -> UInt8[Tensor, "n 3 h w"]:
 def describe(
     retrieval: Retrieval, cfg: Config, run_dir: Path, weights: Path, format_name: str
 ) -> dict[str, Any]:
-    """What the file says of itself; JSON holds all of it."""
+    """Returns the file's metadata as JSON values."""
     height, width = cfg.data.height_px, cfg.data.width_px
     network = retrieval.network
     inputs: dict[str, Any] = {
@@ -93,7 +93,7 @@ def describe(
 
 
 def _normalisation(network: ReidNetwork) -> dict[str, Any] | None:
-    """None: a method's own network does it in its own way."""
+    """Returns the network's normalisation; None for a method's own network."""
     if not isinstance(network, Network):
         return None
     return {
@@ -105,6 +105,6 @@ def _normalisation(network: ReidNetwork) -> dict[str, Any] | None:
 
 @torch.inference_mode()
 def width_of(retrieval: Retrieval, cfg: Config) -> int:
-    """The length of a feature."""
+    """Returns the length of a feature vector."""
     images = random_images(2, cfg)
     return retrieval(*retrieval.inputs(images, torch.tensor([False, True]))).shape[1]

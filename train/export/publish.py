@@ -1,6 +1,6 @@
-"""Exports a run: writes the file, opens it as another program would, and holds it against the run.
+"""Exports a run: writes a file, opens it as another program would, and compares it with the run.
 
-The file takes its name only if its features are the trained network's.
+The file gets its final name only if it reproduces the trained network's features.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from train.export.network import Inputs, Retrieval, describe, random_images
 from train.export.parity import TOLERANCE, Parity, ParityError, compare
 from train.live.display import Display
 
-EXAMPLE = 2  # images to trace the network with
-BATCHES = (1, 7)  # other numbers than that
+EXAMPLE = 2  # number of images to trace the network with
+BATCHES = (1, 7)  # batch sizes to compare, different from EXAMPLE
 
 
 def export_run(
@@ -38,12 +38,12 @@ def export_run(
 ) -> Path:
     """Exports the newest checkpoint's retrieval network; returns the file.
 
-    Raises `InputError` if the folder is no run or has no checkpoint, packages are missing or the
-    file exists, and `ParityError` if the file that was written computes something else.
+    Raises `InputError` if the folder is not a run or has no checkpoint, packages are missing or the
+    file exists, and `ParityError` if the exported file does not reproduce the run's features.
     """
     cfg = run_folder.read_config(run_dir)
     if cfg.data.trial == "all":
-        raise InputError(f"{run_dir}: holds ten runs; export one, as {run_dir}/trial-01")
+        raise InputError(f"{run_dir}: holds ten runs; export one, such as {run_dir}/trial-01")
     file = out or run_dir / "export" / f"model{FORMATS[format_name].suffix}"
     check_packages(format_name)
     run_folder.check_new(file, overwrite)
@@ -51,7 +51,7 @@ def export_run(
     network = checkpoint.load(weights, cfg.method, image_size(cfg.data))
     retrieval = Retrieval(network)
     about = describe(retrieval, cfg, run_dir, weights, format_name)
-    images, infrared, which = _images(cfg, sum(BATCHES), display)
+    images, infrared, description = _images(cfg, sum(BATCHES), display)
     parts = zip(images.split(BATCHES), infrared.split(BATCHES), strict=True)
     batches = [retrieval.inputs(*part) for part in parts]
     display.say(f"weights   {weights}")
@@ -66,8 +66,8 @@ def export_run(
         file,
     )
     display.say(
-        f"parity    {which} in batches of {' and '.join(map(str, BATCHES))}, CPU, float32: largest "
-        f"difference {parity.absolute:.2g}, {parity.relative:.2g} of a feature's length "
+        f"parity    {description} in batches of {' and '.join(map(str, BATCHES))}, CPU, float32: "
+        f"largest difference {parity.absolute:.2g}, {parity.relative:.2g} of a feature's length "
         f"(tolerance {TOLERANCE:.0e})"
     )
     display.say(f"exported  {file} ({file.stat().st_size / 1e6:.1f} MB)")
@@ -83,10 +83,7 @@ def publish(
     batches: Sequence[Inputs],
     file: Path,
 ) -> Parity:
-    """Writes `file` if what is written computes what `trained` does, else leaves all as it was.
-
-    Raises `ParityError`.
-    """
+    """Writes `file` if it reproduces the features of `trained`; raises `ParityError` otherwise."""
     kind = FORMATS[format_name]
     trained.eval()
     with run_folder.replacing(file) as temporary:
@@ -96,9 +93,9 @@ def publish(
         parity = compare(run, lambda inputs: trained.embed(*inputs), batches)
         if not parity.holds:
             raise ParityError(
-                f"{file}: not written: its features are up to {parity.relative:.2g} of their "
-                f"length ({parity.absolute:.2g}) from the trained network's, more than "
-                f"{TOLERANCE:.0e}; another --format may serve"
+                f"{file}: not written: its features differ from the trained network's by up to "
+                f"{parity.relative:.2g} of their length ({parity.absolute:.2g}), more than "
+                f"{TOLERANCE:.0e}; try another --format"
             )
     return parity
 
@@ -106,7 +103,7 @@ def publish(
 def _images(
     cfg: Config, num_images: int, display: Display
 ) -> tuple[UInt8[Tensor, "n 3 h w"], Bool[Tensor, " n"], str]:
-    """Images of the run's test if they are there, else random pixels; which are infrared; words."""
+    """Returns test images of the run, else random pixels; which are infrared; a description."""
     try:
         index = read_protocol(cfg.data, locate(cfg.data.root, display)).index
         some = index.take(np.linspace(0, len(index) - 1, num_images).astype(np.int64))

@@ -1,1 +1,1 @@
-"""What people see while a run goes on."""
+"""Terminal and TensorBoard output during a run."""

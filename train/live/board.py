@@ -1,4 +1,4 @@
-"""Metrics as TensorBoard event files, for those who ask: `Config.tensorboard`."""
+"""Metrics as TensorBoard event files, if `Config.tensorboard` is set."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ Write = Callable[[dict[str, Any]], None]
 
 
 def check(asked: bool) -> None:
-    """Raises `InputError` if event files are asked for and cannot be written here."""
+    """Raises `InputError` if event files are asked for but tensorboard is not installed."""
     if asked:
         try:
             import tensorboard  # noqa: F401
@@ -23,10 +23,9 @@ def check(asked: bool) -> None:
 
 @contextmanager
 def opened(run_dir: Path, asked: bool) -> Iterator[Write]:
-    """Yields what takes the records of `metrics.jsonl`; it does nothing if nobody asked.
+    """Yields a function that writes records of `metrics.jsonl`, or does nothing unless `asked`.
 
-    A run that is resumed begins with the first record that it writes anew: that epoch and all
-    later ones of older event files no longer count (purge_step).
+    A resumed run overrides older event files from the first epoch that it writes (purge_step).
     """
     if not asked:
         yield lambda record: None
@@ -51,9 +50,9 @@ def opened(run_dir: Path, asked: bool) -> Iterator[Write]:
 
 
 def scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of a metrics record but its epoch, with its keys joined by /.
+    """Yields every number of a metrics record except its epoch, with nested keys joined by /.
 
-    Members of a list (the modes of an evaluation) are named by their protocol.
+    Members of a list (the modes of an evaluation) are named after their protocol.
     """
     for key, value in record.items():
         name = prefix + key.replace(" ", "_")

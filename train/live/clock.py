@@ -1,4 +1,4 @@
-"""Where an epoch's time goes: waiting for data, or everything else."""
+"""Splits an epoch's time into waiting for data and everything else."""
 
 import time
 from collections import deque
@@ -12,7 +12,7 @@ Mark = float | torch.cuda.Event
 
 
 def mark(device: torch.device) -> Mark:
-    """Now: on the host's clock, or, on a GPU, when its current stream has come so far."""
+    """Marks the present on the host's clock or, for a GPU, in its current stream."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -20,62 +20,62 @@ def mark(device: torch.device) -> Mark:
     return event
 
 
-def seconds_between(begin: Mark, end: Mark) -> float:
-    """From one mark to a later one; waits until a GPU has passed it."""
-    if isinstance(begin, torch.cuda.Event):
+def seconds_between(start: Mark, end: Mark) -> float:
+    """Returns the seconds from one mark to a later one; waits until the GPU has passed it."""
+    if isinstance(start, torch.cuda.Event):
         end.synchronize()  # type: ignore[union-attr]
-        return begin.elapsed_time(end) / 1000
-    return end - begin  # type: ignore[operator]
+        return start.elapsed_time(end) / 1000
+    return end - start  # type: ignore[operator]
 
 
 def has_passed(moment: Mark) -> bool:
-    """Has the device come as far as this mark?"""
+    """Whether the device has reached this mark."""
     return not isinstance(moment, torch.cuda.Event) or moment.query()
 
 
 class Clock:
-    """Starts at once, or goes on after `seconds`, of which `waited` were spent waiting for data.
+    """Starts at construction, at `seconds`, of which `waited` were spent waiting for data.
 
-    What waits for data is the device: without a GPU the host; a GPU from the end of a step until
-    the next batch is there. The host may ask for a batch long before the GPU needs it.
+    Measures how long the device waits: a GPU, from the end of a step until the next batch is
+    ready, or else the host. The host may ask for a batch long before the GPU needs it.
     """
 
     def __init__(self, device: torch.device, seconds: float = 0.0, waited: float = 0.0) -> None:
         self._device = device
         self._start = time.perf_counter() - seconds
         self._waited = waited
-        self._waits: deque[tuple[Mark, Mark]] = deque()  # not added up yet
+        self._waits: deque[tuple[Mark, Mark]] = deque()  # not yet added to `_waited`
 
     def time_waits(self, batches: Iterable[T]) -> Iterator[T]:
-        """Passes the batches on and notes how long each one was waited for."""
+        """Yields the batches and measures the wait for each."""
         iterator = iter(batches)
         while True:
-            begin = mark(self._device)
+            start = mark(self._device)
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
             finally:
-                self._waits.append((begin, mark(self._device)))
+                self._waits.append((start, mark(self._device)))
             yield batch
 
     @property
     def waited(self) -> float:
-        """Seconds spent waiting for data; on a GPU it waits until the last batch is there."""
+        """Seconds spent waiting for data; blocks until a GPU has received the last batch."""
         while self._waits:
             self._waited += seconds_between(*self._waits.popleft())
         return self._waited
 
     def seconds(self) -> float:
-        """Since the start; on a GPU read it after a sync with the device."""
+        """Returns the seconds since the start; on a GPU, synchronize first."""
         return time.perf_counter() - self._start
 
     def rate(self, count: int) -> float:
-        """`count` things since the start, in things a second."""
+        """Returns `count` per second since the start."""
         return count / self.seconds()
 
     def wait_share(self) -> float:
-        """The share of the time, 0…1, spent waiting for data, as far as a GPU has come by now."""
+        """Returns the share of time, 0…1, spent waiting for data, up to the GPU's current work."""
         while self._waits and has_passed(self._waits[0][1]):
             self._waited += seconds_between(*self._waits.popleft())
         return self._waited / self.seconds()

@@ -1,4 +1,4 @@
-"""What people see: a live panel on a terminal, plain lines elsewhere, a table at the end."""
+"""Terminal output: a live panel on a terminal, plain lines elsewhere, a table at the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,14 +25,13 @@ from train.evaluation.sides import listed
 from train.live.terminal import spelled
 from train.metrics import FIGURES
 
-MAX_FAULTS = 20  # shown, of each kind
+MAX_FAULTS = 20  # shown of each kind
 
-# Names and colours of the spectra as people expect them.
 SPECTRUM_STYLES = {"R": "red", "G": "green", "B": "blue", "X": "white"}
 
 
 class Display:
-    """Shows a run. On a terminal things move in place; elsewhere an epoch is one line."""
+    """Shows a run: a live panel on a terminal, one line per epoch elsewhere."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet)
@@ -48,21 +47,21 @@ class Display:
         self._last_epoch: dict[str, Any] | None = None
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Prints one line."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def _cell(self, text: str) -> str:
-        """Text of a table, as wide as the terminal will write it; brackets are no markup."""
+        """Escapes text for a table cell, spelled as the terminal will print it."""
         return escape(spelled(text, self.console.encoding))
 
     def note(self, text: str) -> None:
-        """Something to know that stops nothing."""
+        """Prints a remark."""
         self.say(f"note      {text}")
 
-    def begin(
+    def show_setup(
         self, run_dir: Path, hardware: str, cfg: Config, images: Index, protocol: Protocol | None
     ) -> None:
-        """What is about to happen, and on what; `protocol` is None if nothing is tested."""
+        """Prints hardware, data and network; `protocol` is None without a test."""
         infrared = int((images.modality == Modality.IR).sum())
         self.say(f"device    {hardware}; mixed precision {cfg.precision}")
         self.say(
@@ -73,8 +72,8 @@ class Display:
             f"network   {cfg.method.model.backbone}, weights {cfg.method.model.weights}, "
             f"{cfg.data.height_px}x{cfg.data.width_px}, P {cfg.data.p} x K {cfg.data.k} pairs"
         )
-        where = {"none": "decoded at each use", "host": "kept in memory", "gpu": "kept on the GPU"}
-        self.say(f"pixels    {where[cfg.data.cache]} (--data.cache {cfg.data.cache})")
+        cached = {"none": "decoded at each use", "host": "kept in memory", "gpu": "kept on the GPU"}
+        self.say(f"pixels    {cached[cfg.data.cache]} (--data.cache {cfg.data.cache})")
         if protocol:
             modes = ", ".join(mode.name for mode in protocol.modes)
             self.say(f"test      {protocol.name}: {modes}; unseen identities")
@@ -86,7 +85,7 @@ class Display:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar for long work; call the result with (parts done, parts in all)."""
+        """Shows a progress bar; call the result with (done, total)."""
         task = self._bars.add_task(what, total=None)
         with self._showing():
             yield lambda done, total: self._bars.update(task, completed=done, total=total)
@@ -94,7 +93,7 @@ class Display:
 
     @contextmanager
     def training(self, epochs: int, steps: int) -> Iterator[None]:
-        """The panel around the training loop."""
+        """Shows the live panel during the training loop."""
         self._epoch_task = self._bars.add_task("epoch", total=epochs)
         self._step_task = self._bars.add_task("step", total=steps)
         self._status = Text("           waiting for the first batch")
@@ -107,12 +106,12 @@ class Display:
     def step(
         self,
         epoch: int,
-        losses: Float32[Tensor, "seen names"],
+        losses: Float32[Tensor, "known names"],
         names: tuple[str, ...],
         images_per_second: float,
         wait: float,
     ) -> None:
-        """A look at the running epoch: the losses of its first steps, as far as they are known."""
+        """Updates the panel with the losses of the epoch's first steps, as far as known."""
         if not len(losses):
             return
         total, *parts = losses[-1].tolist()
@@ -130,7 +129,7 @@ class Display:
         self._refresh()
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """A finished epoch, as `metrics.jsonl` has it."""
+        """Shows a finished epoch from its record in `metrics.jsonl`."""
         self._last_epoch = record
         self._bars.update(self._epoch_task, completed=record["epoch"])
         if self._live:
@@ -145,7 +144,7 @@ class Display:
         )
 
     def findings(self, found: Findings) -> None:
-        """What a data set holds beside what was expected, warnings, and faults."""
+        """Shows a data set's counts beside the expected ones, its warnings and its faults."""
         counts = Table("", "found", "expected", title="counts")
         for what, (number, expected) in found.counts.items():
             differs = expected is not None and number != expected
@@ -157,7 +156,7 @@ class Display:
             )
         self.console.print(counts)
         if any(expected not in (None, number) for number, expected in found.counts.values()):
-            self.say("counts that differ from the official ones are no fault in a subset of it")
+            self.say("counts may differ from the official ones in a subset of the data set")
         for warning in found.warnings[:MAX_FAULTS]:
             self.note(f"{warning.where}: {warning.text}")
         if len(found.warnings) > MAX_FAULTS:
@@ -173,11 +172,11 @@ class Display:
         self.console.print(faults)
 
     def result(self, result: dict[str, Any]) -> None:
-        """The retrieval table: a mode of searching a row, means above deviations over trials."""
+        """Prints the retrieval table: one row per search mode, means above deviations."""
         if "rank1" in result:
             self._figures(result)
         else:
-            self.say("result    without a test: no figures")
+            self.say("result    no figures (--no-test)")
         for name in ("remark", "training", "collapse"):
             if name in result:
                 self.say(f"note      {result[name]}")
@@ -212,19 +211,19 @@ class Display:
         self.console.print(table)
 
     def foundation(self, result: dict[str, Any]) -> None:
-        """What the figures of `cdp score` rest on."""
+        """Prints the rule and cameras that the figures of `cdp score` depend on."""
         found = "; ".join(f"{side} {listed(of)}" for side, of in result["cameras"].items())
         self.say(f"rule      {result['protocol']}: {result['rule']}")
         self.say(f"cameras   {found}")
         if result["num_query_left_out"]:
             self.say(
-                f"note      {result['num_query_left_out']} queries have no gallery image of their "
-                "pid that counts, and are not scored"
+                f"note      {result['num_query_left_out']} queries have no valid gallery image of "
+                "their pid and are not scored"
             )
 
     @contextmanager
     def _showing(self) -> Iterator[None]:
-        """Keeps the live panel on screen; nested uses share it, and only a terminal has one."""
+        """Keeps the live panel on screen, on a terminal only; nested uses share it."""
         if self._live or not self.console.is_terminal:
             yield
             return
@@ -249,7 +248,7 @@ class Display:
 
 
 def spectrum_bars(record: dict[str, Any]) -> Table:
-    """P̂ of each spectrum as a bar, beside the confidence R that the network reached with it."""
+    """Draws P̂ of each spectrum as a bar, beside the network's confidence R in it."""
     table = Table.grid(padding=(0, 1))
     for name, probability in record["probability"].items():
         table.add_row(

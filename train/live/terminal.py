@@ -1,10 +1,10 @@
-"""Output on terminals that cannot write every character: it is spelled in ASCII there."""
+"""Spells characters that a terminal's encoding lacks in ASCII."""
 
 import codecs
 import unicodedata
 from typing import Any, TextIO
 
-HANDLER = "cdp-spelled"  # as an `errors=` of str.encode
+HANDLER = "cdp-spelled"  # the `errors` argument of str.encode
 SPELLINGS = {
     "\u0302": "^",  # of P̂
     "…": "...",
@@ -20,14 +20,14 @@ SPELLINGS = {
     "α": "alpha",
     "δ": "delta",
     "λ": "lambda",
-    **dict.fromkeys("─━", "-"),  # what frames are drawn with
+    **dict.fromkeys("─━", "-"),  # table borders
     **dict.fromkeys("│┃", "|"),
     **dict.fromkeys("╭╮╰╯┌┐└┘├┤┬┴┼╞╡╪", "+"),
 }
 
 
 def spell(error: UnicodeError) -> tuple[str, int]:
-    """The handler: an ASCII spelling of what an encoding lacks, and where to go on."""
+    """Error handler: returns an ASCII spelling and the position at which to continue."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -37,7 +37,7 @@ def spell(error: UnicodeError) -> tuple[str, int]:
 def _spelled(character: str) -> str:
     if character in SPELLINGS:
         return SPELLINGS[character]
-    if "\udc80" <= character <= "\udcff":  # a byte of a file name that is no text
+    if "\udc80" <= character <= "\udcff":  # an undecodable byte of a file name
         return f"\\x{ord(character) - 0xDC00:02x}"
     plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
     return plain or "?"
@@ -47,12 +47,12 @@ codecs.register_error(HANDLER, spell)
 
 
 def spelled(text: str, encoding: str) -> str:
-    """`text` as a terminal of that encoding shows it."""
+    """Returns `text` as a terminal with this encoding shows it."""
     return text.encode(encoding, HANDLER).decode(encoding)
 
 
 def never_fail(*streams: TextIO | Any) -> None:
-    """From now on these streams spell what they cannot encode, instead of raising."""
+    """Makes streams spell what they cannot encode instead of raising."""
     for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=HANDLER)

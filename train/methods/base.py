@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from model import losses
@@ -23,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.options import AugmentationOptions
 from train.dhsm import DhsmOptions
 from train.optimizer import Group, OptimizerOptions, learning_rate
+from train.stages import Stage
 
 Gather = Callable[[Tensor], Tensor]  # [n, …] of this process → [N, …] of the global batch
 Losses = dict[str, Float[Tensor, ""]]
@@ -44,8 +45,8 @@ class Method:
         `draw(name, count)` gives `count` uniform numbers in [0, 1) per original, and
         `draw(name, count, host)` what `host(uniforms [n, count], originals)` makes of them in
         NumPy: a box, a row, a flag. Returns the image, or two: the original, and the image that its
-        counterpart is made of. A method that overrides this and does not call it has no use for
-        `--augmentation` flags.
+        counterpart is made of. If a method overrides this and does not call it, `--augmentation`
+        flags are refused.
         """
         return augmented(image, draw, self.augmentation)
 
@@ -75,7 +76,10 @@ class Method:
         return {name: LOSSES[name](self.loss, out, batch, of_all) for name in names}
 
     def groups(self, network: nn.Module) -> list[Group]:
-        """The network's weights, in groups that each have a learning rate of their own."""
+        """The network's weights, in groups that each have a learning rate of their own.
+
+        Raises `InputError` if the head is to have one and everything would be head.
+        """
         scale = self.optimizer.head_scale
         if scale == 1:
             return [Group(network.parameters())]
@@ -83,6 +87,12 @@ class Method:
         head: list[nn.Parameter] = []
         for name, weight in network.named_parameters():
             (trunk if name.startswith(("backbone.", "enter.")) else head).append(weight)
+        if not trunk:
+            raise InputError(
+                f"--optimizer.head-scale {scale:g}: the method's network has no parameters named "
+                "backbone.…, to which a head could be compared; leave it at 1, or give the method "
+                "a groups() of its own"
+            )
         return [Group(trunk), Group(head, scale)]
 
     def at_one_point(self, num_classes: int) -> dict[str, float]:
@@ -100,8 +110,13 @@ class Method:
             values["tri"] = self.loss.margin
         return values
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The trainings that follow one another; most methods have one."""
+        return (Stage(),)
+
     def lr_at(self, epoch: int, epochs: int) -> float:
-        """The learning rate of `epoch`, from 1; a group's is its scale times that."""
+        """The learning rate of a stage's `epoch`, from 1; a group's is its scale times that."""
         return learning_rate(self.optimizer, epoch, epochs)
 
 
@@ -137,6 +152,34 @@ def _centers(out: Outputs) -> Tensor:
             'extras["centers"], one row an identity, or leave --loss.center at 0'
         )
     return out.extras["centers"]
+
+
+def augment(method: Method, image: Any, draw: Any) -> Any:
+    """The method's `augment`; `InputError` if it takes no notice of options that are on."""
+    made = method.augment(image, draw)
+    if method.augmentation.changes_images and not any(
+        name.startswith("augmentation.") for name in draw.names
+    ):
+        raise InputError(
+            "--augmentation: the method's augment() makes nothing of these options; leave them "
+            "out, or let it change what super().augment(image, draw) returns"
+        )
+    return made
+
+
+def of_global_batch(
+    out: Outputs, batch: Examples, gather: Gather
+) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"], UInt8[Tensor, " n"]]:
+    """Features, pids and modality of the global batch's originals."""
+    return gather(batch.originals(out.features)), gather(batch.pids), gather(batch.modality)
+
+
+def refuse_negative(method: Method, *options: str) -> None:
+    """Raises `InputError` if one of these options of the method is negative, infinite or NaN."""
+    for name in options:
+        value = getattr(method, name)
+        if not 0 <= value < math.inf:  # nor NaN
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 0")
 
 
 def without_weights(method: Method) -> Method:

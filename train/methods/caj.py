@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.network import ReidNetwork
 from model.options import LossOptions
 from model.outputs import Examples, Outputs
 from pipeline.errors import InputError
@@ -38,6 +39,12 @@ PUBLISHED = {
 @dataclass(frozen=True)
 class Caj(Method):
     """Losses over the RGB originals, their counterparts, and the infrared originals."""
+
+    def network(self, num_classes: int, image_size: tuple[int, int]) -> ReidNetwork:
+        """The base's, but for balanced batches only: `losses` counts on their order."""
+        network = super().network(num_classes, image_size)
+        network.needs_balanced = True
+        return network
 
     def losses(self, out: Outputs, batch: Examples, gather: Gather) -> Losses:
         """As those of the base, each over all three kinds of image."""

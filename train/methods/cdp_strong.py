@@ -14,13 +14,13 @@ import dataclasses
 
 from model.options import LossOptions, ModelOptions
 from pipeline.options import AugmentationOptions
-from train.config import Config
+from train.config import Config, with_method, with_padded_crop
 from train.methods.base import Method
 from train.optimizer import OptimizerOptions
 
 METHOD = Method(
     model=ModelOptions(last_stride=1, pooling="gem", bnneck=True),
-    augmentation=AugmentationOptions(crop_padding_px=10, erasing=0.5, erasing_fill="spectrum"),
+    augmentation=AugmentationOptions(erasing=0.5, erasing_fill="spectrum"),
     loss=LossOptions(label_smoothing=0.1, triplet_kind="soft-margin"),
     optimizer=OptimizerOptions(schedule="cosine", warmup_epochs=10),
 )
@@ -31,12 +31,7 @@ def setting(config: Config) -> Config:
 
     The crop's padding is 10 pixels at a height of 256, and warm-up a tenth of the epochs.
     """
-    padding = max(1, round(10 / 256 * config.data.height_px))
-    method = dataclasses.replace(
-        config.method,
-        augmentation=dataclasses.replace(config.method.augmentation, crop_padding_px=padding),
-        optimizer=dataclasses.replace(
-            config.method.optimizer, warmup_epochs=max(1, config.epochs // 10)
-        ),
-    )
-    return dataclasses.replace(config, method=method, distance="cosine")
+    warmup = max(1, config.epochs // 10)
+    optimizer = dataclasses.replace(config.method.optimizer, warmup_epochs=warmup)
+    cropped = with_padded_crop(with_method(config, optimizer=optimizer))
+    return dataclasses.replace(cropped, distance="cosine")

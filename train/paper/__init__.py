@@ -1,1 +1,1 @@
-"""The paper's tables and figures as experiments."""
+"""The paper's tables and figures as reproducible experiments."""

@@ -1,7 +1,7 @@
-"""The paper's tables as experiments: a row is trained once a seed, in run folders of its own.
+"""The paper's tables as experiments: each row is trained once per seed, in its own run folder.
 
-Rows of several tables share their runs, and a run that is finished is never run again, so an
-experiment that was interrupted goes on where it was.
+Tables share the runs of common rows, and finished runs are never repeated, so an interrupted
+experiment continues where it stopped.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from train.paper import rows, tables
 from train.paper.recipe import PARTS, of_method
 from train.paper.rows import SEARCHES
 from train.paper.tables import Row
-from train.replay import PLACE
+from train.replay import BATCH
 from train.trials import resume, train_trials
 
 QUICK: dict[str, Any] = {"epochs": 2, "eval_every": 0, "checkpoint_every": 0}
@@ -32,13 +32,39 @@ QUICK: dict[str, Any] = {"epochs": 2, "eval_every": 0, "checkpoint_every": 0}
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """A table or figure: its rows as (label, what `row` knows them by)."""
+    """A table or figure: its title and rows as (label, name for `row`)."""
 
     title: str
     rows: tuple[tuple[str, str], ...]
 
 
 EXPERIMENTS = {
+    "table1": Experiment(
+        "Table I: other methods, of which HCML and D2RL are missing",
+        (
+            ("One-stream", "wu-one-stream"),
+            ("Two-stream", "wu-two-stream"),
+            ("Zero-padding", "wu-zero-padding"),
+            ("TONE", "tone"),
+            ("BDTR", "bdtr"),
+            ("cmGAN", "cmgan"),
+            ("D-HSME", "d-hsme"),
+            ("CDP", "cdp"),
+            ("CDP+DHSM", "cdp-dhsm"),
+        ),
+    ),
+    "table2": Experiment(
+        "Table II: other methods, of which HCML and D2RL are missing",
+        (
+            ("Zero-padding", "wu-zero-padding"),
+            ("TONE", "tone"),
+            ("BDTR", "bdtr"),
+            ("HSME", "hsme"),
+            ("D-HSME", "d-hsme"),
+            ("CDP", "cdp"),
+            ("CDP+DHSM", "cdp-dhsm"),
+        ),
+    ),
     "table3": Experiment(
         "Table III: PK sampling and losses",
         tuple((name, name) for name in ("baseline-1", "baseline-2", "baseline-3", "baseline-4")),
@@ -112,7 +138,7 @@ EXPERIMENTS = {
 
 
 def row(name: str) -> rows.Row:
-    """A row of the paper, a part of the recipe, or a method."""
+    """Returns a row of the paper, a part of the recipe, or a method, by name."""
     if name in rows.ROWS:
         return rows.ROWS[name]
     return PARTS[name] if name in PARTS else of_method(name)
@@ -129,12 +155,15 @@ class Run:
 
     @property
     def is_done(self) -> bool:
-        """Is there a result, or a loss that was no number, or a collapse?"""
-        ends = (run_folder.RESULT, PLACE, COLLAPSED)
+        """Whether the run has a result, a NaN or infinite loss, or a collapse."""
+        ends = (run_folder.RESULT, BATCH, COLLAPSED)
         return any((self.folder / name).is_file() for name in ends)
 
     def outcome(self, mode: int) -> dict[str, Any] | None:
-        """Its result in one mode, with seed and seconds of training; None if it diverged."""
+        """Returns the result in one mode, with seed and training seconds; None if it diverged.
+
+        The figures of collapsed features are chance, and would look like the row's own in a table.
+        """
         file = self.folder / run_folder.RESULT
         if not file.is_file():
             return None
@@ -142,22 +171,26 @@ class Run:
         events = [event for folder in folders for event in run_folder.read_metrics(folder)]
         seconds = sum(event["seconds"] for event in events if event["event"] == "epoch")
         result = run_folder.read_result(self.folder)
-        assert result, "the file is there"
+        assert result, "the file exists"
+        if "collapse" in result:
+            return None
         return result["modes"][mode] | {"seed": self.cfg.seed, "seconds": seconds}
 
 
 def run_experiment(
     name: str, base: Config, seeds: int, out: Path | None, quick: bool, display: Display
 ) -> None:
-    """Runs what is missing of the experiment's rows, and writes its tables and picture to `out`.
+    """Trains the experiment's missing rows and writes its tables and picture to `out`.
 
-    `base` is CDP+DHSM on the data at hand; each row changes what its method changes. Raises
-    `InputError` if a run folder in `out` was made with other options, and as `train` does.
+    `base` is CDP+DHSM on the given data; each row modifies it. Raises `InputError` if a run folder
+    in `out` was made with other options, and as `train` does.
     """
     if find_world().size > 1:
-        raise InputError("cdp experiment: not under torchrun; start its rows as presets instead")
+        raise InputError(
+            "cdp experiment: not supported under torchrun; train its rows as presets instead"
+        )
     if not base.test:
-        raise InputError("cdp experiment: its tables hold test figures; leave --no-test out")
+        raise InputError("cdp experiment: needs test figures for its tables; leave --no-test out")
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: must be at least 1")
     experiment = EXPERIMENTS[name]
@@ -178,7 +211,7 @@ def run_experiment(
             _train(run, display)
         except DivergedError as error:
             display.say(f"{heading}: did not converge; {error}")
-    # The paper's figures of another data set stand beside ours, in columns of their own.
+    # For other data sets, shows the paper's SYSU-MM01 figures in separate columns.
     of_data = original_kind(root, kind)
     searches = [s for s, (of_kind, _, _) in SEARCHES.items() if of_kind == of_data] or ["sysu"]
     tables.write(
@@ -192,7 +225,7 @@ def run_experiment(
 
 
 def _runs(experiment: Experiment, base: Config, seeds: int, out: Path) -> Iterator[Run]:
-    """All rows of a seed before the next seed."""
+    """Yields the runs of all rows, seed by seed."""
     for seed in range(base.seed, base.seed + seeds):
         for label, method in experiment.rows:
             cfg = dataclasses.replace(row(method).setting(base), seed=seed)
@@ -200,30 +233,30 @@ def _runs(experiment: Experiment, base: Config, seeds: int, out: Path) -> Iterat
 
 
 def _rows(experiment: Experiment, runs: list[Run], searches: list[str]) -> list[Row]:
-    """The experiment's rows, once for each way of searching (keys of `SEARCHES`)."""
+    """Returns the experiment's rows, once per search (a key of `SEARCHES`)."""
     found = []
     for i, search in enumerate(searches):
         _, mode, words = SEARCHES[search]
         for label, method in experiment.rows:
             outcomes = [run.outcome(mode) for run in runs if run.label == label]
-            where = f", {words.partition(', ')[2]}" if i else ""
-            found.append(Row(label + where, row(method).paper.get(search), outcomes))
+            suffix = f", {words.partition(', ')[2]}" if i else ""
+            found.append(Row(label + suffix, row(method).paper.get(search), outcomes))
     return found
 
 
 def _check_same(run: Run) -> None:
-    """Raises `InputError` if the folder holds a run of other options than this one's."""
+    """Raises `InputError` if the folder holds a run with other options."""
     if not (run.folder / run_folder.CONFIG).is_file():
         return
-    held = run_folder.read_config(run.folder)
-    # What a run resolves for itself does not count.
-    own = {name: getattr(held, name) for name in ("step", "device", "precision")}
-    wanted = with_data(dataclasses.replace(run.cfg, **own), cache=held.data.cache)
+    saved = run_folder.read_config(run.folder)
+    # Ignore options that a run resolves by itself.
+    own = {name: getattr(saved, name) for name in ("step", "device", "precision")}
+    wanted = with_data(dataclasses.replace(run.cfg, **own), cache=saved.data.cache)
     for name, value in flat(wanted).items():
-        if flat(held)[name] != value:
+        if flat(saved)[name] != value:
             raise InputError(
-                f"{run.folder}: was made with --{name} {flat(held)[name]}, and {value} is wanted "
-                "now; choose another --out, or remove that folder"
+                f"{run.folder}: was made with --{name} {flat(saved)[name]}, but {value} is "
+                "requested now; choose another --out, or remove that folder"
             )
 
 

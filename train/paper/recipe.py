@@ -7,11 +7,11 @@ of the experiment, so that rows compare methods; everything else is theirs.
 import dataclasses
 from typing import Any
 
-from train.config import Config, with_data, with_method
+from train.config import Config, with_data, with_method, with_padded_crop
 from train.methods import finding
 from train.paper.rows import Row, Setting, all_of
+from train.stages import lengths
 
-CROP = 10 / 256  # padding, of an image's height
 FULL = 200  # epochs of a method that leaves their number to the data set
 
 
@@ -43,25 +43,25 @@ def optimizer(**changes: Any) -> Setting:
     )
 
 
-def padded_crop(config: Config) -> Config:
-    """Ten pixels of padding at a height of 256, and in proportion at others."""
-    padding = max(1, round(CROP * config.data.height_px))
-    return augmentation(crop_padding_px=padding)(config)
-
-
 def warm_up(config: Config) -> Config:
     """The rate rises in the first tenth of the epochs, at least in the first of several."""
     return optimizer(warmup_epochs=_warmup(config.epochs / 10, config.epochs))(config)
 
 
 def _warmup(epochs: float, of: int) -> int:
-    return min(max(1, round(epochs)), of - 1)
+    return min(_scaled(epochs), of - 1)
+
+
+def _scaled(value: float) -> int:
+    """Rounded, but at least 1, so that nothing a method has is lost; 0 stays 0."""
+    return max(1, round(value)) if value else 0
 
 
 def whole(name: str) -> Setting:
     """A method of train/methods/, with the experiment's backbone, image size, batches and epochs.
 
-    What it gives in pixels or epochs is scaled from its own image size and number of epochs.
+    What it gives in pixels or epochs is scaled from its own image size and number of epochs. If it
+    has more stages than the experiment epochs, it gets one for each.
     """
 
     def setting(base: Config) -> Config:
@@ -70,20 +70,22 @@ def whole(name: str) -> Setting:
         kept = {name: getattr(base.data, name) for name in ("height_px", "width_px", "p", "k")}
         of_it = its.method
         padding = of_it.augmentation.crop_padding_px * base.data.height_px / its.data.height_px
-        warmup = of_it.optimizer.warmup_epochs * base.epochs / its.epochs
+        epochs = max(base.epochs, len(of_it.stages))
+        warmup = of_it.optimizer.warmup_epochs * epochs / its.epochs
+        shortest = min(lengths(of_it.stages, epochs))
         backbone, weights = base.method.model.backbone, base.method.model.weights
         changed = all_of(
             model(backbone=backbone, weights=weights),
-            augmentation(crop_padding_px=max(1, round(padding))),
-            optimizer(warmup_epochs=_warmup(warmup, base.epochs)),
+            augmentation(crop_padding_px=_scaled(padding)),
+            optimizer(warmup_epochs=_warmup(warmup, shortest) if warmup else 0),
         )
-        return with_data(dataclasses.replace(changed(its), epochs=base.epochs), **kept)
+        return with_data(dataclasses.replace(changed(its), epochs=epochs), **kept)
 
     return setting
 
 
 PARTS: dict[str, Row] = {
-    "crop": Row("CDP+DHSM with padded random crops.", padded_crop),
+    "crop": Row("CDP+DHSM with padded random crops.", with_padded_crop),
     "erasing": Row("CDP+DHSM with random erasing, half of the pairs.", augmentation(erasing=0.5)),
     "erasing-spectrum": Row(
         "CDP+DHSM with random erasing, gray in infrared images.",

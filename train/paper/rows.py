@@ -1,6 +1,6 @@
-"""The paper's rows: what each changes of CDP+DHSM, and the figures that the paper gives it.
+"""The paper's rows: how each differs from CDP+DHSM, and the figures that the paper reports.
 
-Figures are rank-1, rank-10, rank-20 and mAP in percent. A row without figures has none in the
+Figures are rank-1, rank-10, rank-20 and mAP in percent. Rows without figures have none in the
 paper.
 """
 
@@ -27,7 +27,7 @@ class Row:
     paper: dict[str, Figures] = field(default_factory=dict)  # a key of SEARCHES → figures
 
 
-# How the paper searched: (kind of data set, which mode of its protocol), in words.
+# The paper's searches: (kind of data set, mode of its protocol, description).
 SEARCHES = {
     "sysu": ("sysu", 0, "SYSU-MM01, all-search single-shot"),
     "regdb": ("regdb", 0, "RegDB, visible to thermal"),
@@ -36,41 +36,41 @@ SEARCHES = {
 
 
 def as_it_is(config: Config) -> Config:
-    """CDP+DHSM itself."""
+    """Changes nothing: CDP+DHSM itself."""
     return config
 
 
 def fixed(config: Config) -> Config:
-    """Without DHSM: every spectrum stays as likely as any other."""
+    """Switches DHSM off: all spectra stay equally likely."""
     return with_method(config, dhsm=dataclasses.replace(config.method.dhsm, enabled=False))
 
 
 def spectra(*names: str) -> Setting:
-    """Counterparts in these spectra, each as likely as any other; none: originals alone."""
+    """Makes counterparts in these spectra, all equally likely; none: originals only."""
     return lambda config: with_data(fixed(config), spectra=names)
 
 
 def losses(**changes: Any) -> Setting:
-    """Other loss options."""
+    """Changes loss options."""
     return lambda config: with_method(
         config, loss=dataclasses.replace(config.method.loss, **changes)
     )
 
 
 def structure(name: StructureName) -> Setting:
-    """Originals alone, in another structure of Fig. 7."""
+    """Uses originals only, in another structure of Fig. 7."""
     return lambda config: with_method(
         alone(config), model=dataclasses.replace(config.method.model, structure=name)
     )
 
 
 def shuffled(config: Config) -> Config:
-    """Batches of images whoever they show, instead of P x K."""
+    """Draws batches of images regardless of identity, instead of P x K."""
     return with_data(config, sampling="shuffle")
 
 
 def all_of(*settings: Setting) -> Setting:
-    """One setting after another."""
+    """Applies several settings in order."""
     return lambda config: reduce(lambda changed, setting: setting(changed), settings, config)
 
 

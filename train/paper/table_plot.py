@@ -1,4 +1,4 @@
-"""The picture of an experiment: our figures and the paper's, each in panels of its own."""
+"""The picture of an experiment: our figures and the paper's, in separate panels."""
 
 import io
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ INK, QUIET = "#1f2933", "#616e7c"
 
 
 def draw(title: str, ours: str, theirs: str, rows: Sequence[Any]) -> bytes | None:
-    """A PNG of rank-1 and mAP of each row (`tables.Row`); None without matplotlib.
+    """Draws rank-1 and mAP of each row (`tables.Row`) as PNG; returns None without matplotlib.
 
-    Rows whose labels are sets of spectra are followed by the paper's Fig. 8: the mean over rows of
-    equally many spectra, against their number.
+    If all labels are sets of spectra, adds the paper's Fig. 8: the mean over rows with the same
+    number of spectra, against that number.
     """
     try:
         import matplotlib
@@ -46,7 +46,7 @@ def draw(title: str, ours: str, theirs: str, rows: Sequence[Any]) -> bytes | Non
 
 
 def number_of_spectra(labels: Sequence[str]) -> list[int] | None:
-    """How many spectra each label names; None if they are not all sets of spectra."""
+    """Returns the number of spectra in each label; None if not all labels are sets of spectra."""
     sets = [label.split() for label in labels]
     known = {"none", "gray", "R", "G", "B"}
     if not all(known.issuperset(names) for names in sets):
@@ -55,7 +55,7 @@ def number_of_spectra(labels: Sequence[str]) -> list[int] | None:
 
 
 def _ours(row: Any) -> dict[str, tuple[float, float]]:
-    """figure → (mean, deviation); NaN where there is none."""
+    """Returns figure → (mean, deviation); NaN without values."""
     found = {}
     for name in COLORS:
         values = row.values(name)
@@ -75,12 +75,12 @@ def _bars(
     for j, (name, color) in enumerate(COLORS.items()):
         means = [of_row[name][0] for of_row in figures]
         errors = [of_row[name][1] for of_row in figures]
-        places = np.arange(len(labels)) + 0.4 * (j - 0.5)
-        axes.barh(places, means, height=0.36, color=color, label=name.replace("rank1", "rank-1"))
-        axes.errorbar(means, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1)
-        for place, mean, error in zip(places, means, errors, strict=True):
+        positions = np.arange(len(labels)) + 0.4 * (j - 0.5)
+        axes.barh(positions, means, height=0.36, color=color, label=name.replace("rank1", "rank-1"))
+        axes.errorbar(means, positions, xerr=errors, fmt="none", ecolor=INK, elinewidth=1)
+        for position, mean, error in zip(positions, means, errors, strict=True):
             if np.isfinite(mean):
-                axes.text(mean + error, place, f"  {mean:.1f}", va="center", fontsize=8)
+                axes.text(mean + error, position, f"  {mean:.1f}", va="center", fontsize=8)
     top = np.nanmax([[sum(of_row[name]) for name in COLORS] for of_row in figures] + [[0.0, 0.0]])
     axes.set_xlim(0, 1.18 * top or 1)
     axes.set_yticks(range(len(labels)), labels)
@@ -102,7 +102,7 @@ def _against_number(
     axes.set_xticks(numbers)
     axes.set_xlabel("number of spectra")
     axes.set_ylabel("percent")
-    _finish(axes, "Fig. 8: mean over sets of one size")
+    _finish(axes, "Fig. 8: mean over sets of the same size")
 
 
 def _finish(axes: Any, title: str) -> None:

@@ -1,4 +1,4 @@
-"""The tables of an experiment: ours beside the paper's, never in one column; CSV, Markdown, PNG."""
+"""An experiment's tables: our figures and the paper's in separate columns; CSV, Markdown, PNG."""
 
 import csv
 import io
@@ -22,27 +22,27 @@ SHORT = {"rank1": "R1", "rank10": "R10", "rank20": "R20", "mAP": "mAP"}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of an experiment: its runs' results (None: did not converge) and the paper's."""
+    """A row of an experiment: its runs' results (None: diverged) and the paper's figures."""
 
     label: str
     paper: Figures | None
     outcomes: list[dict[str, Any] | None]
 
     def values(self, figure: str) -> list[float]:
-        """Of the runs that converged."""
+        """Returns the figure's values over the runs that converged."""
         return [outcome[figure] for outcome in self.outcomes if outcome]
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (of a sample, n - 1); NaN where there are too few."""
+    """Returns mean and sample standard deviation (n - 1); NaN if there are too few values."""
     mean = float(np.mean(values)) if values else float("nan")
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
 def paired_difference(row: Row, other: Row, figure: str) -> tuple[float, float, float, float]:
-    """(mean, low, high, p) of `row` - `other`, seed by seed: 95 % interval and p by Student's t.
+    """Returns (mean, low, high, p) of `row` - `other`, paired by seed; all NaN below two seeds.
 
-    NaN with fewer than two seeds.
+    The 95 % interval and p come from Student's t.
     """
     pairs = zip(row.outcomes, other.outcomes, strict=True)
     found = np.array([a[figure] - b[figure] for a, b in pairs if a and b])
@@ -59,9 +59,9 @@ def paired_difference(row: Row, other: Row, figure: str) -> tuple[float, float, 
 def write(
     stem: Path, title: str, ours: str, theirs: str, rows: list[Row], display: Display
 ) -> None:
-    """Shows the table, and writes `stem`.md, .csv (a row a method), -runs.csv (a row a run), .png.
+    """Shows the table and writes `stem`.md, .csv (one line per row), -runs.csv (per run) and .png.
 
-    `ours` names the data that the runs used, `theirs` that of the paper's figures.
+    `ours` names the data set of the runs, `theirs` that of the paper's figures.
     """
     display.console.print(_shown(title, ours, theirs, rows))
     files = {
@@ -81,7 +81,7 @@ def write(
 
 
 def _cells(row: Row, between: str = " ") -> list[str]:
-    """Ours, then the paper's, as text; `between` stands before a deviation."""
+    """Returns our figures, then the paper's, as text; `between` separates mean and deviation."""
     cells = []
     for figure in FIGURES:
         mean, std = mean_std(row.values(figure))
@@ -119,7 +119,7 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
         f"# {title}",
         "",
         f"Percent. First four columns: {ours}, mean ± standard deviation of {seeds} seed(s). Last "
-        f"four: what the paper reports for {theirs}; they compare only if the data are the same.",
+        f"four: what the paper reports for {theirs}; comparable only if the data are the same.",
         "",
         f"| {' | '.join(heads)} |",
         f"|---{'|---:' * (len(heads) - 1)}|",
@@ -129,14 +129,17 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
         first = rows[0]
         lines += [
             "",
-            f"Difference to {first.label}, the same seeds: mean [95 % interval], p (Student's t).",
+            f"Difference from {first.label}, by seed: mean [95 % interval], p (Student's t).",
             "",
             f"| | {' | '.join(SHORT.values())} |",
             f"|---{'|---:' * len(SHORT)}|",
         ]
         for row in rows[1:]:
             found = [paired_difference(row, first, figure) for figure in FIGURES]
-            cells = [f"{m:+.2f} [{a:+.2f}, {b:+.2f}], {p:.2g}" for m, a, b, p in found]
+            cells = [
+                "–" if np.isnan(m) else f"{m:+.2f} [{a:+.2f}, {b:+.2f}], {p:.2g}"
+                for m, a, b, p in found
+            ]
             lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -157,7 +160,7 @@ def _summary_lines(ours: str, theirs: str, rows: list[Row]) -> list[dict[str, An
 
 
 def _run_lines(ours: str, rows: list[Row]) -> list[dict[str, Any]]:
-    """A line a run."""
+    """Returns one line per run."""
     return [
         {
             "row": row.label,

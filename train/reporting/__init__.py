@@ -1,1 +1,1 @@
-"""What a run says while it runs and leaves behind."""
+"""Reports on a run: charts and an HTML page."""

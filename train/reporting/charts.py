@@ -1,4 +1,4 @@
-"""The kinds of chart: pure functions from numbers to a matplotlib figure."""
+"""The charts: pure functions from numbers to a matplotlib figure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from numpy import ndarray
 from train.reporting.drawing import LIGHT, SERIES, axes_of
 
 DASHES = ("-", "--", "-.", ":")
-MANY_POINTS = 30  # without a mark at each
+MANY_POINTS = 30  # from here on, draw no markers
 MAX_TICKS = 8
-COLUMNS = {4: 6, 3: 10, 2: 22, 1: 10**6}  # of a legend: letters of the longest name that fit
+COLUMNS = {4: 6, 3: 10, 2: 22, 1: 10**6}  # legend columns → maximum letters of a name
 KIND_MARKS = ("o", "s", "^")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A named curve; `colour` is a name of the palette."""
+    """A named curve; `colour` is a name in the palette."""
 
     name: str
     x: Sequence[int]
@@ -39,7 +39,7 @@ def lines(
     log: bool = False,
     x_ticks: Sequence[int] = (),
 ) -> Figure:
-    """Curves over whole numbers: epochs or ranks."""
+    """Draws curves over integers: epochs or ranks."""
     with axes_of() as axes:
         for curve in curves:
             axes.plot(
@@ -70,7 +70,7 @@ def histograms(
     edges: Float[ndarray, " edges"],
     x_label: str,
 ) -> Figure:
-    """Each group's (counts, colour) in bins, drawn as shares of the group."""
+    """Draws each group's binned (counts, colour) as shares of the group."""
     with axes_of() as axes:
         for (name, (counts, colour)), dashes in zip(groups.items(), DASHES, strict=False):
             share = 100 * counts / counts.sum()
@@ -90,7 +90,7 @@ def scatter(
     kinds: Int64[ndarray, " n"],
     kind_names: Sequence[str],
 ) -> Figure:
-    """Points of a plane: a colour a person, a mark a kind."""
+    """Draws points in the plane, coloured by person, with a marker per kind."""
     with axes_of(height_in=4.5) as axes:
         people = np.unique(pids)
         colours = [LIGHT[SERIES[i % len(SERIES)]] for i in range(len(people))]
@@ -116,13 +116,13 @@ def scatter(
         ]
         _legend(axes, 3, handles=marks, handlelength=1, handletextpad=0.3)
         of_kinds = axes.add_artist(axes.get_legend())  # a second legend would replace it
-        of_kinds.set_clip_on(False)  # else the layout leaves no room for it
+        of_kinds.set_clip_on(False)  # otherwise the layout leaves no room for it
         below = {"loc": "upper left", "bbox_to_anchor": (0, -0.01)}
         _legend(axes, 5, handles=of_people, handlelength=1, handletextpad=0.3, fontsize=9, **below)
         return axes.figure
 
 
-def _legend(axes: Any, columns: int, **differently: Any) -> None:
-    """Above the axes, where it hides nothing, unless told otherwise."""
+def _legend(axes: Any, columns: int, **overrides: Any) -> None:
+    """Draws a legend, by default above the axes, where it hides nothing."""
     above = {"loc": "lower left", "bbox_to_anchor": (0, 1.01), "borderaxespad": 0, "borderpad": 0}
-    axes.legend(**above | {"ncols": columns, "handlelength": 1.8, "columnspacing": 1} | differently)
+    axes.legend(**above | {"ncols": columns, "handlelength": 1.8, "columnspacing": 1} | overrides)

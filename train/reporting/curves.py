@@ -1,4 +1,4 @@
-"""What `metrics.jsonl` tells, as sections of a report: the course of a training."""
+"""The report's sections from `metrics.jsonl`: how the training went."""
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
@@ -10,19 +10,19 @@ from train.reporting.page import Section
 
 Record = dict[str, Any]
 
-# The colour of a spectrum is its own; those of other names follow the table's order.
+# Spectra with a colour of their own; other spectra use the rest of the palette in order.
 SPECTRUM_COLOURS = {"R": "red", "G": "green", "B": "blue", "X": "gray"}
 OTHERS = tuple(name for name in SERIES if name not in SPECTRUM_COLOURS.values())
 
-MARGIN = 0.05  # above and below the curves of the spectra, which hardly differ at first
+MARGIN = 0.05  # above and below the curves of the spectra, which start out almost equal
 
-# The paper's losses, and how the parts of other methods are drawn, in turn.
+# Names of the paper's losses; line styles of a method's losses, in order.
 LABELS = {"loss": "total", "loss_cls": "L_cls", "loss_tri": "L_tri"}
 STYLES = (("blue", "-"), ("orange", "--"), ("teal", "-."), ("purple", ":"), ("gray", "--"))
 
 
 def losses(epochs: Sequence[Record]) -> Section:
-    """Total loss and its parts, and the learning rate where it changes."""
+    """Returns the total loss and its parts, and the learning rate if it changes."""
     names = [name for name in epochs[-1] if name == "loss" or name.startswith("loss_")]
     curves = [
         _line(epochs, name, LABELS.get(name, name.removeprefix("loss_")), *style)
@@ -35,14 +35,14 @@ def losses(epochs: Sequence[Record]) -> Section:
     lead = "Means over the batches of an epoch. The total is the weighted sum of the others."
     if set(names) == set(LABELS):
         lead = (
-            "The total (Eq. 4) is classification, L_cls (Eq. 2), plus weighted triplet loss, L_tri "
-            "(Eq. 3), over the batches of an epoch."
+            "Means over the batches of an epoch. The total (Eq. 4) is the classification loss "
+            "L_cls (Eq. 2) plus the weighted triplet loss L_tri (Eq. 3)."
         )
     return Section("losses", "Losses", lead, tuple(charts))
 
 
 def accuracy(evaluations: Sequence[Record]) -> Chart | None:
-    """Rank-1 and mAP of the first mode; None if the run was tested once only."""
+    """Returns rank-1 and mAP of the first mode; None if the run was tested only once."""
     if len(evaluations) < 2:
         return None
     curves = [
@@ -53,14 +53,14 @@ def accuracy(evaluations: Sequence[Record]) -> Chart | None:
 
 
 def spectra(epochs: Sequence[Record], alpha: float | None) -> Section:
-    """P̂ and R of each spectrum; `alpha` is Eq. 7's, None if P̂ was held."""
+    """Returns P̂ and R of each spectrum; `alpha` as in Eq. 7, None if DHSM was off."""
     title = "Spectra"
     names = list(epochs[-1]["probability"])
     if not names:
         return Section(
             "spectra",
             title,
-            "This run made no counterparts of RGB images, so there are no spectra to choose among.",
+            "This run made no counterparts of RGB images, so there were no spectra to choose from.",
         )
     colours = colours_of(names)
     charts = []
@@ -83,28 +83,28 @@ def spectra(epochs: Sequence[Record], alpha: float | None) -> Section:
         charts.append(_chart(name, heading, curves, label, y_range=y_range))
     final = epochs[-1]["probability"]
     hardest = max(final, key=final.get)
-    how = (
+    mining = (
         f"Hard spectra, those with low R, are drawn more often (DHSM, α = {alpha:g})"
         if alpha is not None
-        else "DHSM was off: every spectrum stayed as likely as at the start"
+        else "DHSM was off: all spectra stayed as likely as at the start"
     )
     lead = (
-        f"P̂ is what an epoch drew its counterparts from, R the mean probability that the network "
-        f"then gave the right identity (Eq. 5-7). {how}. "
+        f"P̂ is the distribution from which an epoch drew the spectra of its counterparts, R the "
+        f"mean probability that the network assigned to the true identity (Eq. 5-7). {mining}. "
     )
     if alpha is not None:
-        lead += f"In epoch {epochs[-1]['epoch']} {hardest} was drawn most, {final[hardest]:.2f}."
+        lead += f"In epoch {epochs[-1]['epoch']}, {hardest} was most likely, {final[hardest]:.2f}."
     return Section("spectra", title, lead, tuple(charts))
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """A colour of the palette for each spectrum."""
+    """Returns a palette colour for each spectrum."""
     others = [name for name in names if name not in SPECTRUM_COLOURS]
     return SPECTRUM_COLOURS | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
 
 
 def speed(epochs: Sequence[Record]) -> Section:
-    """Images a second, the share of time spent waiting for them, seconds an epoch."""
+    """Returns images/s, the share of time spent waiting for data, and seconds per epoch."""
     charts = (
         _chart(
             "throughput",
@@ -122,7 +122,7 @@ def speed(epochs: Sequence[Record]) -> Section:
         ),
         _chart(
             "seconds",
-            "Time of an epoch",
+            "Time per epoch",
             [_line(epochs, "seconds", "time", "teal")],
             "seconds",
             digits=1,
@@ -131,15 +131,15 @@ def speed(epochs: Sequence[Record]) -> Section:
     total = sum(record["seconds"] for record in epochs)
     bad = epochs[-1]["num_bad_images"]
     lead = (
-        f"{len(epochs)} epoch{'s' if len(epochs) > 1 else ''} took {duration(total)}; images are "
-        "all of a batch, originals and, if there are any, counterparts."
+        f"{len(epochs)} epoch{'s' if len(epochs) > 1 else ''} took {duration(total)}; throughput "
+        "counts originals and counterparts."
         + (f" {bad} images could not be read and were replaced: bad_images.tsv." if bad else "")
     )
     return Section("speed", "Speed", lead, charts)
 
 
 def duration(seconds: float) -> str:
-    """As people say it."""
+    """Formats a duration for people."""
     minutes, hours = seconds / 60, seconds / 3600
     if hours >= 2:
         return f"{hours:.1f} h"
@@ -175,7 +175,7 @@ def _chart(
 
 
 def _course(line: Line, number: Callable[[float], str]) -> str:
-    """Where a curve begins, ends, and lies between."""
+    """Describes a curve's start, end and range."""
     first, last = line.x[0], line.x[-1]
     if first == last:
         return f"{line.name} {number(line.y[0])} in epoch {first}"

@@ -1,4 +1,4 @@
-"""How far apart images of one person and of two lie, within a modality and across."""
+"""Distances between images of the same and of different people, within and across modalities."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from train import metrics
 from train.metrics import Distance
 
-MAX_IMAGES = 4000  # 8 M pairs: 32 MB of distances
+MAX_IMAGES = 4000  # 8 M pairs, 32 MB of distances
 BLOCK = 512
 NUM_BINS = 60
 LABELS: dict[Distance, str] = {
@@ -21,18 +21,18 @@ LABELS: dict[Distance, str] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """Distances of pairs of images, each pair once, none of an image with itself."""
+    """Distances of pairs of images; each pair once, no image with itself."""
 
-    same: Float32[ndarray, " s"]  # of one person
-    different: Float32[ndarray, " d"]
+    same: Float32[ndarray, " s"]  # of the same person
+    different: Float32[ndarray, " d"]  # of different people
 
     def edges(self) -> Float[ndarray, " edges"]:
-        """Of equal bins over both."""
+        """Returns edges of equal bins over both."""
         ends = [(v.min(), v.max()) for v in (self.same, self.different)]
         return np.linspace(min(low for low, _ in ends), max(high for _, high in ends), NUM_BINS + 1)
 
     def share_in_order(self) -> float:
-        """Chance, 0…1, that a random pair of one person lies closer than one of two; ties half."""
+        """Returns P(same-person pair is closer than different-people pair), 0…1; ties half."""
         different = np.sort(self.different)
         below, up_to = (np.searchsorted(different, self.same, side) for side in ("left", "right"))
         return float(1 - (below + up_to).mean() / 2 / len(different))
@@ -41,7 +41,7 @@ class Pairs:
 def true_distances(
     a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], distance: Distance
 ) -> Float32[Tensor, "n m"]:
-    """Euclidean distances, or 1 - cos."""
+    """Returns Euclidean distances, or 1 - cos."""
     squares = metrics.distances(a, b, distance)
     return squares / 2 if distance == "cosine" else squares.sqrt()
 
@@ -49,7 +49,7 @@ def true_distances(
 def choose_rows(
     pids: Int64[ndarray, " n"], seed: int, max_images: int = MAX_IMAGES
 ) -> Int64[ndarray, " k"]:
-    """All rows, or those of whole persons drawn by `seed`: as many as fit, two at least."""
+    """Returns all rows, or those of randomly drawn people: as many as fit, at least two."""
     if len(pids) <= max_images:
         return np.arange(len(pids))
     people, counts = np.unique(pids, return_counts=True)
@@ -64,7 +64,7 @@ def pair_distances(
     modality: UInt8[ndarray, " n"],
     distance: Distance,
 ) -> dict[str, Pairs]:
-    """Pairs "within" a modality and "across"; one that lacks either kind of pair is left out."""
+    """Returns pairs "within" a modality and "across"; omits one without both kinds of pair."""
     found: dict[tuple[bool, bool], list[Float32[ndarray, " k"]]] = {}
     number = np.arange(len(pids))
     for start in range(0, len(pids), BLOCK):

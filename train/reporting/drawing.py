@@ -1,4 +1,4 @@
-"""From a matplotlib figure to SVG inside a page, in the page's colours, and to a PNG file."""
+"""Converts a matplotlib figure to inline SVG in the page's colours, and to a PNG file."""
 
 import io
 import re
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-SIZE_IN = (4.2, 2.9)  # so small that its letters can be read on a phone
+SIZE_IN = (4.2, 2.9)  # small enough for its text to be readable on a phone
 PNG_DPI = 160
 
-# Name → the colour on white and on a dark ground. Figures are drawn in the first ones.
+# Name → colour in the light and the dark theme. Figures are drawn in the light colours.
 PALETTE = {
     "ink": ("#1f2933", "#e6e9ec"),
     "quiet": ("#5b6775", "#9fabb8"),
@@ -32,7 +32,7 @@ SERIES = tuple(name for name in PALETTE if name not in ("ink", "quiet", "line"))
 
 STYLE = {
     "font.size": 10,
-    "font.family": "DejaVu Sans",  # comes with matplotlib; wider than what pages use
+    "font.family": "DejaVu Sans",  # comes with matplotlib; wider than the page's font
     "text.color": LIGHT["ink"],
     "axes.labelcolor": LIGHT["quiet"],
     "axes.edgecolor": LIGHT["quiet"],
@@ -55,11 +55,11 @@ STYLE = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chart:
-    """A figure of the report: `name` is its file's, `alt` says in words what can be seen."""
+    """A figure of the report: `name` is its file name, `alt` describes it in words."""
 
     name: str
     title: str
-    figure: Any  # of matplotlib, which only those who draw need
+    figure: Any  # matplotlib's; imported only for drawing
     alt: str
 
 
@@ -74,7 +74,7 @@ def axes_of(height_in: float = SIZE_IN[1]) -> Iterator[Any]:
 
 
 def png(chart: Chart) -> bytes:
-    """The chart under its title, on white."""
+    """Renders the chart with its title, on white."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -83,12 +83,12 @@ def png(chart: Chart) -> bytes:
         )
         file = io.BytesIO()
         chart.figure.savefig(file, format="png", dpi=PNG_DPI)
-        title.remove()  # a page has it in its own letters
+        title.remove()  # the page shows it as text
     return file.getvalue()
 
 
 def svg(chart: Chart) -> str:
-    """The chart as an `<svg>` element for a page whose style sheet holds `palette_css()`."""
+    """Renders the chart as an `<svg>` element for a page with the style sheet `palette_css()`."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -99,10 +99,10 @@ def svg(chart: Chart) -> str:
     ids = _ids_in_use(root, chart.name)
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag.endswith("}style"):  # it would hold for the whole page
+            if child.tag.endswith("}style"):  # it would apply to the whole page
                 parent.remove(child)
     for part in root.iter():
-        part.tag = part.tag.rpartition("}")[2]  # in HTML no namespace is written
+        part.tag = part.tag.rpartition("}")[2]  # HTML has no namespaces
         part.attrib = {
             key.rpartition("}")[2]: _of_page(value, ids)
             for key, value in part.attrib.items()
@@ -117,17 +117,17 @@ def svg(chart: Chart) -> str:
 
 
 def palette_css() -> str:
-    """The palette as CSS variables, by day and by night."""
+    """Returns the palette as CSS variables, for light and dark themes."""
 
     def variables(column: int) -> str:
         return "".join(f"--{name}:{colours[column]};" for name, colours in PALETTE.items())
 
-    night = f"@media (prefers-color-scheme: dark){{:root{{{variables(1)}}}}}"
-    return f":root{{{variables(0)}}}\n{night}\n"
+    dark = f"@media (prefers-color-scheme: dark){{:root{{{variables(1)}}}}}"
+    return f":root{{{variables(0)}}}\n{dark}\n"
 
 
 def _ids_in_use(root: ElementTree.Element, name: str) -> dict[str, str]:
-    """The ids that something in the drawing points to, and names for them that no other has."""
+    """Maps the ids that the drawing refers to, to ids that are unique in the page."""
     used = re.findall(r"#(\w+)\)|^#(\w+)$", "\n".join(_values(root)), flags=re.MULTILINE)
     return {old: f"{name}-{i}" for i, old in enumerate(dict.fromkeys(a or b for a, b in used))}
 
@@ -140,7 +140,7 @@ def _values(root: ElementTree.Element) -> Iterator[str]:
 
 
 def _of_page(value: str, ids: dict[str, str]) -> str:
-    """An attribute with the page's ids, colours and letters."""
+    """Rewrites an attribute with the page's ids, colours and font."""
     for name, light in LIGHT.items():
         value = value.replace(light, f"var(--{name})")
     if value in ids:

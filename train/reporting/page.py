@@ -1,4 +1,4 @@
-"""HTML by pure functions: whatever is not `Markup` is escaped, so no name can break the page."""
+"""Pure functions that make HTML; they escape everything that is not `Markup`."""
 
 import base64
 import html
@@ -12,12 +12,12 @@ VOID = ("img", "meta")
 
 
 class Markup(str):
-    """HTML; a plain `str` is text."""
+    """HTML, as opposed to text in a plain `str`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page: `name` is its id; a sentence, then charts, then whatever else."""
+    """A part of the page with `name` as its id: lead text, then charts, then other content."""
 
     name: str
     title: str
@@ -27,7 +27,7 @@ class Section:
 
 
 def element(tag: str, *content: str, **attributes: str) -> Markup:
-    """`<tag>content</tag>`; `class_` stands for class, `aria_label` for aria-label."""
+    """Returns `<tag>content</tag>`; write `class_` for class and `aria_label` for aria-label."""
     written = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
         for name, value in attributes.items()
@@ -38,17 +38,17 @@ def element(tag: str, *content: str, **attributes: str) -> Markup:
 
 
 def joined(parts: Iterable[str]) -> Markup:
-    """Parts one after another, text escaped."""
+    """Concatenates parts, escaping text."""
     return Markup("".join(p if isinstance(p, Markup) else html.escape(p) for p in parts))
 
 
 def with_code(text: str) -> Markup:
-    """Text whose `commands` stand between backticks."""
+    """Returns text with the parts between backticks as code."""
     return joined(element("code", p) if i % 2 else p for i, p in enumerate(text.split("`")))
 
 
 def table(label: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """A table in a box of its own that scrolls; the first cell of a row is its heading."""
+    """Returns a table in a scrollable box; the first cell of a row is its heading."""
     body = [
         element("tr", element("th", row[0], scope="row"), *(element("td", c) for c in row[1:]))
         for row in rows
@@ -58,12 +58,12 @@ def table(label: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Mar
         element("thead", element("tr", *(element("th", cell, scope="col") for cell in head))),
         element("tbody", *body),
     )
-    # What scrolls must be reached with the keyboard, and then wants a name.
+    # A scrollable box must be focusable by keyboard, and then needs a label.
     return element("div", content, class_="scrolls", role="region", aria_label=label, tabindex="0")
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Markup:
-    """Names with what they are, as a list of definitions."""
+    """Returns (name, value) pairs as a definition list."""
     return element(
         "dl",
         *(element("div", element("dt", name), element("dd", what)) for name, what in pairs),
@@ -72,12 +72,12 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Markup:
 
 
 def folded(summary: str, *content: str, **attributes: str) -> Markup:
-    """What opens at a click, without a script."""
+    """Returns content that opens at a click, without a script."""
     return element("details", element("summary", summary), *content, **attributes)
 
 
 def picture(jpeg: bytes, alt: str, width: int, height: int) -> Markup:
-    """A JPEG inside the page; `width` and `height` in pixels."""
+    """Returns an embedded JPEG; `width` and `height` in pixels."""
     data = base64.b64encode(jpeg).decode()
     return element(
         "img",
@@ -89,7 +89,7 @@ def picture(jpeg: bytes, alt: str, width: int, height: int) -> Markup:
 
 
 def page(title: str, header: Markup, sections: Sequence[Section]) -> str:
-    """The whole document: no script, nothing from elsewhere."""
+    """Returns the whole document, without scripts or external resources."""
     style = palette_css() + Path(__file__).with_name("page.css").read_text()
     head = element(
         "head",

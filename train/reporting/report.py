@@ -1,4 +1,4 @@
-"""`cdp report`: how a run went, as one page that opens anywhere, and its charts as PNG files."""
+"""`cdp report`: a report on a run as one self-contained page, and its charts as PNG files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.errors import InputError
 from train import checkpoint, run_folder, runtime, schedule
 from train.config import Config
+from train.divergence import COLLAPSED
 from train.evaluation.trained import TestedRun, embed_test, open_run
 from train.live.display import Display
 from train.reporting import curves, summary, tested
@@ -25,11 +26,11 @@ def report(
     data_root: Path | None = None,
     seed: int = 0,
 ) -> Path:
-    """Writes the report of a run, finished or not, to `out` or RUN_DIR/report; returns its page.
+    """Writes a report on a run, finished or not, to `out` or RUN_DIR/report; returns its page.
 
-    What needs a checkpoint or the test images is left out, and said to be, if they are not there.
-    `seed` draws what is shown of many. Raises `InputError` if `run_dir` is no run, `out` cannot be
-    written, or a device or `data_root` that was asked for cannot serve.
+    Without a checkpoint or the test images, leaves out what needs them and says so. `seed` chooses
+    the people and queries to show. Raises `InputError` if `run_dir` is not a run, `out` cannot be
+    written, or a requested device or `data_root` cannot be used.
     """
     cfg = run_folder.read_config(run_dir)
     device = runtime.resolve_device(device_name)
@@ -64,7 +65,7 @@ def _of_run(
     data_root: Path | None,
     seed: int,
 ) -> tuple[str, list[str], list[Section]]:
-    """What is said at the top, what is missing, and the sections."""
+    """Returns a summary of the training, notes (such as what is missing), and the sections."""
     records = run_folder.read_metrics(run_dir)
     epochs = [record for record in records if record["event"] == "epoch"]
     evaluations = [record for record in records if record["event"] == "eval"]
@@ -79,21 +80,25 @@ def _of_run(
     if epochs:
         training += f" in {curves.duration(sum(record['seconds'] for record in epochs))}"
     if cfg.history:
-        words = schedule.said(cfg, cfg.epochs).get("training")
+        words = schedule.disclosure(cfg, cfg.epochs).get("training")
         notes.append(f"The run was {words}.")
         if result and result.get("training") != words:
-            notes.append("result.json is of the run before it was resumed for other epochs.")
-    if last < cfg.epochs:
+            notes.append("result.json dates from before the number of epochs was changed.")
+    stopped = (run_dir / COLLAPSED).is_file()
+    if stopped:
         notes.append(
-            f"The training has not finished: `cdp train --resume {run_dir}` goes on with it."
+            f"Training was stopped because all features became one point ({COLLAPSED}): figures "
+            "are chance."
         )
+    elif last < cfg.epochs:
+        notes.append(f"The training has not finished: `cdp train --resume {run_dir}` resumes it.")
     run, missing = _embed(run_dir, display, data_root, device_name)
     if missing:
         notes.append(f"Without pictures of the test: {missing}.")
-    elif not result and cfg.test and last == cfg.epochs:
+    elif not result and cfg.test and last == cfg.epochs and not stopped:
         notes.append(f"There is no result.json: `cdp eval {run_dir}` writes it.")
 
-    made_by = ""
+    source = ""
     retrieval: list[Chart | None] = [curves.accuracy(evaluations)]
     numbers = Markup()
     if run:
@@ -102,16 +107,15 @@ def _of_run(
         chart, numbers = tested.cmc_chart(cmc)
         retrieval.append(chart)
         if result is None:
-            result, made_by = found, f"Of the newest checkpoint, {run.trained.weights.name}."
+            result, source = found, f"From the newest checkpoint, {run.trained.weights.name}."
         elif _differ(result, found):
             notes.append(
                 f"result.json says {_in_short(result)}; the pictures show "
                 f"{run.trained.weights.name} on {run.protocol.index.root}: {_in_short(found)}."
             )
-    if result and "remark" in result:
-        notes.append(result["remark"])
+    notes += [result[name] for name in ("remark", "collapse") if result and name in result]
 
-    sections = [summary.figures_section(result, made_by)] if result else []
+    sections = [summary.figures_section(result, source)] if result else []
     sections += summary.other_tests(run_dir)
     shown = tuple(chart for chart in retrieval if chart)
     if shown:
@@ -127,21 +131,21 @@ def _of_run(
 
 
 def _pictures(run: TestedRun, cfg: Config, display: Display, seed: int) -> list[Section]:
-    made: tuple[Callable[..., Section], ...] = (
+    makers: tuple[Callable[..., Section], ...] = (
         tested.distance_section,
         tested.plane_section,
         tested.search_section,
     )
     sections = []
     with display.progress("pictures") as progress:
-        for done, make in enumerate(made, start=1):
+        for done, make in enumerate(makers, start=1):
             sections.append(make(run, cfg.distance, seed))
-            progress(done, len(made))
+            progress(done, len(makers))
     return sections
 
 
 def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], list[Section]]:
-    """As `_of_run`, for a run of several trainings."""
+    """Like `_of_run`, for a run of several trainings."""
     folders = [folder_of(run_dir, n) for n in TRIALS]
     result = run_folder.read_result(run_dir)
     notes = []
@@ -152,6 +156,8 @@ def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], l
         notes.append(f"Trials are missing: `cdp train --resume {run_dir}` trains them.")
     if result and "training" in result:
         notes.append(f"The trainings were {result['training']}.")
+    if result and "collapse" in result:
+        notes.append(result["collapse"])
     sections = [summary.figures_section(result, "")] if result else []
     sections += summary.other_tests(run_dir)
     sections.append(summary.trials_section(folders, out))
@@ -161,13 +167,13 @@ def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], l
 def _embed(
     run_dir: Path, display: Display, data_root: Path | None, device_name: str
 ) -> tuple[TestedRun | None, str]:
-    """The test images embedded by the newest checkpoint, or why not."""
+    """Embeds the test images with the newest checkpoint, or returns why it cannot."""
     if not checkpoint.found(run_dir):
         return None, "the run folder holds no checkpoint"
     root = run_folder.read_config(run_dir).data.root
     if data_root is None and root is not None and not root.exists():
-        mend = f"`cdp report {run_dir} --data-root DIR` tells where it is now"
-        return None, f"the data set is not at {root} any more; {mend}"
+        fix = f"`cdp report {run_dir} --data-root DIR` sets its new location"
+        return None, f"the data set is not at {root} any more; {fix}"
     try:
         run = open_run(run_dir, display, data_root, device_name=device_name)
         return embed_test(run, display), ""
@@ -178,7 +184,7 @@ def _embed(
 
 
 def _differ(result: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Are these the figures of other weights or another test? Rounding apart."""
+    """Whether the figures are of other weights or another test, not just rounded differently."""
     names = ("rank1", "mAP")
     return result["protocol"] != found["protocol"] or not np.allclose(
         [result[name] for name in names], [found[name] for name in names], atol=0.5

@@ -1,4 +1,4 @@
-"""Some queries with the gallery images that come first, to be looked at."""
+"""Example queries with their top-ranked gallery images."""
 
 import io
 from dataclasses import dataclass
@@ -15,27 +15,28 @@ from train.metrics import Distance, distances
 
 NUM_SEARCHES = 6
 TOP = 10
-MAX_TRIED = 256  # queries that are ranked to find hits and misses among them
-THUMB_PX = (96, 192)  # width, height: twice what a page shows, for sharp screens
+MAX_TRIED = 256  # queries to rank in search of hits and misses
+THUMB_PX = (96, 192)  # width, height: twice the displayed size, for high-resolution screens
 QUALITY = 80
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """A query, the gallery images that come first, and where its first match stands."""
+    """A query, its top-ranked gallery images, and the rank of its first match."""
 
     query: int  # row of the protocol's index
     hits: Int64[ndarray, " top"]  # rows, nearest first
     right: Bool[ndarray, " top"]
     first_right: int  # rank, from 1, in the whole list
-    num_ranked: int  # gallery images that count for this query
+    num_ranked: int  # gallery images not ignored for this query
 
 
 def some_searches(
     features: Float[Tensor, "n d"], protocol: Protocol, distance: Distance, seed: int
 ) -> list[Search]:
-    """Searches of the first mode's first trial, drawn by `seed`: as many hits as misses if there
-    are, hits first. A hit is a search whose first image is right; ignored pairs are left out.
+    """Returns random searches of the first mode's first trial: hits, then as many misses, if any.
+
+    A hit is a search whose first image is right; ignored pairs are left out.
     """
     trial = protocol.modes[0].trials[0]
     scored = trial.query[protocol.num_matches(trial) > 0]
@@ -61,8 +62,8 @@ def _search(
     found = distances(features[rows[0]], features[rows[1]], distance).cpu().numpy()
     searches = []
     for query, of_query in zip(queries, found, strict=True):
-        counts = codes[gallery] != codes[query]
-        order = gallery[counts][np.argsort(of_query[counts], kind="stable")]
+        valid = codes[gallery] != codes[query]
+        order = gallery[valid][np.argsort(of_query[valid], kind="stable")]
         right = index.pids[order] == index.pids[query]
         first_right = int(right.argmax()) + 1
         searches.append(Search(int(query), order[:TOP], right[:TOP], first_right, len(order)))
@@ -70,7 +71,7 @@ def _search(
 
 
 def thumbnail(image: Image.Image) -> tuple[bytes, int, int]:
-    """A small JPEG of an image, with its width and height in pixels."""
+    """Returns a small JPEG of an image, with its width and height in pixels."""
     small = image.convert("RGB")
     small.thumbnail(THUMB_PX)
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The head of a report: what was run, its figures, its configuration, and how to repeat it."""
+"""A report's header, figures, configuration and commands to repeat it."""
 
 import json
 import os
@@ -19,9 +19,9 @@ TILES = (("rank1", "rank-1"), ("mAP", "mAP"), ("mINP", "mINP"))
 
 
 def header(run_dir: Path, cfg: Config, training: str, notes: Sequence[str]) -> Markup:
-    """The run's name, what it was, and what the reader must know."""
+    """Returns the run's name, its main options and the notes."""
     mining = f"DHSM, α = {cfg.method.dhsm.alpha:g}" if cfg.method.dhsm.enabled else "no DHSM"
-    what = (
+    options = (
         ("data set", f"{cfg.data.kind}, {cfg.data.root}"),
         ("network", f"{cfg.method.model.backbone}, weights {cfg.method.model.weights}"),
         (
@@ -34,20 +34,23 @@ def header(run_dir: Path, cfg: Config, training: str, notes: Sequence[str]) -> M
     return joined(
         [
             element("h1", run_dir.resolve().name),
-            facts(what),
+            facts(options),
             *(element("p", with_code(note), class_="note") for note in notes),
         ]
     )
 
 
-def figures_section(result: dict[str, Any], made_by: str, file: str = "") -> Section:
-    """Every mode's figures, the first mode's main ones large; `file` is that of another test."""
+def figures_section(result: dict[str, Any], source: str, file: str = "") -> Section:
+    """Returns every mode's figures, with the first mode's main ones large.
+
+    `file` names the result file of a test with other options.
+    """
     made_with = "".join(f", {words}" for words in disclosed(result))
     trials = result["num_trials"]
     over = f"; ± is the standard deviation over {trials} trials" if trials > 1 else ""
     lead = (
         f"{result['protocol']}, in percent, by {result['distance']} distance{made_with}{over}. "
-        f"{made_by} Chance is the rank-1 of a random order."
+        f"{source} Chance is the rank-1 of a random order."
     )
     tiles = [
         element(
@@ -78,17 +81,17 @@ def figures_section(result: dict[str, Any], made_by: str, file: str = "") -> Sec
 
 
 def other_tests(run_dir: Path) -> list[Section]:
-    """The figures of each test that was no plain one, which say what they are."""
+    """Returns the figures of each test with other options, with those options."""
     sections = []
     for name, result in run_folder.other_results(run_dir).items():
-        of = f"Of {result['checkpoint']}, as" if "checkpoint" in result else "As"
-        remark = f" {result['remark']}." if "remark" in result else ""
-        sections.append(figures_section(result, f"{of} {name} holds them.{remark}", name))
+        checkpoint = f", {result['checkpoint']}" if "checkpoint" in result else ""
+        remarks = "".join(f" {result[key]}." for key in ("remark", "collapse") if key in result)
+        sections.append(figures_section(result, f"From {name}{checkpoint}.{remarks}", name))
     return sections
 
 
 def trials_section(folders: Sequence[Path], out: Path) -> Section:
-    """The trainings of a run of several, each with its main figures and its own report."""
+    """Returns a table of trials with their main figures and links to their reports."""
     rows = []
     for folder in folders:
         result = run_folder.read_result(folder)
@@ -103,13 +106,13 @@ def trials_section(folders: Sequence[Path], out: Path) -> Section:
     return Section(
         "trials",
         "Trials",
-        "Each trial is a training of its own, with a report of its own.",
-        more=table("Trials", ("trial", *(name for _, name in TILES), "its report"), rows),
+        "Each trial is a separate training with its own report.",
+        more=table("Trials", ("trial", *(name for _, name in TILES), "report"), rows),
     )
 
 
 def configuration(run_dir: Path, hardware: str) -> Section:
-    """Options, versions, and the commands to repeat."""
+    """Returns options, versions, and the commands to repeat the test and the report."""
     written = json.loads((run_dir / run_folder.CONFIG).read_text())
     options = table("Configuration", ("option", "value"), _flat(written))
     now = environment()
@@ -132,12 +135,12 @@ def configuration(run_dir: Path, hardware: str) -> Section:
             element("pre", element("code", f"cdp eval {path}\ncdp report {path}")),
         ]
     )
-    lead = "The commands test the run again, and write this page again."
+    lead = "The commands below repeat the test and write this page again."
     return Section("configuration", "Configuration", lead, more=more)
 
 
 def _figure(result: dict[str, Any], name: str) -> list[str]:
-    """A figure and, if there are trials, its deviation."""
+    """Returns a figure and, with several trials, its deviation."""
     value = f"{result[name]:.1f}"
     if result["num_trials"] == 1:
         return [value]
@@ -145,7 +148,7 @@ def _figure(result: dict[str, Any], name: str) -> list[str]:
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> list[tuple[str, Markup]]:
-    """(name as the command line has it, value) of nested options."""
+    """Returns (command-line name, value) of nested options."""
     rows: list[tuple[str, Markup]] = []
     for name, value in options.items():
         if isinstance(value, dict):

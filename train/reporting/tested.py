@@ -1,4 +1,4 @@
-"""What a run's newest weights make of the test images, as sections of a report."""
+"""The report's sections made from the newest checkpoint's features of the test images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +29,7 @@ SHOWN_RANKS = (1, 5, 10, 20)
 def ranked(
     run: TestedRun, distance: Distance
 ) -> tuple[dict[str, Any], dict[str, Float64[ndarray, " ranks"]]]:
-    """Figures as `result.json` holds them, and each mode's CMC in percent, the mean of trials."""
+    """Returns figures in the form of `result.json`, and each mode's mean CMC in percent."""
     rankings = rank_modes(run.features, run.protocol, distance)
     curves = {
         mode.name: 100 * np.mean([ranking.cmc for ranking in of_mode], axis=0)
@@ -39,7 +39,7 @@ def ranked(
 
 
 def cmc_chart(curves: Mapping[str, Float64[ndarray, " ranks"]]) -> tuple[Chart, Markup]:
-    """CMC curves, and the same numbers as a folded table."""
+    """Returns CMC curves, and the same numbers as a folded table."""
     drawn = [
         Line(
             mode,
@@ -56,7 +56,7 @@ def cmc_chart(curves: Mapping[str, Float64[ndarray, " ranks"]]) -> tuple[Chart, 
     )
     chart = Chart(
         "cmc",
-        "CMC: a right image among the first k",
+        "CMC: right image among the first k",
         lines(drawn, "rank k", "queries, %", x_ticks=(1, 5, 10, 15, 20)),
         alt,
     )
@@ -69,7 +69,7 @@ def cmc_chart(curves: Mapping[str, Float64[ndarray, " ranks"]]) -> tuple[Chart, 
 
 
 def distance_section(run: TestedRun, distance: Distance, seed: int) -> Section:
-    """Histograms of pairs of one person and of two."""
+    """Returns histograms of the distances of same-person and different-people pairs."""
     index = run.protocol.index
     rows = choose_rows(index.pids, seed)
     found = pair_distances(run.features[rows], index.pids[rows], index.modality[rows], distance)
@@ -81,13 +81,13 @@ def distance_section(run: TestedRun, distance: Distance, seed: int) -> Section:
     sample = (
         f"All {len(rows)} test images"
         if len(rows) == len(index)
-        else f"{len(rows)} of {len(index)} test images, of people drawn by seed {seed}"
+        else f"{len(rows)} of {len(index)} test images, of people drawn with seed {seed}"
     )
     lead = (
-        f"{sample}, each pair once. The less the two kinds overlap the better: a random pair of "
+        f"{sample}, each pair once. The less the two kinds overlap, the better: a random pair of "
         f"one person is closer than one of two people in {orders} (50\u00a0% would be chance)."
         if found
-        else "The test images hold no pairs of one person and of two to compare."
+        else "The test images lack pairs of the same person or of different people to compare."
     )
     return Section("distances", "Distances", lead, charts)
 
@@ -107,7 +107,7 @@ def _histogram(name: str, pairs: Pairs, label: str) -> Chart:
 
 
 def plane_section(run: TestedRun, distance: Distance, seed: int) -> Section:
-    """t-SNE of a few people."""
+    """Returns a t-SNE plot of a few people."""
     people = of_some_people(run.protocol.index, seed)
     number = len(np.unique(people.pids))
     if number < 2:
@@ -115,31 +115,32 @@ def plane_section(run: TestedRun, distance: Distance, seed: int) -> Section:
         return Section("plane", "t-SNE", lead)
     points = plane(run.trained.network, people, run.trained.data, distance, seed)
     shares = ", ".join(f"{(points.kinds == k).sum()} {name}" for k, name in enumerate(KINDS))
-    who = ", ".join(map(str, np.unique(points.pids)))
+    pids = ", ".join(map(str, np.unique(points.pids)))
     chart = Chart(
         "plane",
         f"t-SNE of {number} test identities",
         scatter(points.xy, points.pids, points.kinds, KINDS),
-        f"t-SNE scatter plot of {len(points.pids)} images ({shares}) of the people {who}",
+        f"t-SNE scatter plot of {len(points.pids)} images ({shares}) of the people {pids}",
     )
     lead = (
-        f"t-SNE (seed {seed}) of images of {number} people whom the network has never seen, drawn "
-        "by the same seed, as the paper's Fig. 9: a good network puts a person's images together, "
-        "whatever took or made them."
+        f"t-SNE (seed {seed}) of images of {number} randomly drawn people whom the network has "
+        "never seen, like the paper's Fig. 9: a good network puts all images of a person together, "
+        "whether RGB, infrared or generated."
         + (f" The test has no more than {number}." if number < NUM_PEOPLE else "")
     )
     return Section("plane", "t-SNE", lead, (chart,))
 
 
 def search_section(run: TestedRun, distance: Distance, seed: int) -> Section:
-    """Queries with what was found, as pictures."""
+    """Returns example queries with their results as pictures."""
     searches = some_searches(run.features, run.protocol, distance, seed)
     num_hits = sum(search.first_right == 1 for search in searches)
     mode = f"{run.protocol.name} {run.protocol.modes[0].name}"
     lead = (
-        f"Queries of {mode}, first trial, drawn by seed {seed}: {num_hits} whose first image is "
-        f"right and {len(searches) - num_hits} whose first is wrong, whatever their shares are; "
-        "✓ is the query's person, ✗ somebody else. Images that the protocol ignores are left out."
+        f"Queries of {mode}, first trial, drawn with seed {seed}: {num_hits} whose first image is "
+        f"right and {len(searches) - num_hits} whose first is wrong, regardless of how common each "
+        "is; ✓ is the query's person, ✗ somebody else. Images that the protocol ignores are left "
+        "out."
     )
     reader = Reader(run.protocol.index, run.trained.data.range_16bit)
     lists = joined(_search(reader, search) for search in searches)

@@ -1,4 +1,4 @@
-"""A few people's features in the plane, like the paper's Fig. 9: originals and counterparts."""
+"""t-SNE of a few people's originals and counterparts, like the paper's Fig. 9."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,13 +18,14 @@ from pipeline.options import DataOptions
 from train.metrics import Distance
 
 NUM_PEOPLE = 10
-NUM_IMAGES = 8  # of each person and modality, at most
+NUM_IMAGES = 8  # at most, per person and modality
+SAME = 1e-6  # relative to the largest number: rounding
 KINDS = ("RGB", "infrared", "generated from RGB")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """Images in the plane; `kinds` is a place in `KINDS`."""
+    """Images in the plane; `kinds` are indices into `KINDS`."""
 
     xy: Float32[ndarray, "n 2"]
     pids: Int64[ndarray, " n"]
@@ -32,7 +33,7 @@ class Points:
 
 
 def of_some_people(index: Index, seed: int) -> Index:
-    """The images of `NUM_PEOPLE` people who have both modalities, drawn by `seed`."""
+    """Returns the images of `NUM_PEOPLE` random people who have both modalities."""
     infrared = index.modality == Modality.IR
     both = np.intersect1d(index.pids[~infrared], index.pids[infrared])
     people = np.random.default_rng(seed).permutation(both)[:NUM_PEOPLE]
@@ -43,13 +44,11 @@ def of_some_people(index: Index, seed: int) -> Index:
 def plane(
     network: ReidNetwork, people: Index, options: DataOptions, distance: Distance, seed: int
 ) -> Points:
-    """t-SNE of originals and, made by the training graph, of RGB originals' counterparts.
+    """Returns a t-SNE of originals and of the counterparts that the training graph makes of RGB.
 
-    Every spectrum of the run is as likely as any other; for a run without, those of the paper are.
-    `people` must be two at least, with both modalities.
+    Draws all spectra of the run, or of the paper if the run has none, with equal probability.
+    `people` must hold at least two people, with both modalities.
     """
-    from sklearn.manifold import TSNE
-
     pixels, pids, kinds = _images(network, people, options, seed)
     network.eval()
     with torch.inference_mode():
@@ -58,17 +57,27 @@ def plane(
         features = torch.cat([network.embed(*some) for some in zip(*parts, strict=True)])
     if distance == "cosine":
         features = F.normalize(features)
-    perplexity = min(30.0, (len(pids) - 1) / 3)
-    xy = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(
-        features.cpu().numpy()
-    )
-    return Points(xy, pids, kinds)
+    return Points(in_plane(features.cpu().numpy(), seed), pids, kinds)
+
+
+def in_plane(features: Float32[ndarray, "n d"], seed: int) -> Float32[ndarray, "n 2"]:
+    """t-SNE; collapsed features all stay at one place, since scikit-learn would crash on them."""
+    from sklearn.manifold import TSNE
+
+    features = features / max(np.abs(features).max(), np.finfo(np.float32).tiny)
+    if np.ptp(features, axis=0).max() < SAME:
+        return np.zeros((len(features), 2), np.float32)
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    made: Float32[ndarray, "n 2"] = TSNE(
+        init="pca", perplexity=perplexity, random_state=seed
+    ).fit_transform(features)
+    return made
 
 
 def _images(
     network: ReidNetwork, people: Index, options: DataOptions, seed: int
 ) -> tuple[UInt8[Tensor, "n 3 h w"], Int64[ndarray, " n"], Int64[ndarray, " n"]]:
-    """Pixels, pids and kinds of one batch of everybody, each original once."""
+    """Returns pixels, pids and kinds of one batch with all people, each original once."""
     device = next(network.parameters()).device
     options = dataclasses.replace(
         options,
@@ -84,11 +93,11 @@ def _images(
     batches = loader.epoch(0, spectrum.uniform(options.spectra))
     batch = next(batches)
     batches.close()  # type: ignore[attr-defined]
-    _, first = np.unique(batch.rows, return_index=True)  # who has few images has some twice
+    _, first = np.unique(batch.rows, return_index=True)  # images may occur twice
     rgb = first[people.modality[batch.rows[first]] == Modality.RGB]
     infrared = np.setdiff1d(first, rgb)
-    parts = ((rgb, 0), (infrared, 0), (rgb, 1))  # (places in the batch, original or counterpart)
-    pixels = torch.cat([batch.images[torch.from_numpy(at), side] for at, side in parts])
-    places = np.concatenate([at for at, _ in parts])
-    kinds = np.repeat(np.arange(len(parts)), [len(at) for at, _ in parts])
-    return pixels.permute(0, 3, 1, 2), people.pids[batch.rows[places]], kinds
+    parts = ((rgb, 0), (infrared, 0), (rgb, 1))  # (batch rows, original or counterpart)
+    pixels = torch.cat([batch.images[torch.from_numpy(rows), view] for rows, view in parts])
+    all_rows = np.concatenate([rows for rows, _ in parts])
+    kinds = np.repeat(np.arange(len(parts)), [len(rows) for rows, _ in parts])
+    return pixels.permute(0, 3, 1, 2), people.pids[batch.rows[all_rows]], kinds

@@ -1,4 +1,4 @@
-"""Faults, and changes that are none, planted in small whole data sets."""
+"""Faults, and harmless changes, to be planted in small intact data sets."""
 
 import shutil
 from collections.abc import Callable
@@ -14,12 +14,12 @@ def edit(file: Path, change: Callable[[bytes], bytes]) -> None:
     file.write_bytes(change(file.read_bytes()))
 
 
-def again(content: bytes) -> bytes:
-    """A list of identities with the first one twice."""
+def repeat_first_id(content: bytes) -> bytes:
+    """Repeats the first identity of a list."""
     return content.strip() + b"," + content.split(b",")[0]
 
 
-def first_line_again(content: bytes) -> bytes:
+def repeat_first_line(content: bytes) -> bytes:
     return content + content.splitlines()[0] + b"\n"
 
 
@@ -29,7 +29,7 @@ def row(line: bytes) -> Callable[[Path], None]:
 
 
 def some_folder(tree: Path, cameras: str = "1245") -> Path:
-    """A folder of two images or more of a test identity."""
+    """Returns a folder of a test identity with at least two images."""
     pids = (tree / "exp/test_id.txt").read_text().split(",")
     folders = [tree / f"cam{camera}" / f"{int(pid):04d}" for pid in pids for camera in cameras]
     return next(f for f in folders if f.is_dir() and len(list(f.iterdir())) > 1)
@@ -40,7 +40,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def listed(tree: Path, name: str) -> Path:
-    """The first image of a list."""
+    """Returns the first image of a list."""
     return tree / (tree / "idx" / name).read_text().split()[0]
 
 
@@ -56,7 +56,7 @@ def swap(one: Path, other: Path) -> None:
 
 
 def add_identity_0(tree: Path) -> None:
-    """The last identity's images under the number 0, which is no row of rand_perm_cam.mat."""
+    """Copies the last identity's images to the number 0, which rand_perm_cam.mat does not have."""
     last = max(map(int, (tree / "exp/available_id.txt").read_text().split(",")))
     for folder in tree.glob(f"cam*/{last:04d}"):
         shutil.copytree(folder, folder.parent / "0000")
@@ -73,7 +73,7 @@ V73 = V73.ljust(512, b"\0") + b"\x89HDF\r\n\x1a\n" + bytes(600)
 PERMUTATIONS = "exp/rand_perm_cam.mat"
 
 FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    # name: (kind, how to plant it, what the one line says)
+    # name: (kind, how to plant it, part of the message)
     "a test image is missing": (
         "sysu",
         lambda t: files(some_folder(t))[0].unlink(),
@@ -107,7 +107,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "an identity twice": (
         "sysu",
-        lambda t: edit(t / "exp/test_id.txt", again),
+        lambda t: edit(t / "exp/test_id.txt", repeat_first_id),
         "is listed twice; remove one",
     ),
     "an identity in no list": (
@@ -127,7 +127,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "identity 2^63": (
         "sysu",
         lambda t: edit(t / "exp/test_id.txt", lambda c: c.strip() + b",%d" % 2**63),
-        "test_id.txt: '9223372036854775808' is no identity",
+        "test_id.txt: '9223372036854775808' is not an identity",
     ),
     "ids in UTF-16": (
         "sysu",
@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "permutations empty": (
         "sysu",
         lambda t: (t / PERMUTATIONS).write_bytes(b""),
-        f"{PERMUTATIONS}: not SYSU-MM01's permutations (no MATLAB file); copy it again",
+        f"{PERMUTATIONS}: not SYSU-MM01's permutations (not a MATLAB file); copy it again",
     ),
     "permutations cut": (
         "sysu",
@@ -176,8 +176,8 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "a line twice": (
         "regdb",
-        lambda t: edit(t / "idx/test_visible_1.txt", first_line_again),
-        "idx/test_visible_1.txt, line 9: names Visible/",
+        lambda t: edit(t / "idx/test_visible_1.txt", repeat_first_line),
+        "idx/test_visible_1.txt, line 9: repeats Visible/",
     ),
     "a line missing": (
         "regdb",
@@ -200,7 +200,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "lists exchanged": (
         "regdb",
         lambda t: swap(t / "idx/test_visible_1.txt", t / "idx/test_thermal_1.txt"),
-        "is no visible image; restore the list",
+        "is not a visible image; restore the list",
     ),
     "a listed image missing": (
         "regdb",
@@ -209,13 +209,13 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "an LLCM identity twice": (
         "llcm",
-        lambda t: edit(t / "idx/test_id.txt", again),
+        lambda t: edit(t / "idx/test_id.txt", repeat_first_id),
         "idx/test_id.txt, identity 5: is listed twice",
     ),
     "an LLCM line twice": (
         "llcm",
-        lambda t: edit(t / "idx/train_vis.txt", first_line_again),
-        "again, as line 1 does",
+        lambda t: edit(t / "idx/train_vis.txt", repeat_first_line),
+        " of line 1; remove one of them",
     ),
     "an LLCM image in both lists": (
         "llcm",
@@ -253,7 +253,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a row twice": (
         "table",
         lambda t: edit(t / "people.csv", lambda c: c + b"./" + c.splitlines()[1] + b"\n"),
-        "people.csv, line 86: names 0-1-0.jpg again, as line 2 does; remove one",
+        "people.csv, line 86: repeats 0-1-0.jpg of line 2; remove one",
     ),
     "CSV in GBK": (
         "table",
@@ -284,7 +284,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a field too many": (
         "table",
         row(b"Smith, J.jpg,1,1,rgb,train,"),
-        "line 86: has 7 fields, and the first line names 6 columns; put quotes",
+        "line 86: has 7 fields, but the first line names 6 columns; put quotes",
     ),
     "a test row without a role": (
         "table",
@@ -316,13 +316,13 @@ def with_absolute_paths(file: str) -> Callable[[Path], None]:
 
 
 def link(tree: Path, folder: Path) -> None:
-    """Moves a folder away, and leaves a link to it."""
+    """Moves a folder and leaves a link to it."""
     folder.rename(tree / "elsewhere")
     folder.symlink_to(tree / "elsewhere")
     (tree / "elsewhere" / "loop").symlink_to(folder)
 
 
-SAME: dict[str, tuple[str, Callable[[Path], object]]] = {
+HARMLESS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "ids with a byte order mark": ("sysu", with_mark("exp/test_id.txt")),
     "ids on lines of their own": (
         "sysu",

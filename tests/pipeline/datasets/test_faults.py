@@ -1,4 +1,4 @@
-"""Planted faults at the front door: `data check` and `train` refuse each alike, in one line."""
+"""Planted faults on the command line: `data check` and `train` refuse each in one line."""
 
 import csv
 import shutil
@@ -15,8 +15,8 @@ from tests import trees
 from tests.front_door import SMALL, call, refused
 from tests.pipeline.datasets.planted import (
     FAULTS,
+    HARMLESS,
     NO_TEST,
-    SAME,
     data_root,
     files,
     link,
@@ -39,12 +39,12 @@ def whole(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def tree(whole, tmp_path) -> Callable[[str], Path]:
-    """A copy of a whole data set, to be changed."""
+    """Copies an intact data set, to be changed."""
     return lambda kind: Path(shutil.copytree(whole[kind], tmp_path / "DIR"))
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_check_and_train_refuse_it_alike(name, tree, tmp_path, capsys):
+def test_check_and_train_refuse_each_fault(name, tree, tmp_path, capsys):
     kind, plant, message = FAULTS[name]
     root = tree(kind)
     plant(root)
@@ -53,11 +53,11 @@ def test_check_and_train_refuse_it_alike(name, tree, tmp_path, capsys):
     assert message in refused(capsys, "train", preset, *args, "--data.kind", kind)
     assert not (tmp_path / "run").exists()
     line = refused(capsys, "data", "check", data_root(root), "--kind", kind)
-    assert "mend them and check again" in line or message in line
+    assert "fix them and check again" in line or message in line
 
 
 def what_is_read(root: Path, kind: str) -> list[object]:
-    """All that training and test take from a data set, images by their path below it."""
+    """Returns all that training and test read from a data set, images by relative path."""
 
     def images(index, rows) -> list[tuple]:
         names = [str(index.path(r).resolve().relative_to(root.resolve())) for r in rows]
@@ -75,9 +75,9 @@ def what_is_read(root: Path, kind: str) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("name", SAME)
-def test_what_only_looks_different_is_read_alike(name, tree, whole, capsys):
-    kind, change = SAME[name]
+@pytest.mark.parametrize("name", HARMLESS)
+def test_harmless_changes_are_read_alike(name, tree, whole, capsys):
+    kind, change = HARMLESS[name]
     root = tree(kind)
     change(root)
     assert what_is_read(root, kind) == what_is_read(whole[kind], kind)
@@ -105,7 +105,7 @@ def test_png_images_of_sysu_are_images(tree):
     assert kinds.survey(root, "sysu").faults == []
 
 
-def test_regdb_with_one_trial_is_told_once(tree, capsys):
+def test_regdb_with_one_trial_is_noted_once(tree, capsys):
     root = tree("regdb")
     for file in (root / "idx").iterdir():
         if not file.stem.endswith("_1"):
@@ -113,11 +113,11 @@ def test_regdb_with_one_trial_is_told_once(tree, capsys):
     assert call("data", "check", root) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
     assert lines == [
-        "note      idx: has no lists of trial 2, 3, 4, 5, 6, 7, 8, 9, 10: these cannot be trained"
+        "note      idx: has no lists for trial 2, 3, 4, 5, 6, 7, 8, 9, 10: these cannot be trained"
     ]
 
 
-def test_all_trials_are_looked_at_before_the_first_is_trained(tree, tmp_path, capsys):
+def test_all_trials_are_checked_before_training_starts(tree, tmp_path, capsys):
     root = tree("regdb")
     (root / "idx/test_visible_9.txt").unlink()
     args = ("--data.root", root, "--trial", "all", "--run-dir", tmp_path / "run", *SMALL)
@@ -167,7 +167,7 @@ def test_a_table_may_name_its_rule(tree):
     write(["llcm" if r["split"] == "test" else "" for r in rows])
     assert kinds.read_protocol(DataOptions(), root / "people.csv").rule.cmc_unique_pids
     write(["llcm"] * (len(rows) - 1) + ["market"])
-    assert f"line {len(rows) + 1}: has another rule than the test row of line" in refusal()
+    assert f"line {len(rows) + 1}: has a different rule than line" in refusal()
     write(["llcm"] * (len(rows) - 1) + [""])
     assert "a test row without a rule" in refusal()
     write(["cuhk"] * len(rows))
@@ -179,11 +179,11 @@ def test_a_table_may_name_its_rule(tree):
         assert f"camid is 0; the cameras of rule {rule} are 1 to {last}" in refusal()
 
 
-def test_a_renamed_image_is_warned_of(tree):
+def test_a_renamed_image_causes_a_warning(tree):
     root = tree("sysu")
     folder = some_folder(root)
     files(folder)[0].rename(folder / "0099.jpg")
-    told: list[str] = []
-    kinds.read_protocol(DataOptions(), root, told.append)
-    (line,) = told
+    warnings: list[str] = []
+    kinds.read_protocol(DataOptions(), root, warnings.append)
+    (line,) = warnings
     assert line.startswith(f"{folder}: its images are not numbered without gaps (1 such folders)")

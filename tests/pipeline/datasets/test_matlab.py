@@ -45,7 +45,7 @@ def test_it_reads_what_scipy_writes(compressed):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_it_reads_what_matlab_writes(order):
-    """Whole doubles are stored as bytes; a cell that nothing was put into has no content."""
+    """MATLAB stores integral doubles as bytes, and an empty cell without content."""
 
     def element(kind: int, content: bytes) -> bytes:
         return struct.pack(f"{order}II", kind, len(content)) + content + bytes(-len(content) % 8)
@@ -94,10 +94,10 @@ def test_a_damaged_compressed_file_is_refused_or_read_right(seed):
         assert same(found, good)
 
 
-def test_a_damaged_uncompressed_file_ends_in_an_error_or_in_numbers():
+def test_a_damaged_uncompressed_file_gives_an_error_or_numbers():
     whole, rng = written(compressed=False), random.Random(0)
     for _ in range(300):
         damaged = bytearray(whole)
         damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
-        with suppress(ValueError):  # SciPy's reader ended the process
+        with suppress(ValueError):  # SciPy's reader crashed the process
             read_mat(bytes(damaged), "some")

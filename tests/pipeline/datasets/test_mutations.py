@@ -1,7 +1,7 @@
-"""Random changes to whole data sets: what is read stays the same, or one line names the change.
+"""Random changes to intact data sets: what is read stays the same, or one line names the change.
 
-What no data set can tell of is left out: a row of a CSV that is gone or of another person, and of
-LLCM a test image that is gone or new, as nothing says how many there were.
+Changes that no reader can notice are left out: a CSV row that is missing or has another person, and
+an LLCM test image that is missing or new, as nothing says how many there were.
 """
 
 import os
@@ -25,14 +25,14 @@ LISTS = {
     "llcm": ["idx/train_vis.txt", "idx/train_nir.txt", "idx/test_id.txt"],
     "table": ["people.csv"],
 }
-LISTED = {  # images of which the data set tells that they are there
+LISTED = {  # images that the data set's lists mention
     "sysu": "cam*/*/*.jpg",
     "regdb": "*/*/*.bmp",
     "llcm": "[vn]i[sr]/*/*.jpg",
     "table": "pictures/*",
 }
 FOLDERS = {"sysu": "cam*/*", "regdb": "[VT]*/*", "llcm": "test_*/cam*", "table": "pictures"}
-Change = Callable[[Path, str, random.Random], str]  # makes it, and returns what must be named
+Change = Callable[[Path, str, random.Random], str]  # makes it and returns what must be named
 
 
 def some(root: Path, pattern: str, rng: random.Random) -> Path:
@@ -100,10 +100,10 @@ def rename_folder(root: Path, kind: str, rng: random.Random) -> str:
 
 
 def rename_list(root: Path, kind: str, rng: random.Random) -> str:
-    """Two lists change names; RegDB's and LLCM's tell their modality, SYSU-MM01's their folders."""
+    """Swaps two lists: in RegDB and LLCM the modality gives it away, in SYSU-MM01 the folders."""
     files = rng.sample(LISTS[kind][: 2 if kind == "llcm" else None], min(2, len(LISTS[kind])))
     if kind == "table" or (kind == "sysu" and "test" not in "".join(files)):
-        return ""  # training and validation change places, and both are trained on
+        return ""  # training and validation are swapped, and both are trained on
     contents = [(root / file).read_bytes() for file in files]
     for file, content in zip(reversed(files), contents, strict=True):
         (root / file).write_bytes(content)
@@ -126,26 +126,26 @@ def end_lines(root: Path, kind: str, rng: random.Random) -> str:
 def add_a_stray_character(root: Path, kind: str, rng: random.Random) -> str:
     file = some_list(root, kind, rng)
     content = file.read_bytes()
-    at = rng.choice([0, len(content) - 1])
+    position = rng.choice([0, len(content) - 1])
     stray = rng.choice([b"\0", b"\xff", b"x", b'"', b"-"])
-    file.write_bytes(content[:at] + stray + content[at:])
+    file.write_bytes(content[:position] + stray + content[position:])
     return file.name
 
 
 def renumber(root: Path, kind: str, rng: random.Random) -> str:
-    """An identity of a list, or of a path in it, becomes one that is nowhere."""
+    """Changes an identity in a list, or in a path in it, to one that does not exist."""
     file = some_list(root, kind, rng)
     if kind == "table":
-        return ""  # a table is what it says
+        return ""  # nothing contradicts a table
     if file.name.endswith("id.txt"):
         ids = file.read_text().strip().split(",")
         ids[rng.randrange(len(ids))] = rng.choice(["4711", "0", str(2**63), "9" * 5000])
         file.write_text(",".join(ids))
         return "_id.txt, identity " if "4711" in ids or "0" in ids else file.name
     lines = file.read_text().splitlines()
-    at = rng.randrange(len(lines))
-    folder, _, rest = lines[at].partition("/")
-    lines[at] = f"{folder}/4711/{rest.partition('/')[2]}"
+    number = rng.randrange(len(lines))
+    folder, _, rest = lines[number].partition("/")
+    lines[number] = f"{folder}/4711/{rest.partition('/')[2]}"
     file.write_text("\n".join(lines))
     return "/4711/"
 
@@ -165,7 +165,7 @@ CHANGES: list[Change] = [
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, Path]:
-    """Whole data sets of empty files: nothing here looks into one."""
+    """Intact data sets of empty files, which these tests never open."""
     folder = tmp_path_factory.mktemp("whole")
     options = SyntheticOptions(num_train=4, num_val=1, num_test=3, images_per_camera=2)
     make(folder / "sysu", options, workers=1)
@@ -179,18 +179,18 @@ def whole(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def good(whole) -> dict[str, list[object]]:
-    """What is read of the whole data sets."""
+    """What is read from the intact data sets."""
     return {kind: read(root, kind) for kind, root in whole.items()}
 
 
 def copy(source: str, target: str) -> None:
-    """Images are linked, as no change writes to one; lists are copied."""
+    """Links images, as no change writes to one; copies lists."""
     same = source.endswith((".jpg", ".png", ".bmp"))
     (os.link if same else shutil.copyfile)(source, target)
 
 
 def read(root: Path, kind: str) -> list[object]:
-    """All that a training and its test take from the data set."""
+    """Returns all that training and test read from the data set."""
     data = root / "people.csv" if kind == "table" else root
     options = DataOptions(kind=kind)
     index, protocol = kinds.read_training(options, data), kinds.read_protocol(options, data)
@@ -200,7 +200,7 @@ def read(root: Path, kind: str) -> list[object]:
 
 
 def faults(root: Path, kind: str) -> list[str]:
-    """What `data check` says of the data set before it looks at images."""
+    """Returns what `data check` says about the data set before it opens images."""
     data = root / "people.csv" if kind == "table" else root
     try:
         kinds.kind_of(data, kind)

@@ -1,4 +1,4 @@
-"""RegDB, LLCM and CSV tables: what is read from fake trees of their layout, and refused."""
+"""RegDB, LLCM and CSV tables: what is read and what is refused, on fake trees of their layout."""
 
 import os
 import random
@@ -73,7 +73,7 @@ def test_regdb_searches_both_directions_over_one_trials_lists(roots):
             lambda file: file.write_text("Visible/1/a.bmp 0\nVisible/1/b.bmp\n"),
             "train_visible_2.txt, line 2: 'Visible/1/b.bmp' is not of the form",
         ),
-        (lambda file: file.write_text("a.bmp 0\n"), "'a.bmp' lies in no numbered folder"),
+        (lambda file: file.write_text("a.bmp 0\n"), "'a.bmp' has no numbered folder"),
     ],
 )
 def test_regdb_lists_that_are_damaged_are_named(roots, tmp_path, damage, message):
@@ -111,7 +111,7 @@ def test_llcm_queries_are_all_images_of_the_other_modality(roots):
     infrared, visible, published = (mode.trials[0] for mode in protocol.modes)
     assert infrared.query.tolist() == np.flatnonzero(modality == Modality.IR).tolist()
     assert visible.query.tolist() == np.flatnonzero(modality == Modality.RGB).tolist()
-    # The published code turns the second ranking round.
+    # The published code reverses the second ranking.
     assert published.query.tolist() == visible.gallery.tolist()
     assert published.gallery.tolist() == visible.query.tolist()
     assert set(protocol.index.camids.tolist()) <= set(range(1, 10))
@@ -127,7 +127,7 @@ def test_llcm_training_reads_labels_and_cameras(roots):
         assert ("nir" in name) == bool(index.modality[row])
 
 
-def test_llcm_without_anyone_to_find_is_refused(roots, tmp_path):
+def test_llcm_without_matches_is_refused(roots, tmp_path):
     import shutil
 
     root = copy(roots["llcm"], tmp_path)
@@ -209,7 +209,7 @@ def test_a_missing_column_is_named(tmp_path):
         read_training(DataOptions(split="train"), file)
 
 
-def test_a_table_in_which_nobody_can_be_found_is_refused(tmp_path):
+def test_a_table_without_matches_is_refused(tmp_path):
     file = tmp_path / "people.csv"
     one_camera = ["path,pid,camid,modality,split", "a.jpg,7,1,rgb,test", "b.jpg,7,1,ir,test"]
     for name in ("a.jpg", "b.jpg"):
@@ -219,17 +219,17 @@ def test_a_table_in_which_nobody_can_be_found_is_refused(tmp_path):
         read_protocol(DataOptions(), file)
 
 
-# --- telling them apart ---
+# --- detecting the kind ---
 
 
-def test_every_kind_is_told_by_its_layout(roots, people):
+def test_every_kind_is_detected_by_its_layout(roots, people):
     for name, root in {**roots, "sysu": people}.items():
         assert kind_of(root) == name
         assert set(KINDS) >= {name}
 
 
 def test_an_unknown_folder_is_refused_with_the_layouts(tmp_path):
-    with pytest.raises(InputError, match=r"holds no data set that is known .*cam1…cam6.*Visible"):
+    with pytest.raises(InputError, match=r"holds no known data set .*cam1…cam6.*Visible"):
         kind_of(tmp_path)
     with pytest.raises(InputError, match=r"nowhere: no such folder; `cdp data make"):
         kind_of(tmp_path / "nowhere", "sysu")

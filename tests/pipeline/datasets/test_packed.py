@@ -1,4 +1,4 @@
-"""Packs: what their data set's reader gives, the same bytes, every damage named at the start."""
+"""Packs: the rows and bytes of their data set; any damage is named at the start."""
 
 import json
 import re
@@ -122,11 +122,11 @@ def test_the_same_data_set_gives_the_same_pack(packs, loose, tmp_path):
         (".hidden.png", "%2Ehidden.png"),
     ],
 )
-def test_a_name_is_the_path_but_for_dots_that_others_would_misread(path, name):
+def test_a_name_is_the_path_except_for_ambiguous_dots(path, name):
     assert member_name(path) == name
 
 
-def test_odd_paths_come_back(tmp_path):
+def test_odd_paths_survive(tmp_path):
     file = trees.table(tmp_path / "any", num_train=3, num_test=3, roles=False)
     odd = {
         "pictures/0-1-0.jpg": "../elsewhere/a.1.jpg",
@@ -150,7 +150,7 @@ DAMAGES = {
     "no shard": (lambda r: (r / "shard-000000.tar").unlink(), "shard-000000.tar: missing; copy"),
     "cut shard": (
         lambda r: (r / "shard-000000.tar").open("r+b").truncate(5000),
-        "shard-000000.tar: has 5000 bytes, and pack.json says ",
+        "shard-000000.tar: has 5000 bytes, but pack.json says ",
     ),
     "cut index": (
         lambda r: (r / "index/train+val-01/offset.npy").open("r+b").truncate(130),
@@ -162,13 +162,16 @@ DAMAGES = {
     ),
     "no object": (
         lambda r: (r / ABOUT).write_text("[]"),
-        "pack.json: is no index of a packed data",
+        "pack.json: is not the index of a packed data",
     ),
     "half an index": (
         lambda r: (r / ABOUT).write_text(json.dumps({"format": FORMAT, "kind": "regdb"})),
         "pack.json: lacks 'splits'; copy the pack again",
     ),
-    "no JSON": (lambda r: (r / ABOUT).write_text("{"), "pack.json: is no index of a packed data"),
+    "no JSON": (
+        lambda r: (r / ABOUT).write_text("{"),
+        "pack.json: is not the index of a packed data",
+    ),
 }
 
 
@@ -191,7 +194,7 @@ def test_a_trial_that_could_not_be_packed_says_why(loose, tmp_path):
         read_training(DataOptions(trial=7), tmp_path / "pack")
 
 
-def test_galleries_drawn_from_a_seed_must_be_asked_for_and_say_so(people, tmp_path):
+def test_stand_in_galleries_must_be_requested_and_are_marked(people, tmp_path):
     root = Path(shutil.copytree(people, tmp_path / "people"))
     (root / "exp" / "rand_perm_cam.mat").unlink()
     with pytest.raises(InputError, match=r"pass --data.stand-in-galleries"):
@@ -205,14 +208,14 @@ def test_what_cannot_be_packed_is_refused(packs, loose, tmp_path):
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(InputError, match=r"--out .*full: exists; name another folder"):
         pack(loose["regdb"], tmp_path / "full")
-    with pytest.raises(InputError, match="is packed already"):
+    with pytest.raises(InputError, match="is already packed"):
         pack(packs["regdb"], tmp_path / "new")
     with pytest.raises(InputError, match="--shard-mib 0: must be at least 1"):
         pack(loose["regdb"], tmp_path / "new", shard_mib=0)
     with pytest.raises(InputError, match=r"--data.kind sysu: .* is packed regdb"):
         kind_of(packs["regdb"], "sysu")
     assert kind_of(packs["regdb"], "regdb") == "packed"  # as the preset says
-    with pytest.raises(InputError, match="--trial 2: sysu has one training"):
+    with pytest.raises(InputError, match="--trial 2: sysu has only one trial"):
         read_training(DataOptions(trial=2), packs["sysu"])
     with pytest.raises(InputError, match="one trial is read at a time"):
         read_training(DataOptions(trial="all"), packs["regdb"])
@@ -235,20 +238,20 @@ def test_a_full_disk_leaves_nothing(loose, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_half_written_pack_is_none(loose, packs, tmp_path):
+def test_a_half_written_pack_is_not_a_pack(loose, packs, tmp_path):
     def interrupt(done: int, of: int) -> None:
-        # What lies there now is what a kill would leave.
+        # The folder is now what a kill would leave behind.
         shutil.copytree(next(tmp_path.glob(".new.*")), tmp_path / "left")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         pack(loose["sysu"], tmp_path / "new", on_progress=interrupt)
     assert [p.name for p in tmp_path.iterdir()] == ["left"]
-    with pytest.raises(InputError, match="holds no data set that is known"):
+    with pytest.raises(InputError, match="holds no known data set"):
         kind_of(tmp_path / "left")
 
 
-def test_more_shards_than_files_that_may_be_open(packs):
+def test_more_shards_than_the_open_file_limit(packs):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = [*packs["sysu"].glob("shard-*.tar")] * 40
     try:

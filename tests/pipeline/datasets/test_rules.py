@@ -1,4 +1,4 @@
-"""The scoring rules: which gallery images a query loses."""
+"""The scoring rules: which gallery images a query ignores."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from pipeline.datasets.rules import RULES
 
 
 def loses(name: str, query: tuple[int, int], gallery: tuple[int, int]) -> bool:
-    """Whether the query of (pid, camid) loses that gallery image."""
+    """Does the query of (pid, camid) ignore that gallery image?"""
     pids, camids = np.array([query, gallery], np.int64).T
     first, second = RULES[name].exclusion(pids, camids)
     return bool(first == second)
@@ -29,7 +29,7 @@ def loses(name: str, query: tuple[int, int], gallery: tuple[int, int]) -> bool:
         ("plain", (7, 1), (7, 1), False),
     ],
 )
-def test_what_a_query_loses(name, query, gallery, lost):
+def test_what_a_query_ignores(name, query, gallery, lost):
     assert loses(name, query, gallery) == lost
 
 

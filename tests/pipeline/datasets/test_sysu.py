@@ -40,7 +40,7 @@ def write_tree(root: Path) -> Path:
             if n:
                 folder.mkdir(parents=True)
             for image in range(1, n + 1):
-                # Numbers with gaps: the protocol speaks of the n-th sorted file, not of its number.
+                # Numbers with gaps: the protocol refers to the n-th sorted file, not to its number.
                 (folder / f"{3 * image:04d}.jpg").touch()
         # As in the official file, where cameras 1, 2 and 6 stop early.
         cells[camera - 1, 0] = of_camera[:8] if camera in (1, 6) else of_camera
@@ -123,8 +123,8 @@ def break_tree(tree: Path, fault: str) -> None:
     ("fault", "message"),
     [
         ("no list", r"train_id.txt: missing; --data.root must be the data set's folder"),
-        ("empty list", r"train_id.txt: lists no identity; expected integers as 1,2"),
-        ("no number", r"train_id.txt: 'two' is no identity"),
+        ("empty list", r"train_id.txt: lists no identity; expected integers such as 1,2"),
+        ("no number", r"train_id.txt: 'two' is not an identity"),
         ("no images", r"exp/train_id.txt, identity 6: has no image in any camera folder"),
     ],
 )
@@ -145,7 +145,7 @@ def test_missing_permutations_say_where_to_get_them(tree):
         read_protocol(tree)
 
 
-def test_a_file_that_is_no_mat_file_is_refused(tree):
+def test_a_file_that_is_not_a_mat_file_is_refused(tree):
     (tree / "exp" / "rand_perm_cam.mat").write_bytes(b"not a matlab file" * 20)
     with pytest.raises(InputError, match="not SYSU-MM01's permutations"):
         read_protocol(tree)
@@ -168,7 +168,7 @@ def test_indoor_galleries_are_those_of_cameras_1_and_2(tree):
     assert camids["indoor single-shot"] == camids["indoor multi-shot"] == [1, 2]
 
 
-def test_stand_in_galleries_must_be_asked_for_and_say_so(tree):
+def test_stand_in_galleries_must_be_requested_and_are_marked(tree):
     official = read_protocol(tree, stand_in=True)
     assert official.remark == ""  # the file is there
     (tree / "exp" / "rand_perm_cam.mat").unlink()
@@ -190,8 +190,8 @@ def test_stand_in_galleries_must_be_asked_for_and_say_so(tree):
         ("11", r"exp/test_id.txt, identity 11: has no image in any camera folder"),
     ],
 )
-def test_a_test_set_in_which_nobody_can_be_found_is_refused(tree, pids, message):
-    # 10 has an RGB image only where its infrared camera stands.
+def test_a_test_set_without_matches_is_refused(tree, pids, message):
+    # 10's only RGB image is from the place of its infrared camera.
     (tree / "exp" / "test_id.txt").write_text(pids)
     with pytest.raises(InputError, match=message):
         read_protocol(tree)

@@ -1,4 +1,4 @@
-"""`walk`: every file once for each path that leads to it, whatever links there are."""
+"""`walk`: every file once for each path that leads to it, whatever the links."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_links_to_folders_and_files_are_followed(tmp_path):
     assert walked.left_out == {}
 
 
-def test_loops_hidden_names_and_what_is_no_file_are_left_out_by_name(tmp_path):
+def test_loops_hidden_names_and_non_files_are_left_out_by_name(tmp_path):
     touch(tmp_path / "a" / "1.jpg", tmp_path / "a" / "._1.jpg", tmp_path / ".cache" / "2.jpg")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "a" / "self").symlink_to(tmp_path / "a")

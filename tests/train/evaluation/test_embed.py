@@ -1,4 +1,4 @@
-"""`cdp embed`: the files that score reads give eval's figures; images are who they are."""
+"""`cdp embed`: scoring its files gives eval's figures; images get the right labels."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def run(people, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def embedded(run, tmp_path_factory) -> Path:
-    """The run's own test; tests must not change it."""
+    """The run's own test, embedded; tests must not change it."""
     folder = tmp_path_factory.mktemp("embedded") / "test"
     assert call("embed", run, "--out", folder, "--device", "cpu") == 0
     return folder
@@ -42,7 +42,7 @@ def embedded(run, tmp_path_factory) -> Path:
 def same_figures(
     run: Path, folder: Path, capsys, tmp_path: Path, embed=(), re_rank=(), result="result.json"
 ) -> int:
-    """Follows the printed lines; each mode's figures must be eval's. Returns the modes."""
+    """Runs the printed commands; each mode's figures must equal eval's. Returns the modes."""
     assert call("eval", run, "--device", "cpu", *embed, *re_rank) == 0
     modes = json.loads((run / result).read_text())["modes"]
     capsys.readouterr()
@@ -65,7 +65,7 @@ def test_score_gives_evals_figures_in_every_mode(run, tmp_path, capsys):
     assert names == [*(f"gallery-{t:02d}.npz" for t in range(1, 11)), "query.npz"]
 
 
-def test_it_does_with_a_flip_test_and_re_ranking(people, tmp_path, capsys):
+def test_score_gives_evals_figures_with_flip_test_and_re_ranking(people, tmp_path, capsys):
     run = tmp_path / "run"
     make_run(run, people, "sysu")
     options = {
@@ -82,7 +82,7 @@ def test_it_does_with_a_flip_test_and_re_ranking(people, tmp_path, capsys):
     assert about["flip_test"] is True
 
 
-def test_it_does_for_regdb_and_a_table(tmp_path, capsys):
+def test_score_gives_evals_figures_for_regdb_and_a_table(tmp_path, capsys):
     for root, name in ((trees.regdb, "regdb trial 1"), (trees.table, "people")):
         place = root(tmp_path / root.__name__)
         run = tmp_path / f"{root.__name__}-run"
@@ -142,9 +142,9 @@ def test_images_are_looked_up_in_the_data_set(run, embedded, people, tmp_path, c
     capsys.readouterr()
     assert call("embed", run, "--out", out, *args) == 0
     printed = capsys.readouterr().out
-    assert "1 of 5 images are not of the run's data set: pid and camid -1; a CSV" in printed
+    assert "1 of 5 images are not in the run's data set and get pid and camid -1" in printed
     notes = tmp_path / "strangers" / "notes.txt"
-    assert f"left out in the folders: 1 no image file, as {notes}" in printed
+    assert f"left out in the folders: 1 no image file, such as {notes}" in printed
     found = np.load(out)
     assert found["paths"].tolist() == [*map(str, given), str(train.path(3)), str(stranger)]
     assert found["pids"].tolist() == [*query["pids"][rows], train.pids[3], -1]
@@ -153,12 +153,12 @@ def test_images_are_looked_up_in_the_data_set(run, embedded, people, tmp_path, c
     assert [found[name].dtype for name in ("features", "pids", "camids")] == ["f4", "i8", "i8"]
     np.testing.assert_allclose(found["features"][:3], query["features"][rows], rtol=1e-4, atol=1e-5)
     score_args = ("--query", out, "--gallery", out, "--protocol", "plain")
-    assert "pids, row 4: is -1, of nobody known (1 such rows)" in refused(
+    assert "pids, row 4: is -1, an unknown person (1 such rows)" in refused(
         capsys, "score", *score_args
     )
 
 
-def test_linked_folders_are_embedded_and_what_is_not_is_counted(run, people, tmp_path, capsys):
+def test_linked_folders_are_embedded_and_other_files_are_counted(run, people, tmp_path, capsys):
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
     cameras = sorted((people / "cam3").iterdir())[:2]
     shutil.copytree(cameras[0], folder / "real")
@@ -166,7 +166,7 @@ def test_linked_folders_are_embedded_and_what_is_not_is_counted(run, people, tmp
     (folder / "linked").symlink_to(elsewhere)
     (folder / "real" / "again").symlink_to(folder)
     (folder / "real" / "._0001.jpg").write_bytes(b"\x00\x05\x16\x07" + bytes(78))
-    odd = folder / os.fsdecode(b"n\xff.jpg")  # a name that is no UTF-8
+    odd = folder / os.fsdecode(b"n\xff.jpg")  # not valid UTF-8
     shutil.copy(next(cameras[0].iterdir()), odd)
     out = tmp_path / "F.npz"
     capsys.readouterr()
@@ -177,11 +177,11 @@ def test_linked_folders_are_embedded_and_what_is_not_is_counted(run, people, tmp
     paths = np.load(out)["paths"].tolist()
     assert paths == sorted([*names, str(odd)])
     assert all(Path(path).is_file() for path in paths)
-    assert f"1 link to a folder above it, as {folder / 'real' / 'again'}" in printed
-    assert f"1 hidden, as {folder / 'real' / '._0001.jpg'}" in printed
+    assert f"1 link to a folder above it, such as {folder / 'real' / 'again'}" in printed
+    assert f"1 hidden, such as {folder / 'real' / '._0001.jpg'}" in printed
 
 
-def test_a_csv_names_images_of_any_data_set(run, embedded, people, tmp_path, capsys):
+def test_a_csv_labels_images_of_any_data_set(run, embedded, people, tmp_path, capsys):
     query = np.load(embedded / "indoor-single-shot" / "query.npz")
     file = tmp_path / "list.csv"
     with file.open("w", newline="") as opened:
@@ -198,7 +198,7 @@ def test_a_csv_names_images_of_any_data_set(run, embedded, people, tmp_path, cap
     np.testing.assert_allclose(found["features"], query["features"][:3], rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_embedded_is_one_clear_line(run, people, tmp_path, capsys):
+def test_what_cannot_be_embedded_gives_one_clear_line(run, people, tmp_path, capsys):
     image = next(people.glob("cam3/*/*.jpg"))
     text = tmp_path / "notes.txt"
     text.write_text("no image")
@@ -213,14 +213,14 @@ def test_what_cannot_be_embedded_is_one_clear_line(run, people, tmp_path, capsys
     out = ("--out", tmp_path / "F.npz", "--device", "cpu")
     for args, message in (
         ((tmp_path / "gone.jpg", *out), "gone.jpg: no such file or folder"),
-        ((text, *out), "notes.txt: is no image file (.jpg, .jpeg, .png, .bmp), folder or CSV"),
+        ((text, *out), "notes.txt: is not an image file (.jpg, .jpeg, .png, .bmp), folder or CSV"),
         ((tmp_path / "empty", *out), "empty: holds no image file"),
         ((table, *out), "has no column 'camid'; the first line must name path,pid,camid,modality"),
-        ((image, table, *out), "list.csv: a CSV stands alone"),
+        ((image, table, *out), "list.csv: a CSV must be the only argument"),
         ((image, damaged, *out), f"{damaged}: "),
         ((image, "--out", old), f"--out {old}: exists; name another, or pass --overwrite"),
         ((image, "--out", tmp_path / "F.npy"), "F.npy: must end in .npz"),
-        (out, "F.npz: without images the data set's own test is embedded, many files: name a"),
+        (out, "F.npz: must be a folder, as embedding the data set's own test writes many"),
         (("--out", tmp_path), f"--out {tmp_path}: exists and was not made by cdp embed"),
         ((*out[2:], "--overwrite", "--out", tmp_path), "was not made by cdp embed; name another"),
     ):
@@ -244,9 +244,9 @@ def test_a_folder_that_embed_made_is_replaced_only_when_asked(run, embedded, tmp
         assert one == other
 
 
-def test_weights_refuse_a_test_whose_people_they_saw(tmp_path, capsys):
+def test_a_test_on_people_seen_in_training_is_rejected(tmp_path, capsys):
     root = trees.regdb(tmp_path / "RegDB", num_ids=4, num_images=1)
     make_run(tmp_path / "run", root, "regdb trial 3")
     line = refused(capsys, "embed", tmp_path / "run", "--out", tmp_path / "out")
-    assert "was trained on regdb trial 3; on regdb trial 1 it would meet" in line
+    assert "was trained on regdb trial 3; regdb trial 1 tests with some" in line
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Tests that are no plain ones: what they do, and that nothing hides it."""
+"""Tests with options: what they compute, and that results always disclose them."""
 
 import json
 import shutil
@@ -75,7 +75,7 @@ def test_a_flip_test_is_the_mean_of_an_image_and_its_mirror_image(run, tmp_path)
         ),
     ],
 )
-def test_eval_says_what_it_did_and_leaves_the_plain_result(
+def test_eval_discloses_its_options_and_keeps_the_plain_result(
     run, tmp_path, capsys, options, name, words, test_time
 ):
     run = Path(shutil.copytree(run, tmp_path / "run"))
@@ -96,7 +96,7 @@ def test_eval_says_what_it_did_and_leaves_the_plain_result(
     assert result["mAP"] != plain["mAP"]
 
 
-def test_each_trial_has_the_figures_of_a_re_ranking_of_its_own(people):
+def test_each_trial_is_re_ranked_separately(people):
     protocol = read_protocol(DataOptions(), people)
     index = protocol.index
     rng = np.random.default_rng(0)
@@ -129,7 +129,9 @@ def test_another_data_set_is_named_and_never_replaces_the_runs_own(run, people, 
     # A third set of that name; the run's own by another path.
     third = Path(shutil.copytree(people, tmp_path / "deep" / "other people"))
     line = refused(capsys, "eval", copy, "--data-root", third, *CPU)
-    assert f"{file}: holds figures of {other}, which those of {third} would replace" in line
+    assert (
+        f"{file}: holds figures of {other} and would be overwritten with those of {third}" in line
+    )
     assert json.loads(file.read_text()) == result
     (copy / "result.json").unlink()
     (tmp_path / "link").symlink_to(people)
@@ -144,11 +146,11 @@ def test_the_report_labels_such_figures(run, tmp_path):
     page = (copy / "report" / "index.html").read_text()
     title = "Figures, flip-test, re-ranked (k1 20, k2 6, λ 0.3)"
     assert f'<section id="figures-result-flip-test-re-rank"><h2>{title}</h2>' in page
-    assert "as result-flip-test-re-rank.json holds them" in page
+    assert "From result-flip-test-re-rank.json" in page
     assert page.count("flip-test, re-ranked") == 3  # link, heading and lead of that section alone
 
 
-def test_a_test_of_another_kind_is_refused_as_the_plain_result(run, tmp_path, capsys):
+def test_a_test_with_options_is_rejected_as_the_plain_result(run, tmp_path, capsys):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     assert call("eval", copy, "--flip-test", *CPU) == 0
     shutil.copy(copy / "result-flip-test.json", copy / "result.json")
@@ -169,7 +171,7 @@ def side(file: Path, **arrays: object) -> Path:
     return file
 
 
-def test_score_discloses_what_the_files_say(tmp_path, capsys):
+def test_score_discloses_the_flip_test_of_its_files(tmp_path, capsys):
     plain = [side(tmp_path / name) for name in ("q.npz", "gal.npz")]
     flipped = [side(tmp_path / f"flip-{f.name}", flip_test=np.True_) for f in plain]
     out = tmp_path / "out.json"
@@ -193,7 +195,7 @@ def test_score_discloses_what_the_files_say(tmp_path, capsys):
             bool(options),
         )
     line = refused(capsys, *args(plain[0], flipped[1]))
-    assert f"{flipped[1]}: was embedded with --flip-test, and {plain[0]} was not" in line
+    assert f"{flipped[1]}: was embedded with --flip-test, but {plain[0]} was not" in line
     odd = side(tmp_path / "odd.npz", flip_test=np.array([1, 0]))
     assert "flip_test is int64 of shape [2]; expected true or false" in refused(
         capsys, *args(odd, plain[1])
@@ -206,11 +208,11 @@ def test_score_in_python_re_ranks(tmp_path):
     assert found["test_time"]["re_rank"] == {"k1": 3, "k2": 2, "lambda": 0.1}
 
 
-def test_wrong_use_is_one_line(run, tmp_path, capsys, monkeypatch):
+def test_wrong_use_gives_one_line(run, tmp_path, capsys, monkeypatch):
     sides = ("--query", side(tmp_path / "q.npz"), "--gallery", side(tmp_path / "gal.npz"))
     for command in (("eval", run), ("score", *sides, "--protocol", "plain")):
         for options, message in (
-            (("--re-rank-k1", "5"), "--re-rank-k1, -k2, -lambda: do nothing alone; pass --re-rank"),
+            (("--re-rank-k1", "5"), "--re-rank-k1, -k2, -lambda: have no effect alone; pass"),
             (("--re-rank", "--re-rank-k1", "0"), "--re-rank-k1 0: must be at least 1"),
             (("--re-rank", "--re-rank-lambda", "nan"), "--re-rank-lambda nan: must be in 0…1"),
         ):

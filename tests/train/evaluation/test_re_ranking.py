@@ -123,7 +123,7 @@ def test_each_trial_is_re_ranked_with_its_own_gallery_alone():
         assert ranking.mean_ap == pytest.approx(by_hand.mean_ap)
 
 
-def test_it_helps_where_people_lie_together():
+def test_re_ranking_helps_where_people_form_clusters():
     query, gallery = clustered()
     everything = [torch.arange(60)]
     (plain,) = rank(query, gallery, everything, False)
@@ -143,7 +143,7 @@ def test_lambda_1_is_the_plain_ranking():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from([1, 50, metrics.MAX_KEYS]))
-def test_given_distances_rank_as_those_of_features(seed, unique, max_keys):
+def test_given_distances_rank_like_those_of_features(seed, unique, max_keys):
     rng = np.random.default_rng(seed)
 
     def side(n: int) -> Images:
@@ -167,7 +167,7 @@ def test_given_distances_rank_as_those_of_features(seed, unique, max_keys):
             rank_distances(found, query, gallery, unique)
 
 
-def test_what_cannot_be_re_ranked_is_refused(monkeypatch):
+def test_what_cannot_be_re_ranked_is_rejected(monkeypatch):
     for options, message in (
         ({"k1": 0}, "--re-rank-k1 0: must be at least 1"),
         ({"k2": -3}, "--re-rank-k2 -3: must be at least 1"),

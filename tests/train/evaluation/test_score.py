@@ -94,7 +94,7 @@ def broken(**changes) -> dict:
             r"features has shape \[0, 8\]; expected \[n, d\]",
         ),
         (broken(pids=np.zeros(80, np.int32)), "pids is int32; expected int64"),
-        (broken(pids=np.full(80, -1)), r"pids, row 0: is -1, of nobody known \(80 such rows\)"),
+        (broken(pids=np.full(80, -1)), r"pids, row 0: is -1, an unknown person \(80 such rows\)"),
         (broken(camids=np.zeros(79, np.int64)), r"camids has shape \[79\]; expected \[80\]"),
         (
             broken(features=np.full((80, 8), np.nan, np.float32)),
@@ -102,7 +102,7 @@ def broken(**changes) -> dict:
         ),
     ],
 )
-def test_arrays_that_cannot_serve_are_named(tmp_path, arrays, message):
+def test_invalid_arrays_are_named(tmp_path, arrays, message):
     file = tmp_path / "q.npz"
     np.savez(file, **arrays)
     with pytest.raises(InputError, match=f"q.npz: {message}"):
@@ -122,39 +122,39 @@ def write(file: Path, content: bytes) -> Path:
     return file
 
 
-def test_files_that_are_no_features_are_refused(tmp_path):
+def test_files_without_features_are_rejected(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_features(tmp_path / "nowhere.npz")
-    with pytest.raises(InputError, match=r"is no \.npz file of plain arrays"):
+    with pytest.raises(InputError, match=r"is not an \.npz file of plain arrays"):
         read_features(write(tmp_path / "a.npz", b"text"))
     np.savez(tmp_path / "b.npz", features=sides()[0]["features"])
-    with pytest.raises(InputError, match="holds no array 'pids'; expected features, pids, camids"):
+    with pytest.raises(InputError, match="has no array 'pids'; expected features, pids, camids"):
         read_features(tmp_path / "b.npz")
     np.save(tmp_path / "c.npy", sides()[0]["features"])
-    with pytest.raises(InputError, match=r"is no \.npz file of plain arrays"):
+    with pytest.raises(InputError, match=r"is not an \.npz file of plain arrays"):
         read_features(tmp_path / "c.npy")
 
 
-def test_a_pickle_in_the_file_is_not_run(tmp_path):
+def test_a_pickle_in_the_file_is_not_executed(tmp_path):
     class Bomb:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
 
     arrays = sides()[0] | {"pids": np.array([Bomb()], object)}
     np.savez(tmp_path / "q.npz", **arrays)
-    with pytest.raises(InputError, match=r"is no \.npz file of plain arrays"):
+    with pytest.raises(InputError, match=r"is not an \.npz file of plain arrays"):
         read_features(tmp_path / "q.npz")
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_cannot_be_ranked_says_why():
+def test_what_cannot_be_ranked_is_explained():
     q, g = sides()
-    with pytest.raises(InputError, match="--protocol nonsense: unknown; there are sysu, regdb"):
+    with pytest.raises(InputError, match="--protocol nonsense: unknown; choose one of sysu, regdb"):
         score(Features(**q), Features(**g), "nonsense")
-    with pytest.raises(InputError, match="--query: 2 files for 3 trials; pass one for each"):
+    with pytest.raises(InputError, match="--query: 2 files for 3 trials; pass one per trial"):
         score([Features(**q)] * 2, [Features(**g)] * 3, "sysu")
     narrow = {**g, "features": g["features"][:, :5]}
-    with pytest.raises(InputError, match="features have 5 numbers, those of features 8"):
+    with pytest.raises(InputError, match="features have 5 numbers, but those of features have 8"):
         score(Features(**q), Features(**narrow), "sysu")
     strangers = {**g, "pids": g["pids"] + 100}
     with pytest.raises(
@@ -164,7 +164,7 @@ def test_what_cannot_be_ranked_says_why():
 
 
 def with_cameras(**cameras: list[int]) -> list[Features]:
-    """Query and gallery of these cameras."""
+    """Returns query and gallery with these cameras."""
     made = []
     for name, arrays in zip(("query", "gallery"), sides(), strict=True):
         camids = np.resize(np.array(cameras[name], np.int64), len(arrays["pids"]))
@@ -185,28 +185,28 @@ def with_cameras(**cameras: list[int]) -> list[Features]:
             "sysu",
             [2, 5],
             [1, 3, 4],
-            r"query.npz: cameras 2, 5, to search in gallery.npz: .*1, 3, 4",
+            r"query.npz: has cameras 2, 5, and gallery.npz has 1, 3, 4",
         ),
         ("sysu", [3, 7], [1, 2], r"query.npz: camids holds 7; .* 1 to 6"),
-        ("sysu", [1, 2], [4, 5], r"one modality among the other \(RGB 1, 2, 4, 5, infrared 3, 6\)"),
+        ("sysu", [1, 2], [4, 5], r"one modality in the other \(RGB 1, 2, 4, 5, infrared 3, 6\)"),
         ("llcm", [0, 1], [1, 2], r"query.npz: camids holds 0; .* llcm are 1 to 9"),
-        ("llcm", [1, 3], [2, 3], r"query.npz: cameras 1, 3, to search in"),
-        ("market", [-1], [1, 2], r"query.npz: camids holds -1, which is no camera"),
+        ("llcm", [1, 3], [2, 3], r"query.npz: has cameras 1, 3, and gallery"),
+        ("market", [-1], [1, 2], r"query.npz: camids holds -1, which is not a camera"),
     ],
 )
-def test_cameras_that_a_protocol_cannot_have_are_refused(protocol, query, gallery, message):
+def test_cameras_that_a_protocol_does_not_have_are_rejected(protocol, query, gallery, message):
     with pytest.raises(InputError, match=message):
         score(*with_cameras(query=query, gallery=gallery), protocol)
 
 
-def test_the_result_tells_rule_cameras_and_an_unusual_direction():
+def test_the_result_states_rule_cameras_and_an_unusual_direction():
     found = score(*with_cameras(query=[3, 6], gallery=[1, 2]), "sysu")
     assert found["cameras"] == {"query": [3, 6], "gallery": [1, 2]}
     assert found["rule"] == RULES["sysu"].about
     assert "remark" not in found
     found = score(*with_cameras(query=[1, 2], gallery=[3, 6]), "sysu")
-    assert found["remark"].startswith("RGB images search among infrared ones, the reverse")
-    for protocol in ("market", "plain", "regdb"):  # number the cameras as they like
+    assert found["remark"].startswith("queries are RGB and the gallery infrared, the reverse")
+    for protocol in ("market", "plain", "regdb"):  # any camera numbers
         assert score(*with_cameras(query=[0, 700], gallery=[8]), protocol)["num_query"] > 0
 
 
@@ -217,7 +217,7 @@ def test_queries_without_a_match_are_counted():
     assert (found["num_query"], found["num_query_left_out"]) == (50, 30)
 
 
-def test_queries_that_would_find_themselves_are_refused():
+def test_queries_that_would_match_themselves_are_rejected():
     q, g = (Features(**arrays, name=name) for arrays, name in zip(sides(), "qg", strict=True))
     everybody = Features(
         *(np.concatenate([getattr(q, n), getattr(g, n)]) for n in ("features", "pids", "camids"))
@@ -225,22 +225,22 @@ def test_queries_that_would_find_themselves_are_refused():
     for protocol in ("plain", "regdb"):
         with pytest.raises(InputError, match=r"q: all 80 queries are in features too"):
             score(q, everybody, protocol)
-    assert score(q, everybody, "market")["num_gallery"] == 200  # which ignores them itself
+    assert score(q, everybody, "market")["num_gallery"] == 200  # the protocol ignores them
 
 
-def test_features_without_a_distance_are_refused():
+def test_features_without_a_distance_are_rejected():
     q, g = sides()
     q["features"][7] = 0
-    with pytest.raises(InputError, match="features, row 7: is all zeros, which has no cosine"):
+    with pytest.raises(InputError, match="features, row 7: is all zeros and has no cosine"):
         score(Features(**q), Features(**g), "sysu", "cosine")
     assert score(Features(**q), Features(**g), "sysu")["num_query"] == 80
     for factor in (np.float32(1e-20), np.float32(1e20)):
         scaled = [Features(**{**a, "features": a["features"] * factor}) for a in (q, g)]
-        with pytest.raises(InputError, match="float32 cannot hold distances of that size"):
+        with pytest.raises(InputError, match="float32 cannot represent distances of that size"):
             score(*scaled, "sysu")
 
 
-def test_the_command_tells_what_figures_rest_on(tmp_path, capsys):
+def test_the_command_states_the_basis_of_its_figures(tmp_path, capsys):
     files = [tmp_path / name for name in ("q.npz", "g.npz")]
     for file, arrays in zip(files, sides(), strict=True):
         np.savez(file, **arrays)
@@ -256,8 +256,8 @@ def test_the_command_tells_what_figures_rest_on(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_damaged_file_is_read_right_or_refused_in_one_line(tmp_path, save):
-    """Every way of damaging it that a few hundred tries find: zip, zlib, NumPy's header, data."""
+def test_a_damaged_file_is_read_correctly_or_rejected_in_one_line(tmp_path, save):
+    """A few hundred random kinds of damage: zip, zlib, NumPy's header, data."""
     file = tmp_path / "q.npz"
     arrays = {name: array[:9] for name, array in sides()[0].items()}
     save(file, **arrays)

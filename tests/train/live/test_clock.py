@@ -16,7 +16,7 @@ def batches(count: int, seconds: float):
         yield None
 
 
-def test_waits_are_added_up_and_nothing_else():
+def test_only_waits_are_added_up():
     clock = Clock(CPU, seconds=10.0, waited=1.0)
     for _ in clock.time_waits(batches(4, 0.05)):
         time.sleep(0.02)
@@ -30,7 +30,7 @@ def test_waits_are_added_up_and_nothing_else():
 @pytest.mark.parametrize(("work_ms", "waits"), [(40, False), (1, True)])
 def test_a_gpu_waits_only_when_it_has_nothing_to_do(work_ms, waits, gpu):
     """The host takes 10 ms for a batch; whether the GPU waits depends on its own work."""
-    torch.cuda._sleep(1_000_000_000)  # until its clock is high
+    torch.cuda._sleep(1_000_000_000)  # until its clock rate is high
     torch.cuda.synchronize()
     start = time.perf_counter()
     torch.cuda._sleep(20_000_000)
@@ -45,10 +45,10 @@ def test_a_gpu_waits_only_when_it_has_nothing_to_do(work_ms, waits, gpu):
 
 
 @pytest.mark.gpu
-def test_a_look_at_the_share_of_waiting_does_not_wait_for_the_gpu(gpu):
+def test_reading_the_wait_share_does_not_wait_for_the_gpu(gpu):
     clock = Clock(gpu)
     for _ in clock.time_waits(batches(20, 0.0)):
-        torch.cuda._sleep(40_000_000)  # some 20 ms
+        torch.cuda._sleep(40_000_000)  # about 20 ms
     start = time.perf_counter()
     clock.wait_share()
     assert time.perf_counter() - start < 0.05

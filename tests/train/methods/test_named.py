@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from model.outputs import Examples, Outputs
 from pipeline.errors import InputError
-from tests.front_door import call
+from tests.front_door import call, refused
 from train.config import flat
 from train.methods import finding
 from train.methods.caj import METHOD as CAJ
@@ -45,6 +45,15 @@ def test_a_method_is_found_by_its_name_and_says_what_to_expect(name):
     for words in (f"Command: cdp train {name} --data.root DIR", "Hardware:", "time:", "ublished"):
         assert words in preset.about
     assert preset.config.distance == "cosine"
+
+
+@pytest.mark.parametrize("name", ["cmgan", "hsme", "d-hsme"])
+def test_the_figures_of_a_row_are_those_of_its_docstring(name):
+    about = " ".join(find_preset(name).about.split())
+    assert f"Command: cdp train {name} --data.root DIR. Hardware:" in about
+    for figures in of_method(name).paper.values():
+        words = zip(("R1", "R10", "R20", "mAP"), figures, strict=True)
+        assert ", ".join(f"{what} {x}" for what, x in words) in about
 
 
 def test_batches_are_those_published():
@@ -83,6 +92,13 @@ def test_caj_learns_from_rgb_images_their_counterparts_and_infrared_ones():
         gap = (positive.softmax(0) * positive).sum() - ((-negative).softmax(0) * negative).sum()
         terms.append(F.softplus(gap.sign() * gap.square()))
     torch.testing.assert_close(found["tri"], torch.stack(terms).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_caj_is_refused_batches_that_are_not_balanced(people, tmp_path, capsys):
+    """Also in a structure that would take them: half of a batch's originals count as RGB."""
+    args = ("--model.structure", "one-stream", "--data.sampling", "random")
+    args += ("--data.root", people, "--run-dir", tmp_path / "r", *SMALL, "--epochs", "10")
+    assert "--data.sampling random: this method's" in refused(capsys, "train", "caj", *args)
 
 
 def test_caj_without_counterparts_is_refused():

@@ -187,7 +187,10 @@ MINE = "METHOD = M(model=ModelOptions('test_resnet', 'none'))\n"
         ("def losses(self, o, b, g): return {'cls': o.logits, 'tri': o.logits}", "of shape [48, "),
         ("def losses(self, o, b, g): return None", "losses() returned None"),
         ("def augment(self, image, draw): return None", "augment() returned None"),
-        ("def augment(self, image, draw): draw('e', 1), draw('e', 1)", "the draw 'e' is taken"),
+        (
+            "def augment(self, image, draw): draw('e', 1), draw('e', 1)",
+            "the draw name 'e' is already taken",
+        ),
         ("def augment(self, i, draw): draw('e', 1, lambda u, o: None)", "the draw 'e': its host"),
         ("def network(self, n, size): return 7", "network() returned a int"),
     ],
@@ -197,6 +200,15 @@ def test_a_method_that_cannot_work_is_named_in_a_line(body, message, people, tmp
     file.write_text(f"{HEAD}class M(Method):\n    {body}\n{MINE}")
     args = [*SMALL, "--data.root", people, "--run-dir", tmp_path / "r"]
     assert message in refused(capsys, "train", file, *args)
+
+
+@pytest.mark.parametrize("flag", ["crop-padding-px", "erasing", "gray", "contrast"])
+def test_flags_that_a_methods_augment_passes_over_are_refused(flag, people, tmp_path, capsys):
+    value = "2" if flag == "crop-padding-px" else "0.5"
+    args = [*SMALL, "--data.root", people, "--run-dir", tmp_path / "r"]
+    line = refused(capsys, "train", OWN, *args, f"--augmentation.{flag}", value)
+    assert "the method's augment() makes nothing of these options" in line
+    assert not (tmp_path / "r").exists()
 
 
 def test_an_option_that_is_there_already_is_named(people, tmp_path, capsys):

@@ -1,8 +1,9 @@
-"""`cdp experiment`, from the front door: rows, resuming, sharing of runs, refusals."""
+"""`cdp experiment` from the command line: rows, resuming, sharing of runs, wrong use."""
 
 import csv
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.front_door import SMALL, call, refused
+from train import divergence
 
 OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
 
@@ -21,14 +23,14 @@ def rows(file: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def out(people, tmp_path_factory) -> Path:
-    """The folder of an experiment that has run; tests must not change it."""
+    """The folder of a finished experiment; tests must not change it."""
     folder = tmp_path_factory.mktemp("experiments")
     args = ("--data", people, "--seed", "1", "--out", folder, *OPTIONS)
     assert call("experiment", "structures", *args) == 0
     return folder
 
 
-def test_every_row_is_run_and_written(out):
+def test_every_row_is_trained_and_written(out):
     found = rows(out / "structures.csv")
     names = [f"{kind}-spectrum" for kind in ("all", "cross", "separate", "intermediate")]
     assert list(found) == names
@@ -39,7 +41,7 @@ def test_every_row_is_run_and_written(out):
     assert float(found["cross-spectrum"]["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
 
 
-def test_a_run_has_what_its_method_changes(out):
+def test_a_run_has_its_methods_changes(out):
     def config(name: str) -> dict:
         return json.loads((out / f"{name}-seed-1" / "config.json").read_text())
 
@@ -64,7 +66,7 @@ def test_finished_runs_are_shared_and_not_repeated(out, people, capsys):
     assert {f: f.stat().st_mtime_ns for f in written} == written
 
 
-def test_a_loss_that_is_no_number_is_a_row_that_diverged(people, tmp_path):
+def test_a_nan_loss_makes_a_diverged_row(people, tmp_path):
     args = ("--data", people, "--out", tmp_path, *OPTIONS, "--optimizer.lr", "1e30")
     assert call("experiment", "dhsm", *args) == 0
     assert {line["diverged"] for line in rows(tmp_path / "dhsm.csv").values()} == {"1"}
@@ -73,7 +75,19 @@ def test_a_loss_that_is_no_number_is_a_row_that_diverged(people, tmp_path):
     assert {f: f.stat().st_mtime_ns for f in written} == written
 
 
-def test_an_interrupted_experiment_goes_on(people, tmp_path, capsys):
+def test_a_row_whose_features_collapsed_near_its_end_has_no_figures(out, people, tmp_path):
+    """It was not stopped, since the collapse had not lasted for an epoch."""
+    again = Path(shutil.copytree(out, tmp_path / "again"))
+    file = again / "cdp-seed-1" / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | divergence.said(since=7)))
+    args = ("--data", people, "--seed", "1", "--out", again, *OPTIONS)
+    assert call("experiment", "structures", *args) == 0
+    found = rows(again / "structures.csv")
+    assert [line["diverged"] for line in found.values()] == ["0", "1", "0", "0"]
+    assert found["cross-spectrum"]["rank1"] == "nan"
+
+
+def test_an_interrupted_experiment_continues(people, tmp_path, capsys):
     args = ["experiment", "dhsm", "--data", people, "--out", tmp_path, *OPTIONS]
     args += ["--epochs", "4", "--eval-every", "0"]
     metrics = tmp_path / "cdp-seed-0" / "metrics.jsonl"
@@ -87,7 +101,7 @@ def test_an_interrupted_experiment_goes_on(people, tmp_path, capsys):
     thread.start()
     assert call(*args) == 3
     thread.join()
-    assert "go on with `cdp experiment dhsm --data" in capsys.readouterr().err
+    assert "resume with `cdp experiment dhsm --data" in capsys.readouterr().err
     before = metrics.read_text()
     assert not (tmp_path / "dhsm.csv").exists()
     assert call(*args) == 0
@@ -96,12 +110,12 @@ def test_an_interrupted_experiment_goes_on(people, tmp_path, capsys):
     assert [line["epoch"] for line in epochs if line["event"] == "epoch"] == [1, 2, 3, 4]
 
 
-def test_wrong_use_is_one_line(people, out, capsys):
-    assert "which one? table3" in refused(capsys, "experiment")
-    assert "no 'table9'; there are table3" in refused(capsys, "experiment", "table9")
+def test_wrong_use_gives_one_line(people, out, capsys):
+    assert "which one? table1" in refused(capsys, "experiment")
+    assert "unknown 'table9'; choose one of table1" in refused(capsys, "experiment", "table9")
     args = ("experiment", "structures", "--seed", "1", "--data", people, "--out", out, *OPTIONS)
     assert "--seeds 0: must be" in refused(capsys, *args, "--seeds", "0")
     message = refused(capsys, *args, "--optimizer.lr", "0.5")
-    assert "was made with --optimizer.lr 0.001, and 0.5 is wanted now" in message
-    assert "--preset nonsense: there is none" in refused(capsys, *args, "--preset", "nonsense")
+    assert "was made with --optimizer.lr 0.001, but 0.5 is requested now" in message
+    assert "--preset nonsense: unknown" in refused(capsys, *args, "--preset", "nonsense")
     assert "no such folder" in refused(capsys, "experiment", "dhsm", "--data", "/nowhere")

@@ -1,4 +1,4 @@
-"""The paper's rows: each is the paper's setting with what its table says, no more."""
+"""The paper's rows: each changes the paper's setting only as its table says."""
 
 import dataclasses
 
@@ -52,7 +52,7 @@ def test_spectra_are_those_of_table_5_in_its_order():
         assert not cfg.method.dhsm.enabled
 
 
-# What each row may change, and nothing else; every row but CDP+DHSM changes something.
+# All that each row may change; every row except CDP+DHSM changes something.
 CHANGES = {
     "cdp-dhsm": set(),
     "cdp": {"dhsm.enabled"},
@@ -68,7 +68,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", [*ROWS, *ALIASES])
-def test_a_row_is_the_paper_s_setting_but_for_what_it_is_about(name):
+def test_a_row_changes_only_what_it_is_about(name):
     preset, method = find_preset(name), ALIASES.get(name, name)
     cfg, base = flat(preset.config), flat(PRESETS["sysu"].config)
     differing = {option for option in cfg if cfg[option] != base[option]} - {"data.kind"}
@@ -79,7 +79,7 @@ def test_a_row_is_the_paper_s_setting_but_for_what_it_is_about(name):
         assert f" {figure}" in preset.about
 
 
-def test_a_row_goes_with_the_setting_of_any_data_set(tmp_path):
+def test_a_row_works_with_the_setting_of_any_data_set(tmp_path):
     root = trees.regdb(tmp_path)
     on_regdb = find_preset("cdp", root)
     assert on_regdb.config.epochs == PRESETS["regdb"].config.epochs != PRESETS["sysu"].config.epochs
@@ -90,7 +90,7 @@ def test_a_row_goes_with_the_setting_of_any_data_set(tmp_path):
     )
 
 
-def test_every_row_of_a_table_is_known_and_has_a_label_of_its_own():
+def test_every_row_of_a_table_is_known_and_has_a_unique_label():
     for experiment in EXPERIMENTS.values():
         labels = [label for label, _ in experiment.rows]
         assert len(set(labels)) == len(labels)

@@ -1,4 +1,4 @@
-"""An experiment's tables: hand-worked means and intervals, ours and the paper's apart."""
+"""An experiment's tables: means and intervals by hand, our and the paper's figures apart."""
 
 import csv
 import math
@@ -30,7 +30,7 @@ def test_mean_and_deviation_of_a_sample():
     assert math.isnan(mean_std([])[0])
 
 
-def test_paired_difference_is_scipy_s_paired_t_test():
+def test_paired_difference_equals_scipys_paired_t_test():
     a, b = [5.0, 4.0, 7.0, 6.5], [4.0, 3.9, 5.0, 7.0]
     mean, low, high, p = paired_difference(row("a", *a), row("b", *b), "rank1")
     expected = stats.ttest_rel(a, b)
@@ -39,13 +39,13 @@ def test_paired_difference_is_scipy_s_paired_t_test():
     assert (low, high) == (pytest.approx(interval.low), pytest.approx(interval.high))
 
 
-def test_only_seeds_that_both_finished_are_paired():
+def test_only_seeds_finished_by_both_are_paired():
     found = paired_difference(row("a", 5, None, 7, 4), row("b", 4, 1, None, 2), "rank1")
     assert found[0] == pytest.approx(1.5)
     assert all(map(math.isnan, paired_difference(row("a", 5), row("b", 4), "rank1")))
 
 
-def test_files_keep_our_figures_and_the_paper_s_apart(tmp_path, capsys):
+def test_files_keep_our_figures_and_the_papers_apart(tmp_path, capsys):
     rows = [row("none", 1, 3), row("gray", 5, None), row("gray R", None, None, paper=None)]
     write(tmp_path / "t", "A table", "our people", "SYSU-MM01", rows, Display())
     lines = list(csv.DictReader((tmp_path / "t.csv").open()))
@@ -67,12 +67,14 @@ def test_files_keep_our_figures_and_the_paper_s_apart(tmp_path, capsys):
     )
     assert "| gray | 5.0 (1 diverged)" in text
     assert "| gray R | – (2 diverged) | – | – | – | – |" in text
+    assert "| gray R | – | – | – | – |" in text  # the differences
+    assert "nan" not in text
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "our people" in printed
     assert "SYSU-MM01" in printed
 
 
-def test_labels_tell_the_number_of_spectra():
+def test_labels_give_the_number_of_spectra():
     assert table_plot.number_of_spectra(["none", "gray", "gray R G B"]) == [0, 1, 4]
     assert table_plot.number_of_spectra(["CDP", "none"]) is None

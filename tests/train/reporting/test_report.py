@@ -1,4 +1,4 @@
-"""The page that `cdp report` writes: whole, self-contained, readable without eyes, and right."""
+"""The page of `cdp report`: complete, self-contained, accessible and correct."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from train.live.display import Display
 from train.reporting.curves import colours_of, spectra
 from train.reporting.distances import pair_distances
 from train.reporting.retrieval import some_searches
-from train.reporting.tsne import of_some_people
+from train.reporting.tsne import in_plane, of_some_people
 
 VOID = {"img", "meta"}
 SECTIONS = [
@@ -36,7 +36,7 @@ CHARTS = [
 
 @dataclass
 class Node:
-    """An element with what it holds."""
+    """An element with its content."""
 
     tag: str
     attributes: dict[str, str | None]
@@ -113,7 +113,7 @@ def embedded(run):
     return embed_test(open_run(run, Display(), device_name="cpu"), Display())
 
 
-def test_nothing_comes_from_elsewhere(run, page):
+def test_the_page_has_no_external_resources(run, page):
     text = (run / "report" / "index.html").read_text()
     assert "http:" not in text
     assert "https:" not in text
@@ -143,7 +143,7 @@ def test_every_section_and_chart_is_there_once(run, page):
     assert pointed_at <= set(ids)
 
 
-def test_whatever_is_seen_is_also_said(page):
+def test_every_picture_and_chart_has_a_text_alternative(page):
     pictures = [*page.all("img"), *page.all("svg")]
     assert len(pictures) > 40
     for picture in page.all("img"):
@@ -163,12 +163,12 @@ def test_charts_take_the_pages_colours(page):
         assert not re.search(r"(fill|stroke): #(?!fff)", styles)
 
 
-def test_a_name_is_text_and_never_markup(run, page):
+def test_names_are_escaped(run, page):
     assert next(page.all("h1")).text() == run.name
     assert not list(page.all("b"))
 
 
-def test_the_table_says_what_the_result_says(run, page):
+def test_the_table_shows_the_result(run, page):
     result = json.loads((run / "result.json").read_text())
     head, *rows = cells(next(next(page.all("section", id="figures")).all("table")))
     assert head == ["mode", "rank-1", "rank-5", "rank-10", "rank-20", "mAP", "mINP", "chance"]
@@ -183,7 +183,7 @@ def test_the_table_says_what_the_result_says(run, page):
     assert [dd.text().split("±")[0] for dd in tiles] == [f"{result[name]:.1f}" for name in main]
 
 
-def test_the_cmc_goes_through_the_results_ranks(run, page):
+def test_the_cmc_curve_matches_the_results_ranks(run, page):
     result = json.loads((run / "result.json").read_text())
     rows = cells(next(next(page.all("details", id="cmc-numbers")).all("table")))
     assert [row[0] for row in rows] == ["rank", *map(str, range(1, 21))]
@@ -195,8 +195,8 @@ def test_the_cmc_goes_through_the_results_ranks(run, page):
             assert rows[rank][column] == f"{mode[f'rank{rank}']:.1f}"
 
 
-def test_searches_are_the_protocols_and_marked_right(page, embedded):
-    """SYSU-MM01's rule spelled out: a gallery image at the query's place does not count."""
+def test_searches_follow_the_protocol_and_are_marked_correctly(page, embedded):
+    """SYSU-MM01's rule by brute force: ignores gallery images from the query's location."""
     index, features = embedded.protocol.index, embedded.features.double().numpy()
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     gallery = np.sort(embedded.protocol.modes[0].trials[0].gallery)
@@ -217,7 +217,7 @@ def test_searches_are_the_protocols_and_marked_right(page, embedded):
         distance = dict(zip(counted, far, strict=True))
         assert [distance[r] for r in search.hits] == pytest.approx(
             [distance[r] for r in order[:10]], abs=1e-6
-        )  # equal ones may change places
+        )  # ties may be in any order
         alts = [image.attributes["alt"] for image in article.all("img")]
         assert alts[0] == f"query, pid {pid}, camera {camid}, infrared"
         for rank, (row, alt, hit) in enumerate(
@@ -231,7 +231,7 @@ def test_searches_are_the_protocols_and_marked_right(page, embedded):
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_pairs_are_those_of_two_loops(distance, monkeypatch):
+def test_pairs_equal_those_of_two_loops(distance, monkeypatch):
     monkeypatch.setattr("train.reporting.distances.BLOCK", 7)
     rng = np.random.default_rng(0)
     features = rng.standard_normal((23, 5)).astype(np.float32)
@@ -256,7 +256,7 @@ def test_pairs_are_those_of_two_loops(distance, monkeypatch):
         assert pairs.share_in_order() == pytest.approx(closer)
 
 
-def test_the_plane_shows_each_original_once_and_a_counterpart_of_each_rgb(page, embedded):
+def test_t_sne_shows_each_original_once_and_a_counterpart_of_each_rgb(page, embedded):
     people = of_some_people(embedded.protocol.index, seed=0)
     rgb, infrared = (
         sum(min(8, ((people.pids == pid) & (people.modality == m)).sum()) for pid in pids)
@@ -268,7 +268,7 @@ def test_the_plane_shows_each_original_once_and_a_counterpart_of_each_rgb(page, 
     assert images in (drawing.attributes["aria-label"] or "")
 
 
-def test_an_unfinished_run_gets_what_there_is(run, tmp_path, capsys):
+def test_an_unfinished_run_gets_a_partial_report(run, tmp_path, capsys):
     half = tmp_path / "half"
     half.mkdir()
     shutil.copy(run / "config.json", half)
@@ -288,7 +288,7 @@ def test_an_unfinished_run_gets_what_there_is(run, tmp_path, capsys):
     assert "made no counterparts" in next(page.all("section", id="spectra")).text()
 
 
-def test_data_that_is_gone_is_a_note_but_a_wrong_data_root_is_refused(run, tmp_path, capsys):
+def test_missing_data_is_a_note_but_a_wrong_data_root_is_rejected(run, tmp_path, capsys):
     unused = shutil.ignore_patterns("report", "tensorboard", "metrics.jsonl")
     moved = shutil.copytree(run, tmp_path / "run", ignore=unused)
     config = json.loads((moved / "config.json").read_text())
@@ -320,11 +320,11 @@ def test_ten_trainings_are_listed_with_their_reports(run, tmp_path):
     assert f"cdp train --resume {folder}" in next(page.all("p", class_="note")).text()
 
 
-def test_wrong_use_is_one_line(run, tmp_path, capsys, monkeypatch):
-    assert "no run folder" in refused(capsys, "report", tmp_path)
+def test_wrong_use_gives_one_line(run, tmp_path, capsys, monkeypatch):
+    assert "is not a run folder" in refused(capsys, "report", tmp_path)
     assert "--seed -1" in refused(capsys, "report", run, "--seed", "-1")
     (tmp_path / "file").write_text("")
-    assert "cannot make" in refused(capsys, "report", run, "--out", tmp_path / "file" / "there")
+    assert "cannot create" in refused(capsys, "report", run, "--out", tmp_path / "file" / "there")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "matplotlib and scikit-learn; uv sync" in refused(capsys, "report", run)
 
@@ -335,7 +335,7 @@ def test_a_damaged_metrics_file_is_named(run, tmp_path, capsys):
     assert "metrics.jsonl: line 1" in refused(capsys, "report", tmp_path)
 
 
-def test_spectra_of_any_name_have_colours_of_their_own():
+def test_spectra_of_any_name_have_distinct_colours():
     names = ["R", "X", "yuv.U", "hsv.H", "B"]
     colours = colours_of(names)
     assert (colours["R"], colours["X"], colours["B"]) == ("red", "gray", "blue")
@@ -367,10 +367,10 @@ def test_tensorboard_holds_every_number_of_every_record(run):
     assert ("eval/std/mAP", 2) in found
 
 
-def test_a_resumed_run_takes_back_what_its_board_had(tmp_path):
+def test_a_resumed_run_overrides_its_tensorboard_events(tmp_path):
     from train.live.board import opened
 
-    for first, loss in ((1, 10.0), (2, 20.0)):  # epochs 1-3, then anew from epoch 2
+    for first, loss in ((1, 10.0), (2, 20.0)):  # epochs 1-3, then again from epoch 2
         with opened(tmp_path, asked=True) as show:
             for epoch in range(first, 4):
                 show({"event": "epoch", "epoch": epoch, "loss": loss + epoch})
@@ -378,8 +378,18 @@ def test_a_resumed_run_takes_back_what_its_board_had(tmp_path):
     assert losses == {1: 11.0, 2: 22.0, 3: 23.0}
 
 
-def test_without_tensorboard_nothing_begins(people, tmp_path, capsys, monkeypatch):
+def test_without_tensorboard_the_run_does_not_start(people, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     args = ("train", "demo", "--data.root", people, "--run-dir", tmp_path / "run", *SMALL)
     assert "needs tensorboard; uv sync" in refused(capsys, *args, "--tensorboard")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e-30])
+def test_collapsed_features_are_one_place_in_the_plane(scale):
+    """Of which scikit-learn makes NaN, and then a segmentation fault."""
+    features = np.full((24, 8), scale, np.float32)
+    assert not in_plane(features, seed=0).any()
+    features[:, 0] *= np.arange(24)
+    if scale:  # however small they are, what differs is drawn
+        assert np.ptp(in_plane(features, seed=0), axis=0).min() > 0

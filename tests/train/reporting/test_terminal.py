@@ -1,4 +1,4 @@
-"""What is shown on terminals that cannot write every character, and of names that are no text."""
+"""Output on terminals with limited encodings, and of undecodable file names."""
 
 import io
 import sys
@@ -25,7 +25,7 @@ RESULT = {
 
 
 def terminal(monkeypatch, encoding: str) -> dict[str, io.TextIOWrapper]:
-    """Streams that are strict about their encoding, as those of Python."""
+    """Streams with strict encoding errors, like Python's."""
     streams = {
         name: io.TextIOWrapper(io.BytesIO(), encoding, write_through=True)
         for name in ("stdout", "stderr")
@@ -40,10 +40,10 @@ def shown(stream: io.TextIOWrapper) -> str:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_training_ends_whatever_the_terminal_can_write(people, tmp_path, monkeypatch, encoding):
+def test_training_works_with_any_terminal_encoding(people, tmp_path, monkeypatch, encoding):
     streams = terminal(monkeypatch, encoding)
     args = ("--data.root", people, "--run-dir", tmp_path / "r", *SMALL, "--epochs", "1")
-    if encoding in ("ascii", "gbk"):  # a training each; the others show less
+    if encoding in ("ascii", "gbk"):  # these train a run; the others show less
         assert call("train", "demo", *args) == 0
         assert "P^ R 0.25" in shown(streams["stdout"])
         assert call("train", "demo", *args) == 2
@@ -54,24 +54,26 @@ def test_a_training_ends_whatever_the_terminal_can_write(people, tmp_path, monke
     assert call("eval", tmp_path / "…/P̂ \udcff") == 2
     expected = "…" if encoding in ("gbk", "utf-8") else "..."
     assert f"PRESET [--field value {expected}]" in shown(streams["stdout"])
-    assert f"/{expected}/{spelled('P̂', encoding)} \\xff: no run folder" in shown(streams["stderr"])
+    assert f"/{expected}/{spelled('P̂', encoding)} \\xff: is not a run folder" in shown(
+        streams["stderr"]
+    )
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_tables_stay_straight(monkeypatch, encoding):
+def test_tables_stay_aligned(monkeypatch, encoding):
     stream = terminal(monkeypatch, encoding)["stdout"]
     stream.reconfigure(errors=HANDLER)
     Display().result(RESULT)
     printed = shown(stream)
     spelling = "+/- 50.0" if encoding == "ascii" else "± 50.0"
     assert printed.count(spelling) == 6
-    assert "[/red]" in printed  # of a CSV file's name, no markup
+    assert "[/red]" in printed  # part of a CSV file's name, not markup
     if encoding == "ascii":
         rows = [line for line in printed.splitlines() if line.startswith("|") and "-+-" not in line]
         assert len({tuple(np.flatnonzero([c == "|" for c in row])) for row in rows}) == 1
 
 
-def test_names_in_brackets_are_shown_as_they_are(capsys):
+def test_names_in_brackets_are_shown_unchanged(capsys):
     Display().say("run       runs/[/x] [red]a[/red]")
     assert capsys.readouterr().out == "run       runs/[/x] [red]a[/red]\n"
 

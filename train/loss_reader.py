@@ -1,4 +1,4 @@
-"""Looks at the losses of the running epoch without making the host wait for the GPU."""
+"""Reads the current epoch's losses without making the host wait for the GPU."""
 
 from collections import deque
 
@@ -7,29 +7,29 @@ from jaxtyping import Float32
 from torch import Tensor
 
 
-class Looks:
-    """An epoch's losses on their way from the device to the host.
+class LossReader:
+    """Copies an epoch's losses from the device to the host.
 
-    A look starts to copy them and returns those that earlier looks brought; without a GPU nothing
-    is in flight, and a look returns them all.
+    `read` starts a copy and returns what earlier copies have delivered; without a GPU it returns
+    everything at once.
     """
 
     def __init__(self, losses: Float32[Tensor, "steps n"]) -> None:
-        """`losses` lie on the device, and are filled in step by step."""
+        """`losses` is on the device and is filled in step by step."""
         self._losses = losses
         self._host = torch.empty(losses.shape, pin_memory=losses.is_cuda)
         self._copied: deque[tuple[torch.cuda.Event, int]] = deque()
         self._num_arrived = 0
 
-    def look(self, step: int) -> Float32[Tensor, "arrived n"]:
-        """The losses of the first steps, up to `step` at most, that have reached the host."""
+    def read(self, step: int) -> Float32[Tensor, "arrived n"]:
+        """Returns the losses, of at most the first `step` steps, that have reached the host."""
         self._copy(step)
         while self._copied and self._copied[0][0].query():
             self._num_arrived = self._copied.popleft()[1]
         return self._host[: self._num_arrived]
 
     def wait(self, step: int) -> Float32[Tensor, "{step} n"]:
-        """The losses of the first `step` steps; waits for them."""
+        """Waits for and returns the losses of the first `step` steps."""
         self._copy(step)
         while self._copied:
             self._copied.popleft()[0].synchronize()

@@ -1,0 +1,1 @@
+"""`cdp doctor`: what this machine offers, what is on or off, and why."""

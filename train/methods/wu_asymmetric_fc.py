@@ -1,0 +1,16 @@
+"""One network with a last layer for each modality, trained from scratch with cross-entropy.
+
+Wu et al., "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017: its baseline with
+asymmetric fully connected layers. All else is as in wu-one-stream.
+
+Command: cdp train wu-asymmetric-fc --data.root DIR. Hardware: one GPU; time: not measured.
+Published in its paper; the CDP paper does not list it, so no figures stand here.
+
+Chosen here beside what wu-one-stream lists: the layers are as wide as the pooled feature and equal
+when training begins; one classifier, after a ReLU, serves both.
+"""
+
+from train.methods import wu_one_stream
+
+METHOD = wu_one_stream.with_model(fc="per-modality")
+setting = wu_one_stream.setting
