@@ -26,29 +26,29 @@ def search(args: list[str]) -> None:
         overwrite: bool = False,
         method: Path | None = None,
     ) -> None:
-        """Finds the gallery images that a trained network takes for the person of each query.
+        """Ranks gallery images by how likely a trained network considers them the query's person.
 
-        Writes OUT/index.html, a page of pictures that opens offline, and OUT/ranks.csv: query,
+        Writes OUT/index.html, a page of pictures that works offline, and OUT/ranks.csv: query,
         rank, path, distance and, if the gallery's CSV has them, pid and camid. Images that cannot
-        be read are left out and listed in OUT/bad_images.tsv. Features of the gallery are kept, so
-        the next search embeds only images that are new or have changed.
+        be read are left out and listed in OUT/bad_images.tsv. Features of the gallery are cached,
+        so the next search embeds only new and changed images.
 
         Args:
             run_dir: Folder that `cdp train` wrote.
             gallery: Image files, folders of them, or one CSV with a column path and, optionally,
                 pid, camid and modality.
-            query: The images to search for, named in the same way.
+            query: The images to search for, in the same form.
             out: Folder to write to.
-            top: Gallery images to list for each query.
-            gallery_modality: Of gallery images whose CSV does not tell; only networks that treat
-                RGB and infrared differently ask for it.
-            query_modality: The same of the queries.
+            top: Number of gallery images to list per query.
+            gallery_modality: Modality of gallery images without one in a CSV; required only by
+                networks that treat RGB and infrared differently.
+            query_modality: The same for the queries.
             flip_test: Average the features of each image and its mirror image; the page says so.
-            cache: Folder of kept features, 8 KB an image of ResNet-50; default
-                RUN_DIR/search-cache. May be removed at any time, and shared by runs.
-            device: auto is the GPU if there is one.
+            cache: Folder of cached features, 8 KB per image with ResNet-50; default
+                RUN_DIR/search-cache. Can be deleted at any time, and shared by runs.
+            device: auto uses the GPU if there is one.
             overwrite: Replace an earlier search in OUT.
-            method: The method file of your own that the run was trained with.
+            method: Your own method file, if the run was trained with one.
         """
         from pipeline.datasets.table import MODALITIES
         from pipeline.errors import InputError
@@ -76,7 +76,7 @@ def search(args: list[str]) -> None:
                 device,
                 overwrite,
             )
-        except OSError as error:  # a full disk, above all
+        except OSError as error:  # usually a full disk
             fail(str(error), 1)
 
     tyro.cli(parse, prog="cdp search", args=args)

@@ -1,11 +1,11 @@
-"""Features kept on disk by the content of their images, so that a later search embeds nothing.
+"""Caches features on disk by image content, so that a later search need not embed them again.
 
-    CACHE/files                    path, size and times of a file → digest of its content
+    CACHE/files                    path, size and times of an image file → digest of its content
     CACHE/KEY/NAME.safetensors     digest → features, for one network and way of embedding
 
-A file whose size and times are as they were is not read again. One that was moved or touched is
-read, but embedded only if its content is new. Both kinds of file carry checksums; what is damaged
-is reported, removed and made again.
+An image file with unchanged size and times is not read again. One that was moved or touched is
+read, but embedded only if its content is new. Cache files carry checksums; damaged ones are
+reported, removed and written again.
 """
 
 import json
@@ -31,7 +31,9 @@ from train.evaluation.trained import TrainedRun
 VERSION = 1
 FILES = "files"
 DIGEST = 16  # bytes
-SETTLED_NS = 2 * 10**9  # a file that changed later than this may change again within its timestamp
+SETTLED_NS = (
+    2 * 10**9
+)  # a more recently changed file may change again within its timestamp's resolution
 
 Note = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -41,29 +43,29 @@ Progress = Callable[[int, int], None]
 class Part:
     """Features of some images; an array may be a memory map."""
 
-    rows: Int64[ndarray, " n"]  # of the index that was asked for
+    rows: Int64[ndarray, " n"]  # of the gallery's index
     features: Float32[ndarray, "n d"]
     norms: Float64[ndarray, " n"]
 
     @staticmethod
     def of(rows: Int64[ndarray, " n"], features: Float32[ndarray, "n d"]) -> "Part":
-        """Features that have just been made."""
+        """Returns the features with their norms."""
         return Part(rows, features, np.linalg.norm(features.astype(np.float64), axis=1))
 
     def take(self, chosen: Int64[ndarray, " k"], rows: Int64[ndarray, " k"]) -> "Part":
-        """The `chosen` ones, a view if they follow one another, as images `rows`."""
+        """Returns the `chosen` ones, as a view if they are consecutive, as images `rows`."""
         follow = len(chosen) > 0 and bool((np.diff(chosen) == 1).all())
         where = slice(int(chosen[0]), int(chosen[-1]) + 1) if follow else chosen
         return Part(rows, self.features[where], self.norms[where])
 
     def checks(self) -> UInt64[ndarray, " n"]:
-        """A checksum of each image's numbers."""
+        """Returns a checksum of each image's numbers."""
         words = self.features.view(np.uint32).sum(axis=1, dtype=np.uint64)
         return words + self.norms.view(np.uint64)
 
 
 def key_of(run: TrainedRun, flip_test: bool) -> str:
-    """Names all that features depend on beside the image."""
+    """Returns a name for everything except the image that features depend on."""
     made_with = {
         "version": VERSION,
         "weights": checkpoint.checksum(run.weights),
@@ -77,7 +79,7 @@ def key_of(run: TrainedRun, flip_test: bool) -> str:
 
 
 def tokens_of(paths: Sequence[str]) -> list[tuple[bytes, int] | str]:
-    """Of each file what changes whenever it does, and when that was; or why it cannot be had."""
+    """Returns, per file, a token that changes with it and its time of change, or why it is bad."""
     found: list[tuple[bytes, int] | str] = []
     for path in paths:
         try:
@@ -95,7 +97,7 @@ def tokens_of(paths: Sequence[str]) -> list[tuple[bytes, int] | str]:
 def digests_of(
     paths: Sequence[str], folder: Path, note: Note, on_progress: Progress
 ) -> tuple[list[bytes | None], dict[int, str]]:
-    """Digests of the files' contents, and of those that cannot be read the row and why."""
+    """Returns digests of the files' contents, and row → reason of those that cannot be read."""
     known = _read_files(folder / FILES, note)
     now = time.time_ns()
     tokens = tokens_of(paths)
@@ -103,7 +105,7 @@ def digests_of(
     digests = [None if isinstance(token, str) else known.get(token[0]) for token in tokens]
     new = [row for row, digest in enumerate(digests) if digest is None and row not in bad]
     num_known = len(known)
-    with ThreadPoolExecutor(16) as threads:  # they wait for the disk
+    with ThreadPoolExecutor(16) as threads:  # they mostly wait for the disk
         found = threads.map(_digest, (paths[row] for row in new))
         for done, (row, digest) in enumerate(zip(new, found, strict=True), start=1):
             token = tokens[row]
@@ -134,25 +136,22 @@ def _read_files(file: Path, note: Note) -> dict[bytes, bytes]:
     try:
         whole = file.read_bytes()
     except OSError as error:
-        note(f"{file}: cannot be read ({error.strerror}); every image is read again")
+        note(f"{file}: cannot be read ({error.strerror}); all images are read again")
         return {}
     content = whole[32:]
     if whole[:32] != sha256(content).digest() or len(content) % (2 * DIGEST):
-        note(f"{file}: is damaged; every image is read again")
+        note(f"{file}: is damaged; all images are read again")
         return {}
     pairs = np.frombuffer(content, f"V{DIGEST}").reshape(-1, 2)
     return dict(zip(pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True))
 
 
 def load(folder: Path, wanted: dict[bytes, list[int]], note: Note) -> Iterator[Part]:
-    """Features of images that the cache knows; what is found is taken out of `wanted`.
-
-    `wanted`: rows of each digest.
-    """
+    """Yields cached features, and removes what it finds from `wanted`, digest → rows."""
     for file in sorted(folder.glob("*.safetensors")):
         try:
             held, digests = _read(file)
-        except Exception as error:  # safetensors and the disk each have their own
+        except Exception as error:  # safetensors and the disk raise many kinds
             note(f"{file}: is damaged ({in_one_line(error)}); its images are embedded again")
             file.unlink(missing_ok=True)
             continue
@@ -167,20 +166,20 @@ def load(folder: Path, wanted: dict[bytes, list[int]], note: Note) -> Iterator[P
 
 
 def _read(file: Path) -> tuple[Part, list[bytes]]:
-    """A file's features, mapped into memory, and their digests; raises if they are damaged."""
+    """Returns a file's features, memory-mapped, and their digests; raises if it is damaged."""
     tensors = {name: t.numpy() for name, t in safetensors.torch.load_file(file).items()}
     features = tensors["features"]
     part = Part(np.arange(len(features)), features, tensors["norms"])
     digests = tensors["digests"]
     if digests.shape != (len(features), DIGEST) or digests.dtype != np.uint8:
-        raise ValueError("digests have another shape")
+        raise ValueError("its digests have the wrong shape")
     if _name(digests) != file.name or not (part.checks() == tensors["checks"].view("u8")).all():
         raise ValueError("its checksum is wrong")
     return part, np.ascontiguousarray(digests).view(f"V{DIGEST}")[:, 0].tolist()
 
 
 def store(folder: Path, digests: Sequence[bytes], part: Part, note: Note) -> None:
-    """Adds the features of these contents."""
+    """Adds the features of images with these digests."""
     if not digests:
         return
     named = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST).copy()
@@ -199,9 +198,9 @@ def _name(digests: ndarray) -> str:
 
 
 def _write(file: Path, content: bytes, note: Note) -> None:
-    """Replaces the file; without one a search only takes longer, so a full disk is a note."""
+    """Writes the file; a failure is only noted, since it merely makes the next search slower."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         run_folder.write(file, content)
     except OSError as error:
-        note(f"{file}: cannot be written ({error.strerror}); these features are not kept")
+        note(f"{file}: cannot be written ({error.strerror}); its content is not cached")

@@ -1,4 +1,4 @@
-"""The nearest of many images, without sorting or comparing all of them in full precision."""
+"""Finds the nearest of many images without comparing all of them in full precision."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from numpy import ndarray
 from train.evaluation.feature_cache import Part
 from train.metrics import Distance, distances
 
-AT_A_TIME = 2**24  # pairs of a query and a gallery image: 64 MB of products
-ROUNDING = 2.0**-24  # of a float32
+AT_A_TIME = 2**24  # pairs of query and gallery image: 64 MB of products
+ROUNDING = 2.0**-24  # relative, of float32
 
 
 def nearest(
     queries: Float32[ndarray, "q d"], parts: Sequence[Part], top: int, distance: Distance
 ) -> tuple[Int64[ndarray, "q k"], Float32[ndarray, "q k"]]:
-    """Rows of the `top` nearest images and their distances, as sorting all would give them.
+    """Returns rows and distances of the `top` nearest images, equal to those of a full sort.
 
-    float32 products with bounds of their rounding tell which images can be among the nearest; only
-    those are compared as `metrics.distances` does, in float64.
+    float32 products and bounds on their rounding errors show which images can be among the nearest;
+    only those are compared in float64, by `metrics.distances`.
     """
     rows = np.concatenate([part.rows for part in parts])
     norms = np.concatenate([part.norms for part in parts])
@@ -54,11 +54,11 @@ def _candidates(
     top: int,
     distance: Distance,
 ) -> Int64[ndarray, " k"]:
-    """All images that may be among the `top` nearest, given float32 products with the query."""
+    """Returns all images that may be among the `top` nearest, given their float32 products."""
     norm = float(np.linalg.norm(query.astype(np.float64)))
-    # |error of a product of d numbers| <= d u |q| |g|, whatever the order of summation.
+    # |error of a dot product of d numbers| <= d u |q| |g|, in any order of summation.
     error = (2 * len(query) + 8) * ROUNDING
-    if distance == "cosine":  # the lengths of directions are 1, or 0 of a vector of zeros
+    if distance == "cosine":  # unit vectors; a zero vector stays zero
         scale, scales = 1 / max(norm, 1e-12), 1 / np.maximum(norms, 1e-12)
         norm, norms, products = norm * scale, norms * scales, products * (scale * scales)
     squares = norm**2 + norms**2 - 2.0 * products

@@ -1,4 +1,4 @@
-"""Searches images of one folder or list for those that are nearest to each query image."""
+"""Searches a folder or list of images for those nearest to each query image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,21 +19,23 @@ from train.evaluation.nearest import nearest
 from train.evaluation.trained import TrainedRun
 from train.live.display import Display
 
-CHUNK = 4096  # images that are embedded and kept at a time
+CHUNK = 4096  # images embedded and cached at a time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Side:
-    """Images to search for, or among."""
+    """The queries or the gallery of a search."""
 
     index: Index
-    left_out: dict[str, list[str]] = field(default_factory=dict)  # no images, by the reason
-    bad: dict[int, str] = field(default_factory=dict)  # rows that cannot be read, and why
+    left_out: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # paths that are not images, by reason
+    bad: dict[int, str] = field(default_factory=dict)  # rows that cannot be read → reason
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """For each of q queries the k nearest gallery images, nearest first."""
+    """The k nearest gallery images of each of q queries, nearest first."""
 
     query: Side
     gallery: Side
@@ -41,16 +43,16 @@ class Found:
     hits: Int64[ndarray, "q k"]  # rows of `gallery`
     distances: Float32[ndarray, "q k"]  # Euclidean, or 1 - cos
     num_searched: int  # gallery images that could be read
-    num_embedded: int  # of these, by this search; the others' features were in the cache
+    num_embedded: int  # of these; the others' features came from the cache
 
 
 def read_side(
     option: str, images: Sequence[Path], modality: Modality | None, needs_modality: bool
 ) -> Side:
-    """The images of `--query` or `--gallery`: files, folders, or a CSV with a column `path`.
+    """Reads what `--query` or `--gallery` names: files, folders, or a CSV with a column `path`.
 
-    `modality` is that of the images whose CSV does not tell it. Raises `InputError` as `read_named`
-    does, and if a network that needs modalities is left without one.
+    `modality` applies to images without one in a CSV. Raises `InputError` as `read_named` does, and
+    if the network needs a modality that is unknown.
     """
     named: Named = read_named(images, columns=("path",))
     index = named.index
@@ -59,9 +61,9 @@ def read_side(
         index.modality[unknown] = modality
     elif needs_modality and unknown.any():
         raise InputError(
-            f"{index.path(np.flatnonzero(unknown)[0])}: RGB or infrared? this run's network must "
-            f"know ({unknown.sum()} such images); pass {option}-modality rgb or ir, or a CSV with "
-            "a column modality"
+            f"{index.path(np.flatnonzero(unknown)[0])}: its modality is unknown and this run's "
+            f"network needs it ({unknown.sum()} such images); pass {option}-modality rgb or ir, or "
+            "a CSV with a column modality"
         )
     return Side(index, named.left_out)
 
@@ -77,8 +79,8 @@ def search(
 ) -> Found:
     """Ranks the gallery for each query by the run's distance; ties keep the gallery's order.
 
-    Features of gallery images are kept in the folder `cache`. Fills in `bad` of both sides. Raises
-    `InputError` if no query, or no image of the gallery, can be read.
+    Caches features of gallery images in the folder `cache`. Fills in `bad` of both sides. Raises
+    `InputError` if no query or no gallery image can be read.
     """
     rows = np.arange(len(query.index))
     asked = _embed(run, query, rows, flip_test, display, "queries")
@@ -107,7 +109,7 @@ def _embed(
     display: Display,
     what: str,
 ) -> Part:
-    """Features of those of `rows` that can be read; notes the others in `side.bad`."""
+    """Returns features of the readable `rows`; adds the others to `side.bad`."""
     loader = EvaluationLoader(side.index.take(rows), run.data, run.device, skip_bad=True)
     with display.progress(what) as progress:
         features = extract_features(run.network, loader, progress, flip_test).cpu().numpy()
@@ -119,7 +121,7 @@ def _embed(
 def gallery_features(
     run: TrainedRun, gallery: Side, display: Display, cache: Path, flip_test: bool
 ) -> tuple[list[Part], int]:
-    """Features of every gallery image that can be read, and how many are not from the cache."""
+    """Returns features of all readable gallery images, and how many were not in the cache."""
     paths = gallery.index.names()
     with display.progress("reading") as progress:
         digests, bad = feature_cache.digests_of(paths, cache, display.note, progress)
@@ -150,7 +152,7 @@ def _embed_new(
     display: Display,
     folder: Path,
 ) -> Part:
-    """Embeds an image of each content, and keeps the features."""
+    """Embeds one image of each content and caches the features."""
     paths = [str(gallery.index.path(rows[0])) for _, rows in contents]
     before = feature_cache.tokens_of(paths)
     first = np.array([rows[0] for _, rows in contents])
@@ -167,7 +169,7 @@ def _embed_new(
             continue
         chosen += [i] * len(rows)
         rows_of += rows
-        if then == now:  # else these may not be the features of that content
+        if then == now:  # otherwise the file changed while it was embedded
             kept.append((digest, i))
     if kept:
         which = np.array([i for _, i in kept])

@@ -1,4 +1,4 @@
-"""What `cdp search` found: a page of pictures that opens anywhere, and a CSV of all ranks."""
+"""Writes the results of `cdp search`: a self-contained page of pictures and a CSV of all ranks."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ from train.reporting.page import Markup, Section, element, facts, joined, page, 
 from train.reporting.retrieval import thumbnail
 
 PAGE, RANKS, BAD = "index.html", "ranks.csv", run_folder.BAD_IMAGES
-MAX_PICTURES = 4000  # on the page, about 16 MB
+MAX_PICTURES = 4000  # on a page, about 16 MB
 CACHE = "search-cache"  # in a run folder
 
 Progress = Callable[[int, int], None]
@@ -42,10 +42,10 @@ def search_run(
     device_name: str = "auto",
     overwrite: bool = False,
 ) -> Path:
-    """Searches with a run's newest weights and writes what is found to `out`; returns the page.
+    """Searches with a run's newest weights and writes the results to `out`; returns the page.
 
-    `modalities`: of the queries, and of the gallery, that no CSV tells about. Raises `InputError`
-    if the folder is in use, or as `open_run`, `read_side` and `search` do.
+    `modalities`: of queries and of gallery images without one in a CSV. Raises `InputError` as
+    `check_folder`, `open_run`, `read_side` and `search` do.
     """
     check_folder(out, overwrite)
     run = open_run(run_dir, display, device_name=device_name)
@@ -62,7 +62,7 @@ def search_run(
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raises `InputError` if `folder` is a file, or holds files and must not be touched."""
+    """Raises `InputError` if `folder` is a file, or is not empty and must not be overwritten."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
@@ -75,16 +75,16 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 def _summarise(
     found: Found, run: TrainedRun, flip_test: bool, out: Path, cache: Path, display: Display
 ) -> None:
-    """The gallery in a line, what was left out, and each query in a line."""
+    """Prints what was left out, a line about the gallery, and a line per query."""
     for option, side in (("--query", found.query), ("--gallery", found.gallery)):
         if side.left_out:
-            each = (f"{len(p)} {reason}, as {p[0]}" for reason, p in side.left_out.items())
+            each = (f"{len(p)} {reason}, such as {p[0]}" for reason, p in side.left_out.items())
             display.note(f"left out in the folders of {option}: {'; '.join(each)}")
         if side.bad:
             row, reason = min(side.bad.items())
             display.note(
-                f"{len(side.bad)} of {len(side.index)} images of {option} cannot be read, as "
-                f"{side.index.path(row)}: {reason}; {out / BAD} lists them"
+                f"{len(side.bad)} of {len(side.index)} images of {option} cannot be read, such "
+                f"as {side.index.path(row)}: {reason}; {out / BAD} lists them"
             )
     cached = found.num_searched - found.num_embedded
     how = " (flip-test)" if flip_test else ""
@@ -104,9 +104,9 @@ def _summarise(
 
 
 def write(found: Found, run: TrainedRun, flip_test: bool, folder: Path, progress: Progress) -> None:
-    """Writes page and CSV, and a list of the images that cannot be read if there are any.
+    """Writes page and CSV, and a list of the images that cannot be read, if any.
 
-    Replaces those of an earlier search, and leaves other files in the folder alone.
+    Replaces those of an earlier search; leaves other files in the folder unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bad = _bad_images(found)
@@ -120,7 +120,7 @@ def write(found: Found, run: TrainedRun, flip_test: bool, folder: Path, progress
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")  # names need not be UTF-8
+    return text.encode("utf-8", "surrogateescape")  # file names may not be UTF-8
 
 
 def _bad_images(found: Found) -> str:
@@ -132,7 +132,7 @@ def _bad_images(found: Found) -> str:
 
 
 def _ranks(found: Found) -> str:
-    """`query,rank,path,distance`, and pid and camid if the gallery's CSV tells any."""
+    """Returns `query,rank,path,distance`, with pid and camid if the gallery's CSV has any."""
     index = found.gallery.index
     known = {
         name: numbers
@@ -189,7 +189,7 @@ def _thumbnail(reader: Reader, row: int, alt: str) -> Markup:
     try:
         (content,) = reader.contents(np.array([row]))
         decoded = decode(content)
-    except BadImageError as error:  # it has changed since it was embedded
+    except BadImageError as error:  # the file has changed since it was embedded
         decoded = Flaw("changed", error.reason)
     if isinstance(decoded, Flaw):
         return element("span", f"no picture: {decoded.text}", class_="missing")
@@ -200,7 +200,7 @@ def _thumbnail(reader: Reader, row: int, alt: str) -> Markup:
 def _article(
     found: Found, i: int, readers: Sequence[Reader], threads: ThreadPoolExecutor
 ) -> Markup:
-    """A query and its hits; if pids are known on both sides, right ones are marked."""
+    """Returns a query and its hits, marked as right or wrong if both pids are known."""
     query, gallery = found.query.index, found.gallery.index
     row, hits = int(found.queries[i]), found.hits[i].tolist()
     name = query.path(row).name

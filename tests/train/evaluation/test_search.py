@@ -1,4 +1,4 @@
-"""`cdp search`: right ranks, features kept by content, and refusals in one line."""
+"""`cdp search`: correct ranks, features cached by content, and errors in one line."""
 
 import csv
 import os
@@ -47,7 +47,7 @@ def lines_of(out: Path) -> list[dict[str, str]]:
 
 
 def embedded(text: str) -> tuple[int, int]:
-    """Gallery images that a search embedded, and those that the cache knew."""
+    """Returns how many gallery images a search embedded, and how many came from the cache."""
     found = re.search(r"gallery +\d+ images.*: (\d+) embedded, (\d+) from", text)
     assert found
     return int(found[1]), int(found[2])
@@ -94,7 +94,7 @@ def test_ranks_are_those_of_all_distances_sorted(distance, people, gallery, tmp_
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_the_short_cut_gives_what_comparing_all_gives(distance):
     rng = np.random.default_rng(0)
-    for spread in (1.0, 1e-3, 1e-6, 0.0):  # far apart, down to what float32 cannot tell apart
+    for spread in (1.0, 1e-3, 1e-6, 0.0):  # from far apart to indistinguishable in float32
         features = (1 + spread * rng.standard_normal((300, 65))).astype(np.float32)
         features[7] = 0
         features[200:220] = features[100]  # equal images keep their order
@@ -130,12 +130,12 @@ def test_only_new_content_is_embedded(run, gallery, queries, tmp_path, capsys):
     old = files[0].read_bytes()
     Image.effect_noise((48, 96), 90).convert("RGB").save(files[0], quality=50)
     assert len(files[0].read_bytes()) < len(old)
-    files[0].write_bytes(files[0].read_bytes().ljust(len(old), b"\0"))  # of the old size,
-    os.utime(files[0], ns=(times.st_atime_ns, times.st_mtime_ns))  # and as old as it was
+    files[0].write_bytes(files[0].read_bytes().ljust(len(old), b"\0"))  # same size
+    os.utime(files[0], ns=(times.st_atime_ns, times.st_mtime_ns))  # and same times
     assert again() == (1, num - 1)
     assert lines_of(out) != first
     files[0].write_bytes(old)
-    assert again() == (0, num)  # known content has come back
+    assert again() == (0, num)  # known content is back
     assert lines_of(out) == first
 
     moved = gallery.rename(tmp_path / "moved")
@@ -196,11 +196,11 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(
     run, gallery, queries, tmp_path, capsys
 ):
     files = sorted(gallery.rglob("*.jpg"))
-    files[3].write_bytes(b"no image at all")  # its header
+    files[3].write_bytes(b"no image at all")  # bad header
     files[5].write_bytes(files[5].read_bytes()[:300])
     png = gallery / "cut.png"
     Image.effect_noise((48, 96), 60).save(png)
-    png.write_bytes(png.read_bytes()[:2000])  # whole header, pixels that only a decoder refuses
+    png.write_bytes(png.read_bytes()[:2000])  # intact header; only decoding fails
     (gallery / "notes.txt").write_text("no image")
     bad_query = tmp_path / "bad.jpg"
     bad_query.touch()
@@ -208,9 +208,9 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(
     more = ("--top", "1000", "--cache", tmp_path / "cache", "--overwrite")
     for _ in range(2):
         printed = search(run, gallery, [bad_query, *queries], out, capsys, *more)
-        assert f"3 of {len(files) + 1} images of --gallery cannot be read, as " in printed
-        assert f"1 of 3 images of --query cannot be read, as {bad_query}: is empty" in printed
-        assert "left out in the folders of --gallery: 1 no image file, as" in printed
+        assert f"3 of {len(files) + 1} images of --gallery cannot be read, such as " in printed
+        assert f"1 of 3 images of --query cannot be read, such as {bad_query}: is empty" in printed
+        assert "left out in the folders of --gallery: 1 no image file, such as" in printed
         listed = [line.split("\t")[0] for line in (out / "bad_images.tsv").read_text().splitlines()]
         assert sorted(listed) == sorted(map(str, [bad_query, files[3], files[5], png]))
         lines = lines_of(out)
@@ -255,7 +255,7 @@ def test_a_network_that_treats_modalities_apart_is_told_them(
     out = tmp_path / "out"
     args = ("--gallery", gallery, "--query", *queries, "--out", out, "--device", "cpu")
     line = refused(capsys, "search", run, *args, "--query-modality", "ir")
-    assert "RGB or infrared? this run's network must know" in line
+    assert "its modality is unknown and this run's network needs it (" in line
     assert "pass --gallery-modality rgb or ir, or a CSV with a column modality" in line
     assert not out.exists()
     told = ("--query-modality", "ir", "--overwrite")
@@ -266,7 +266,7 @@ def test_a_network_that_treats_modalities_apart_is_told_them(
 
 
 def test_the_page_is_whole_and_needs_nothing_else(run, gallery, queries, tmp_path, capsys):
-    odd = gallery / os.fsdecode(b"<b>&n\xff.jpg")  # HTML, and no UTF-8
+    odd = gallery / os.fsdecode(b"<b>&n\xff.jpg")  # HTML, and not UTF-8
     shutil.copy(queries[0], odd)
     out = tmp_path / "out"
     search(run, gallery, queries[:1], out, capsys, "--top", "7")
@@ -297,14 +297,14 @@ def test_what_cannot_be_searched_is_one_clear_line(run, gallery, queries, tmp_pa
         ((*g, *q, "--out", text), f"--out {text}: is a file; name a folder"),
         ((*g, *q, *out, "--top", "0"), "--top 0: must be at least 1"),
         ((*g, "--query", tmp_path / "gone.jpg", *out), "gone.jpg: no such file or folder"),
-        ((*g, "--query", text, *out), "notes.txt: is no image file"),
+        ((*g, "--query", text, *out), "notes.txt: is not an image file"),
         (("--gallery", empty, *q, *out), "empty: holds no image file"),
         (("--gallery", table, *q, *out), "has no column 'path'"),
-        ((*g, "--query", bad, *out), f"--query: none of 1 images can be read; {bad}: is no image"),
-        (("--gallery", bad, *q, *out), f"--gallery: none of 1 images can be read; {bad}: is no"),
+        ((*g, "--query", bad, *out), f"--query: none of 1 images can be read; {bad}: is not an"),
+        (("--gallery", bad, *q, *out), f"--gallery: none of 1 images can be read; {bad}: is not"),
     ):
         assert message in refused(capsys, "search", run, *args)
-    assert "no run folder" in refused(capsys, "search", empty, *g, *q, *out)
+    assert "is not a run folder" in refused(capsys, "search", empty, *g, *q, *out)
     assert (used / "mine.txt").read_text() == "mine"
     search(run, gallery, queries, used, capsys, "--overwrite")
     assert (used / "mine.txt").read_text() == "mine"
