@@ -26,7 +26,7 @@ def search(args: list[str]) -> None:
         overwrite: bool = False,
         method: Path | None = None,
     ) -> None:
-        """Ranks gallery images by how likely a trained network considers them the query's person.
+        """Finds the gallery images that a trained network considers most similar to each query.
 
         Writes OUT/index.html, a page of pictures that works offline, and OUT/ranks.csv: query,
         rank, path, distance and, if the gallery's CSV has them, pid and camid. Images that cannot

@@ -31,9 +31,7 @@ from train.evaluation.trained import TrainedRun
 VERSION = 1
 FILES = "files"
 DIGEST = 16  # bytes
-SETTLED_NS = (
-    2 * 10**9
-)  # a more recently changed file may change again within its timestamp's resolution
+SETTLED_NS = 2 * 10**9  # a file changed more recently may change again with the same timestamp
 
 Note = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -43,7 +41,7 @@ Progress = Callable[[int, int], None]
 class Part:
     """Features of some images; an array may be a memory map."""
 
-    rows: Int64[ndarray, " n"]  # of the gallery's index
+    rows: Int64[ndarray, " n"]  # of the index of queries or gallery
     features: Float32[ndarray, "n d"]
     norms: Float64[ndarray, " n"]
 

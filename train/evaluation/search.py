@@ -27,9 +27,7 @@ class Side:
     """The queries or the gallery of a search."""
 
     index: Index
-    left_out: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # paths that are not images, by reason
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # paths by reason
     bad: dict[int, str] = field(default_factory=dict)  # rows that cannot be read → reason
 
 
