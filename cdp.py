@@ -9,6 +9,7 @@ from train.commands.ending import fail
 from train.commands.export import embed, export
 from train.commands.overview import doctor, runs
 from train.commands.results import experiment, report
+from train.commands.search import search
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, replay_batch, resume, train
 from train.live.terminal import never_fail
@@ -27,6 +28,8 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
                                           compute official figures for features made elsewhere
   cdp experiment NAME                     reproduce a table of the paper; runs only missing rows
   cdp embed RUN_DIR [IMAGES…] --out F     write a trained network's features as .npz files
+  cdp search RUN_DIR --gallery DIR --query IMAGES… --out DIR
+                                          show the images nearest to each query; also as CSV
   cdp export RUN_DIR --format F           export a trained network: safetensors, onnx, torchscript
   cdp runs [DIR]                          list the runs in runs/, their progress and figures
   cdp doctor                              show what this machine offers, what is off, and why
@@ -105,6 +108,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "score": score,
     "experiment": experiment,
     "embed": embed,
+    "search": search,
     "export": export,
     "runs": runs,
     "doctor": doctor,

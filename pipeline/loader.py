@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -77,12 +77,17 @@ class TrainingLoader:
 
 
 class EvaluationLoader:
-    """Yields all images of an index in order, uint8 [n, 3, H, W] channels_last, on the device."""
+    """Yields all images of an index in order, uint8 [n, 3, H, W] channels_last, on the device.
 
-    def __init__(self, index: Index, options: DataOptions, device: torch.device) -> None:
+    With `skip_bad`, leaves out images that cannot be read; `source.bad` maps their rows to reasons.
+    """
+
+    def __init__(
+        self, index: Index, options: DataOptions, device: torch.device, skip_bad: bool = False
+    ) -> None:
         from pipeline.graph import evaluation_graph
 
-        self.source = EvaluationSource(index, options.eval_batch, options.range_16bit)
+        self.source = EvaluationSource(index, options.eval_batch, options.range_16bit, skip_bad)
         self.device = device
         self._pipeline = evaluation_graph(
             self.source,
@@ -98,6 +103,11 @@ class EvaluationLoader:
         return -(-len(self.source.index) // self.source.batch)
 
     def __iter__(self) -> Iterator[UInt8[Tensor, "n 3 h w"]]:
+        for _, images in self.with_rows():
+            yield images
+
+    def with_rows(self) -> Iterator[tuple[Int64[ndarray, " n"], UInt8[Tensor, "n 3 h w"]]]:
+        """Yields (rows of the index, images) for each batch."""
         self.source.begin()
-        for _, (images,) in run(self._pipeline, self.source, self.device):
-            yield images.permute(0, 3, 1, 2)
+        for rows, (images,) in run(self._pipeline, self.source, self.device):
+            yield rows, images.permute(0, 3, 1, 2)

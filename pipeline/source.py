@@ -155,17 +155,26 @@ class TrainingSource:
 
 
 class EvaluationSource:
-    """Returns paths or bytes, `batch` rows per call; the last batch may be smaller."""
+    """Returns paths or bytes, `batch` rows per call; the last batch may be smaller.
+
+    With `skip_bad`, leaves out images that cannot be read; `bad` maps their rows to the reasons.
+    """
 
     def __init__(
-        self, index: Index, batch: int, range_16bit: tuple[int, int] | None = None
+        self,
+        index: Index,
+        batch: int,
+        range_16bit: tuple[int, int] | None = None,
+        skip_bad: bool = False,
     ) -> None:
         self.index = index
         self.batch = batch
         self.read = Reader(index, range_16bit)
         self.in_flight: deque[Int64[ndarray, " n"]] = deque()
+        self.bad: dict[int, str] = {}
+        self._skip_bad = skip_bad
         self._rows = np.arange(len(index))
-        self._next = 0
+        self._next = self._resume_at = 0
 
     def begin(self, rows: Int64[ndarray, " n"] | None = None) -> None:
         """Starts a pass over `rows`, or over all rows in order."""
@@ -178,18 +187,38 @@ class EvaluationSource:
         self._next = len(self._rows)
 
     def skip(self, error: BadImageError) -> bool:
-        """Returns False: a pass leaves nothing out."""
-        return False
+        """Leaves out a bad image, if `skip_bad`, and stops until `rewind` is called."""
+        if not self._leave_out(error):
+            return False
+        self._resume_at = self._next - sum(map(len, self.in_flight))
+        self.stop()
+        return True
 
     def rewind(self) -> None:
-        """Never needed."""
+        """Continues from the first batch that DALI has taken but nobody received."""
+        good = np.array([row not in self.bad for row in self._rows[self._resume_at :]], bool)
+        self._rows = self._rows[self._resume_at :][good]
+        self._next = 0
+        self.in_flight.clear()
+
+    def _leave_out(self, error: BadImageError) -> bool:
+        if self._skip_bad:
+            self.bad[error.row] = error.reason
+        return self._skip_bad
 
     def __call__(self) -> tuple[ndarray | list[ndarray]]:
         """Returns the next batch's paths or bytes."""
-        if self._next >= len(self._rows):
-            raise StopIteration
         rows = self._rows[self._next : self._next + self.batch]
-        batch = self.read(rows)
-        self._next += len(rows)
-        self.in_flight.append(rows)
-        return (batch,)
+        while len(rows):
+            try:
+                batch = self.read(rows)
+            except BadImageError as error:
+                if not self._leave_out(error):
+                    raise
+                self._rows = self._rows[self._rows != error.row]
+                rows = self._rows[self._next : self._next + self.batch]
+            else:
+                self._next += len(rows)
+                self.in_flight.append(rows)
+                return (batch,)
+        raise StopIteration

@@ -206,6 +206,11 @@ def num_classes(path: Path) -> int:
     return int(_about(path)["num_classes"])
 
 
+def checksum(path: Path) -> str:
+    """Returns the SHA-256 of the checkpoint's tensors that its file states."""
+    return str(_about(path).get("sha256", ""))
+
+
 def history(path: Path) -> list[str]:
     """Returns the names of all data that a file's weights saw, latest first; [] if unknown.
 

@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Shaped
 from numpy import ndarray
 
-from pipeline.datasets.records import Index, Modality, make_index
-from pipeline.datasets.table import COLUMNS, read_table
+from pipeline.datasets.records import Index
+from pipeline.datasets.table import COLUMNS, UNKNOWN, read_table
 from pipeline.datasets.walk import walk
 from pipeline.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-UNKNOWN = -1  # pid and camid of an image about which nothing is known
 UNKNOWN_MODALITY = 255
 NO_IMAGE = "no image file"
 
@@ -26,12 +25,13 @@ class Named:
 
     index: Index
     names: Shaped[ndarray, " n"]  # str: each path as it was given
-    left_out: dict[str, list[Path]] = field(default_factory=dict)  # by reason
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # paths by reason
 
 
-def read_named(arguments: Sequence[Path]) -> Named:
+def read_named(arguments: Sequence[Path], columns: Sequence[str] = COLUMNS[:4]) -> Named:
     """Reads one CSV of `path,pid,camid,modality`, or files and folders, without such labels.
 
+    The CSV must have `columns`; values of other columns may be missing and are then unknown.
     Folders are searched recursively, through links, in order of path. Raises `InputError` naming
     what is missing, holds no image, or is not an image file.
     """
@@ -44,14 +44,14 @@ def read_named(arguments: Sequence[Path]) -> Named:
             raise InputError(
                 f"{tables[0]}: a CSV must be the only argument; add the other images to it"
             )
-        index = read_table(tables[0], columns=COLUMNS[:4]).index
+        index = read_table(tables[0], columns=columns).index
         if not len(index):
             raise InputError(f"{tables[0]}: lists no image")
         return Named(index, np.array([os.fsdecode(bytes(path)) for path in index.paths], np.str_))
-    files: list[Path] = []
-    left_out: dict[str, list[Path]] = {}
+    files: list[str] = []
+    left_out: dict[str, list[str]] = {}
     for argument in arguments:
-        found = [argument]
+        found = [str(argument)]
         if argument.is_dir():
             inside = walk(argument)
             found = [file for file in inside.files if _is_image(file)]
@@ -60,15 +60,22 @@ def read_named(arguments: Sequence[Path]) -> Named:
                 left_out.setdefault(reason, []).append(path)
             if not found:
                 raise InputError(f"{argument}: holds no image file ({', '.join(SUFFIXES)})")
-        elif not _is_image(argument):
+        elif not _is_image(found[0]):
             raise InputError(
                 f"{argument}: is not an image file ({', '.join(SUFFIXES)}), folder or CSV"
             )
         files += found
-    rows = [(os.path.abspath(file)[1:], UNKNOWN, UNKNOWN, Modality.RGB) for file in files]
-    index = make_index(Path("/"), rows)
-    index.modality[:] = UNKNOWN_MODALITY
-    return Named(index, np.array([str(file) for file in files], np.str_), left_out)
+    here = os.path.join(os.getcwd(), "")
+    paths = [os.path.normpath(os.path.join(here, file))[1:] for file in files]
+    unknown = np.full(len(files), UNKNOWN)
+    index = Index(
+        Path("/"),
+        np.array([os.fsencode(path) for path in paths], np.bytes_),
+        unknown,
+        unknown.copy(),
+        np.full(len(files), UNKNOWN_MODALITY, np.uint8),
+    )
+    return Named(index, np.array(files, np.str_), left_out)
 
 
 def look_up(named: Index, known: Iterable[Index]) -> Index:
@@ -88,5 +95,5 @@ def look_up(named: Index, known: Iterable[Index]) -> Index:
     return Index(named.root, named.paths, pids, camids, modality)
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES
+def _is_image(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() in SUFFIXES

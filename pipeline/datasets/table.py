@@ -46,6 +46,7 @@ VALUES = {  # a value's code is its position; missing values are NOT_GIVEN
     "rule": tuple(RULES),
 }
 NOT_GIVEN = 255
+UNKNOWN = -1  # pid and camid of an image about which nothing is known
 CHUNK = 65536  # rows held as Python objects at a time
 
 
@@ -256,7 +257,7 @@ def _row(
     numbers = []
     for column in ("pid", "camid"):
         value = row.get(column, "")
-        number = number_of(value)
+        number = number_of(value) if value or column in columns else UNKNOWN
         if number is None:
             raise InputError(f"{column} is {value[:40]!r}; expected an integer, 0 or more")
         numbers.append(number)

@@ -9,8 +9,9 @@ from jaxtyping import Float32, Int64, Shaped
 from numpy import ndarray
 
 from pipeline.datasets.kinds import read_protocol, read_training
-from pipeline.datasets.named import UNKNOWN, UNKNOWN_MODALITY, look_up, read_named
+from pipeline.datasets.named import UNKNOWN_MODALITY, look_up, read_named
 from pipeline.datasets.records import Index, Modality
+from pipeline.datasets.table import UNKNOWN
 from pipeline.errors import InputError
 from pipeline.options import DataOptions
 from train import run_folder

@@ -26,7 +26,7 @@ def extract_features(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     flip_test: bool = False,
 ) -> Float[Tensor, "n d"]:
-    """Returns features of every image of the loader's index, in order, float32, on the device.
+    """Returns features of every image that the loader yields, in order, float32, on the device.
 
     With `flip_test`, averages the features of each image and its mirror image as `network.embed`
     returns them; cosine distance normalises the mean, not the two. Raises `InputError` naming an
@@ -35,23 +35,27 @@ def extract_features(
     was_training = network.training
     network.eval()
     infrared = torch.from_numpy(loader.source.index.modality == Modality.IR)
-    infrared = infrared.to(loader.device).split(loader.source.batch)
-    features = []
-    for done, (images, is_infrared) in enumerate(zip(loader, infrared, strict=True), start=1):
+    features, rows = [], []
+    for done, (of_batch, images) in enumerate(loader.with_rows(), start=1):
         num = len(images)
+        is_infrared = infrared[of_batch].to(loader.device)
         if images.is_cuda:  # one shape only: cuDNN benchmarks its algorithms for each new one
             images, is_infrared = (fill(x, loader.source.batch) for x in (images, is_infrared))
         found = network.embed(images, is_infrared)
         if flip_test:
             found = (found + network.embed(images.flip(3), is_infrared)) / 2
         features.append(found[:num])
+        rows.append(of_batch)
         on_progress(done, len(loader))
     network.train(was_training)
+    if not features:  # a loader may skip them all
+        return torch.empty(0, network.width, device=loader.device)
     joined = torch.cat(features)
     bad = (~joined.isfinite().all(dim=1)).nonzero()
     if len(bad):
+        first = np.concatenate(rows)[int(bad[0])]
         raise InputError(
-            f"{loader.source.index.path(int(bad[0]))}: its features are NaN or infinite "
+            f"{loader.source.index.path(first)}: its features are NaN or infinite "
             f"({len(bad)} such images); evaluate an earlier checkpoint, or train with a lower "
             "--optimizer.lr"
         )

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-import matplotlib
-from matplotlib.figure import Figure
-
 SIZE_IN = (4.2, 2.9)  # small enough for its text to be readable on a phone
 PNG_DPI = 160
 
@@ -62,19 +59,24 @@ class Chart:
 
     name: str
     title: str
-    figure: Figure
+    figure: Any  # matplotlib's; imported only for drawing
     alt: str
 
 
 @contextmanager
 def axes_of(height_in: float = SIZE_IN[1]) -> Iterator[Any]:
     """Yields axes to draw on, in the report's style."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(SIZE_IN[0], height_in), layout="constrained").subplots()
 
 
 def png(chart: Chart) -> bytes:
     """Renders the chart with its title, on white."""
+    import matplotlib
+
     with matplotlib.rc_context(STYLE):
         title = chart.figure.suptitle(
             chart.title, x=0.02, ha="left", fontweight="bold", fontsize=11
@@ -87,6 +89,8 @@ def png(chart: Chart) -> bytes:
 
 def svg(chart: Chart) -> str:
     """Renders the chart as an `<svg>` element for a page with the style sheet `palette_css()`."""
+    import matplotlib
+
     with matplotlib.rc_context(STYLE):
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -100,9 +100,10 @@ def page(title: str, header: Markup, sections: Sequence[Section]) -> str:
         element("style", Markup(style)),
     )
     links = [element("a", section.title, href=f"#{section.name}") for section in sections]
+    nav = [element("nav", *links, aria_label="Sections")] if len(links) > 1 else []
     body = element(
         "body",
-        element("header", header, element("nav", *links, aria_label="Sections")),
+        element("header", header, *nav),
         element("main", *map(_section, sections)),
     )
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"

@@ -23,7 +23,7 @@ def test_links_to_folders_and_files_are_followed(tmp_path):
     (root / "d.jpg").symlink_to(root / "b.jpg")
     walked = walk(root)
     names = ["a/deep/1.jpg", "b/2.jpg", "b.jpg", "c/deep/1.jpg", "d.jpg"]
-    assert [str(file.relative_to(root)) for file in walked.files] == names
+    assert [os.path.relpath(file, root) for file in walked.files] == names
     assert walked.left_out == {}
 
 
@@ -34,8 +34,8 @@ def test_loops_hidden_names_and_non_files_are_left_out_by_name(tmp_path):
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / "pipe.jpg")
     walked = walk(tmp_path)
-    assert walked.files == [tmp_path / "a" / "1.jpg"]
-    assert walked.left_out == {
+    assert walked.files == [str(tmp_path / "a" / "1.jpg")]
+    assert {Path(path): why for path, why in walked.left_out.items()} == {
         tmp_path / "a" / "._1.jpg": HIDDEN,
         tmp_path / ".cache": HIDDEN,
         tmp_path / "a" / "up": LOOP,
