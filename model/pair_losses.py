@@ -1,4 +1,4 @@
-"""Losses on pairs of an RGB and an infrared image, by the distance of their normalised features.
+"""Losses that compare images across modalities: pairs of an RGB and an infrared image.
 
 Like those of losses.py they are pure functions of fixed shapes, computed in float32 or wider, and
 take any batch: identities of unequal size, or seen in one modality only.
@@ -24,7 +24,8 @@ def contrastive_loss(
     Euclidean distance of features of length 1. Over all pairs of an RGB and an infrared image; the
     mean over pairs of one identity and the mean over the others count half each.
     """
-    distance, positive, negative = _cross_modality(features, pids, modality)
+    distance = _normalised_distance(features)
+    positive, negative = _across(pids, modality)
     attracted = _mean(distance.square(), positive)
     repelled = _mean(F.relu(margin - distance).square(), negative)
     return (attracted + repelled) / 4
@@ -46,7 +47,8 @@ def dual_constrained_ranking_losses(
     max(0, intra_margin - D(p, n)). Each term is the mean over RGB anchors plus the mean over
     infrared anchors; those without a p or an n are left out.
     """
-    distance, positive, negative = _cross_modality(features, pids, modality)
+    distance = _normalised_distance(features)
+    positive, negative = _across(pids, modality)
     p = distance.masked_fill(~positive, -1).argmax(dim=1, keepdim=True)
     n = distance.masked_fill(~negative, torch.inf).argmin(dim=1, keepdim=True)
     cross = F.relu(margin + distance.gather(1, p) - distance.gather(1, n))
@@ -60,14 +62,36 @@ def dual_constrained_ranking_losses(
     return over_both(cross), over_both(intra)
 
 
-def _cross_modality(
-    features: Tensor, pids: Tensor, modality: Tensor
-) -> tuple[Float[Tensor, "n n"], Bool[Tensor, "n n"], Bool[Tensor, "n n"]]:
-    """Distances of normalised features, and which pairs across modalities share an identity."""
-    distance = pairwise_distance(F.normalize(at_least_float32(features), dim=1))
+def cross_modality_triplet_loss(
+    features: Float[Tensor, "n d"],
+    pids: Int64[Tensor, " n"],
+    modality: UInt8[Tensor, " n"],
+    margin: float,
+) -> Float[Tensor, ""]:
+    """Batch-hard triplet loss whose positives and negatives are all of the anchor's other modality.
+
+    Dai et al., "Cross-Modality Person Re-Identification with Generative Adversarial Training"
+    (cmGAN), IJCAI 2018. Euclidean distances, mean over the anchors that have both a positive and a
+    negative in the other modality; 0 if none has.
+    """
+    distance = pairwise_distance(features)
+    positive, negative = _across(pids, modality)
+    farthest_positive = distance.masked_fill(~positive, 0).amax(dim=1)
+    nearest_negative = distance.masked_fill(~negative, torch.inf).amin(dim=1)
+    usable = positive.any(dim=1) & negative.any(dim=1)
+    return _mean(F.relu(margin + farthest_positive - nearest_negative), usable)
+
+
+def _normalised_distance(features: Tensor) -> Float[Tensor, "n n"]:
+    """Euclidean distances of features of length 1."""
+    return pairwise_distance(F.normalize(at_least_float32(features), dim=1))
+
+
+def _across(pids: Tensor, modality: Tensor) -> tuple[Bool[Tensor, "n n"], Bool[Tensor, "n n"]]:
+    """Which pairs across modalities show one identity, and which show two."""
     across = modality[:, None] != modality[None, :]
     same = pids[:, None] == pids[None, :]
-    return distance, across & same, across & ~same
+    return across & same, across & ~same
 
 
 def _mean(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:

@@ -26,14 +26,13 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from model.adversary import ModalityDiscriminator
-from model.cross_losses import cross_modality_triplet_loss
 from model.network import Network, ReidNetwork
 from model.options import LossOptions, ModelOptions
 from model.outputs import Examples, Outputs
-from pipeline.errors import InputError
+from model.pair_losses import cross_modality_triplet_loss
 from train.config import Config, with_data
 from train.dhsm import DhsmOptions
-from train.methods.base import Gather, Losses, Method
+from train.methods.base import Gather, Losses, Method, of_global_batch, refuse_negative
 
 PUBLISHED = {"sysu": (27.0, 67.5, 80.6, 27.8)}
 MODALITY = "modality"  # of Outputs.extras: the discriminator's logits [b, 2]
@@ -68,8 +67,7 @@ class CmGan(Method):
     """What the features unlearn of the modality, relative to the discriminator's own gradient."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.adversarial_weight < float("inf"):  # nor NaN
-            raise InputError(f"--adversarial-weight {self.adversarial_weight}: must be at least 0")
+        refuse_negative(self, "adversarial_weight")
 
     def network(self, num_classes: int, image_size: tuple[int, int]) -> ReidNetwork:
         """CDP's network, and the discriminator."""
@@ -89,10 +87,7 @@ class CmGan(Method):
 
     def losses(self, out: Outputs, batch: Examples, gather: Gather) -> Losses:
         """Both additional losses take the originals alone."""
-        features, modality = gather(batch.originals(out.features)), gather(batch.modality)
-        cross = cross_modality_triplet_loss(
-            features, gather(batch.pids), modality, self.loss.margin
-        )
+        cross = cross_modality_triplet_loss(*of_global_batch(out, batch, gather), self.loss.margin)
         told = batch.originals(out.extras[MODALITY]).float()
         adversarial = F.cross_entropy(told, batch.modality.long())
         return super().losses(out, batch, gather) | {"cross_tri": cross, "adv": adversarial}

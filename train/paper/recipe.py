@@ -5,47 +5,18 @@ of the experiment, so that rows compare methods; everything else is theirs.
 """
 
 import dataclasses
-from typing import Any
 
-from train.config import Config, with_data, with_method, with_padded_crop
+from train.config import Config, with_data, with_padded_crop
 from train.methods import finding
-from train.paper.rows import Row, Setting, all_of
+from train.paper.rows import Row, Setting, all_of, options
 from train.stages import lengths
 
 FULL = 200  # epochs of a method that leaves their number to the data set
 
 
-def model(**changes: Any) -> Setting:
-    """Other options of the network."""
-    return lambda config: with_method(
-        config, model=dataclasses.replace(config.method.model, **changes)
-    )
-
-
-def loss(**changes: Any) -> Setting:
-    """Other options of the losses."""
-    return lambda config: with_method(
-        config, loss=dataclasses.replace(config.method.loss, **changes)
-    )
-
-
-def augmentation(**changes: Any) -> Setting:
-    """Other options of the augmentations."""
-    return lambda config: with_method(
-        config, augmentation=dataclasses.replace(config.method.augmentation, **changes)
-    )
-
-
-def optimizer(**changes: Any) -> Setting:
-    """Other options of the optimizer."""
-    return lambda config: with_method(
-        config, optimizer=dataclasses.replace(config.method.optimizer, **changes)
-    )
-
-
 def warm_up(config: Config) -> Config:
     """The rate rises in the first tenth of the epochs, at least in the first of several."""
-    return optimizer(warmup_epochs=_warmup(config.epochs / 10, config.epochs))(config)
+    return options("optimizer", warmup_epochs=_warmup(config.epochs / 10, config.epochs))(config)
 
 
 def _warmup(epochs: float, of: int) -> int:
@@ -75,9 +46,9 @@ def whole(name: str) -> Setting:
         shortest = min(lengths(of_it.stages, epochs))
         backbone, weights = base.method.model.backbone, base.method.model.weights
         changed = all_of(
-            model(backbone=backbone, weights=weights),
-            augmentation(crop_padding_px=_scaled(padding)),
-            optimizer(warmup_epochs=_warmup(warmup, shortest) if warmup else 0),
+            options("model", backbone=backbone, weights=weights),
+            options("augmentation", crop_padding_px=_scaled(padding)),
+            options("optimizer", warmup_epochs=_warmup(warmup, shortest) if warmup else 0),
         )
         return with_data(dataclasses.replace(changed(its), epochs=epochs), **kept)
 
@@ -86,26 +57,29 @@ def whole(name: str) -> Setting:
 
 PARTS: dict[str, Row] = {
     "crop": Row("CDP+DHSM with padded random crops.", with_padded_crop),
-    "erasing": Row("CDP+DHSM with random erasing, half of the pairs.", augmentation(erasing=0.5)),
+    "erasing": Row(
+        "CDP+DHSM with random erasing, half of the pairs.", options("augmentation", erasing=0.5)
+    ),
     "erasing-spectrum": Row(
         "CDP+DHSM with random erasing, gray in infrared images.",
-        augmentation(erasing=0.5, erasing_fill="spectrum"),
+        options("augmentation", erasing=0.5, erasing_fill="spectrum"),
     ),
-    "gem": Row("CDP+DHSM with generalized-mean pooling.", model(pooling="gem")),
-    "stride": Row("CDP+DHSM with a last stride of 1.", model(last_stride=1)),
-    "smoothing": Row("CDP+DHSM with label smoothing of 0.1.", loss(label_smoothing=0.1)),
+    "gem": Row("CDP+DHSM with generalized-mean pooling.", options("model", pooling="gem")),
+    "stride": Row("CDP+DHSM with a last stride of 1.", options("model", last_stride=1)),
+    "smoothing": Row("CDP+DHSM with label smoothing of 0.1.", options("loss", label_smoothing=0.1)),
     "soft-margin": Row(
-        "CDP+DHSM with a soft-margin triplet loss.", loss(triplet_kind="soft-margin")
+        "CDP+DHSM with a soft-margin triplet loss.", options("loss", triplet_kind="soft-margin")
     ),
     "weighted": Row(
-        "CDP+DHSM with AGW's weighted regularized triplet loss.", loss(triplet_kind="weighted")
+        "CDP+DHSM with AGW's weighted regularized triplet loss.",
+        options("loss", triplet_kind="weighted"),
     ),
     "hetero-center": Row(
         "CDP+DHSM with the hetero-center triplet loss beside the other.",
-        loss(hetero_center_triplet=1.0),
+        options("loss", hetero_center_triplet=1.0),
     ),
     "warm-up": Row("CDP+DHSM with a warm-up of a tenth of the epochs.", warm_up),
-    "cosine": Row("CDP+DHSM with a cosine schedule.", optimizer(schedule="cosine")),
+    "cosine": Row("CDP+DHSM with a cosine schedule.", options("optimizer", schedule="cosine")),
 }
 
 

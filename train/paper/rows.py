@@ -40,9 +40,19 @@ def as_it_is(config: Config) -> Config:
     return config
 
 
+def options(part: str, **changes: Any) -> Setting:
+    """Changes options of a part of the method: model, augmentation, loss, dhsm or optimizer."""
+
+    def setting(config: Config) -> Config:
+        changed = dataclasses.replace(getattr(config.method, part), **changes)
+        return with_method(config, **{part: changed})
+
+    return setting
+
+
 def fixed(config: Config) -> Config:
     """Switches DHSM off: all spectra stay equally likely."""
-    return with_method(config, dhsm=dataclasses.replace(config.method.dhsm, enabled=False))
+    return options("dhsm", enabled=False)(config)
 
 
 def spectra(*names: str) -> Setting:
@@ -50,18 +60,9 @@ def spectra(*names: str) -> Setting:
     return lambda config: with_data(fixed(config), spectra=names)
 
 
-def losses(**changes: Any) -> Setting:
-    """Changes loss options."""
-    return lambda config: with_method(
-        config, loss=dataclasses.replace(config.method.loss, **changes)
-    )
-
-
 def structure(name: StructureName) -> Setting:
     """Uses originals only, in another structure of Fig. 7."""
-    return lambda config: with_method(
-        alone(config), model=dataclasses.replace(config.method.model, structure=name)
-    )
+    return all_of(alone, options("model", structure=name))
 
 
 def shuffled(config: Config) -> Config:
@@ -81,17 +82,17 @@ ROWS: dict[str, Row] = {
     # Table III
     "baseline-1": Row(
         "No counterparts, no PK sampling, cross-entropy only (Table III).",
-        all_of(alone, shuffled, losses(triplet=False)),
+        all_of(alone, shuffled, options("loss", triplet=False)),
         {"sysu": (16.6, 56.1, 72.2, 18.6)},
     ),
     "baseline-2": Row(
         "No counterparts; PK sampling, cross-entropy only (Table III).",
-        all_of(alone, losses(triplet=False)),
+        all_of(alone, options("loss", triplet=False)),
         {"sysu": (25.3, 71.9, 84.5, 27.2)},
     ),
     "baseline-3": Row(
         "No counterparts; PK sampling, triplet loss only (Table III).",
-        all_of(alone, losses(classification=False)),
+        all_of(alone, options("loss", classification=False)),
         {"sysu": (14.1, 59.3, 76.8, 19.3)},
     ),
     "baseline-4": Row(
@@ -103,7 +104,7 @@ ROWS: dict[str, Row] = {
     # Tables I, II, IV
     "cdp-1": Row(
         "CDP without the triplet loss (Table IV).",
-        all_of(fixed, losses(triplet=False)),
+        all_of(fixed, options("loss", triplet=False)),
         {"sysu": (32.2, 80.2, 90.9, 33.3)},
     ),
     "cdp": Row(

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from model.cross_losses import cross_modality_triplet_loss
 from model.options import ModelOptions
 from model.outputs import Examples
+from model.pair_losses import cross_modality_triplet_loss
 from pipeline.errors import InputError
 from tests.front_door import call, refused
 from tests.test_cli import events

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.cross_losses import cross_modality_triplet_loss
+from model.pair_losses import cross_modality_triplet_loss
 
 BATCHES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1)), min_size=2, max_size=9)
 
