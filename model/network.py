@@ -127,7 +127,7 @@ class Network(ReidNetwork):
         return self.project(self.pool(self.backbone(entered)), infrared)
 
     def normalised(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Pixels as the backbone's weights expect them, in the same layout (NCHW, channels_last)."""
+        """Pixels as the backbone expects them, in the same layout, NCHW or channels_last."""
         return (images.to(self.mean.dtype) - self.mean) * self.inverse_std
 
 

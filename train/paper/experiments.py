@@ -40,7 +40,7 @@ class Experiment:
 
 EXPERIMENTS = {
     "table1": Experiment(
-        "Table I: other methods, of which HCML and D2RL are missing",
+        "Table I: other methods, of which HCML is missing",
         (
             ("One-stream", "wu-one-stream"),
             ("Two-stream", "wu-two-stream"),
@@ -48,17 +48,19 @@ EXPERIMENTS = {
             ("TONE", "tone"),
             ("BDTR", "bdtr"),
             ("cmGAN", "cmgan"),
+            ("D2RL", "d2rl"),
             ("D-HSME", "d-hsme"),
             ("CDP", "cdp"),
             ("CDP+DHSM", "cdp-dhsm"),
         ),
     ),
     "table2": Experiment(
-        "Table II: other methods, of which HCML and D2RL are missing",
+        "Table II: other methods, of which HCML is missing",
         (
             ("Zero-padding", "wu-zero-padding"),
             ("TONE", "tone"),
             ("BDTR", "bdtr"),
+            ("D2RL", "d2rl"),
             ("HSME", "hsme"),
             ("D-HSME", "d-hsme"),
             ("CDP", "cdp"),
@@ -92,12 +94,13 @@ EXPERIMENTS = {
         (("CDP-2", "cdp-2"), ("CDP-3", "cdp-3"), ("CDP", "cdp")),
     ),
     "structures": Experiment(
-        "Fig. 7: structures that train in one stage",
+        "Fig. 7: structures",
         (
             ("all-spectrum", "baseline-4"),
             ("cross-spectrum", "cdp"),
-            ("separate-spectrum", "separate-spectrum"),
+            ("generated-spectrum", "generated-spectrum"),
             ("intermediate-spectrum", "intermediate-spectrum"),
+            ("separate-spectrum", "separate-spectrum"),
         ),
     ),
     "inputs": Experiment(
