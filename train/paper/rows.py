@@ -70,8 +70,9 @@ def generated(config: Config) -> Config:
     """Uses originals only, and D2RL's translator and stages with the options of the method."""
     own = {f.name: getattr(config.method, f.name) for f in dataclasses.fields(config.method)}
     method = d2rl.D2rl(**own, translator=d2rl.fitting(config))
-    changed = options("model", structure=d2rl.STRUCTURE)(dataclasses.replace(config, method=method))
-    return dataclasses.replace(changed, epochs=max(config.epochs, len(method.stages)))
+    epochs = max(config.epochs, len(method.stages))
+    changed = dataclasses.replace(config, method=method, epochs=epochs)
+    return options("model", structure=d2rl.STRUCTURE)(changed)
 
 
 def shuffled(config: Config) -> Config:
