@@ -43,7 +43,7 @@ from train.stages import Stage
 PUBLISHED = {"sysu": (28.9, 70.6, 82.4, 29.2), "regdb": (43.4, 66.1, 76.3, 44.1)}
 STRUCTURE: StructureName = "generated-spectrum"
 SMALL_PX = 128  # images that are lower get the small translator
-SMALL = TranslatorOptions(width=8, blocks=2, lr=5e-4)
+SMALL = TranslatorOptions(width=8, blocks=2, lr=1e-3)
 TRANSLATOR = "enter.translator."  # how its parameters' names begin
 BETA1 = 0.5
 
