@@ -15,7 +15,7 @@ from train.config import Device
 from train.data import name_of_training, read_test
 from train.distributed import find_world
 from train.evaluation.options import PLAIN, EvalOptions
-from train.evaluation.trained import evaluate_run, options_for
+from train.evaluation.trained import disclosed_options, evaluate_run
 from train.live.display import Display
 from train.loop import train
 from train.metrics import FIGURES
@@ -112,17 +112,17 @@ def _read(run_dir: Path, device: Device | None) -> config.Config:
 def evaluate_trials(
     run_dir: Path,
     display: Display,
-    data_root: Path | None = None,
-    trial: Trial | None = None,
-    device_name: str = "auto",
     options: EvalOptions = PLAIN,
+    device_name: str = "auto",
 ) -> dict[str, Any]:
     """Evaluates each trial's run like `evaluate_run` and averages; raises as that does."""
-    if trial is not None:
-        raise InputError(f"--trial {trial}: {run_dir} holds ten runs; evaluate {run_dir}/trial-NN")
+    if options.trial is not None:
+        raise InputError(
+            f"--trial {options.trial}: {run_dir} holds ten runs; evaluate {run_dir}/trial-NN"
+        )
     for n in TRIALS:
-        evaluate_run(folder_of(run_dir, n), display, data_root, None, device_name, options)
-    return summarise(run_dir, display, options_for(run_dir, options, data_root))
+        evaluate_run(folder_of(run_dir, n), display, options, device_name)
+    return summarise(run_dir, display, disclosed_options(run_dir, options))
 
 
 def summarise(run_dir: Path, display: Display, options: EvalOptions = PLAIN) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Images that the user names, from any data set or none: files, folders, or a CSV."""
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 from numpy import ndarray
 
-from pipeline.datasets.records import Index
+from pipeline.datasets.records import Index, Modality
 from pipeline.datasets.table import COLUMNS, UNKNOWN, read_table
 from pipeline.datasets.walk import walk
 from pipeline.errors import InputError
@@ -24,7 +25,7 @@ class Named:
     """Images to embed."""
 
     index: Index
-    names: Shaped[ndarray, " n"]  # str: each path as it was given
+    names: Shaped[ndarray, " n"]  # str: each path as it was given; of a CSV see `short_names`
     left_out: dict[str, list[str]] = field(default_factory=dict)  # paths by reason
 
 
@@ -47,7 +48,7 @@ def read_named(arguments: Sequence[Path], columns: Sequence[str] = COLUMNS[:4]) 
         index = read_table(tables[0], columns=columns).index
         if not len(index):
             raise InputError(f"{tables[0]}: lists no image")
-        return Named(index, np.array([os.fsdecode(bytes(path)) for path in index.paths], np.str_))
+        return Named(index, np.array(index.short_names(), np.str_))
     files: list[str] = []
     left_out: dict[str, list[str]] = {}
     for argument in arguments:
@@ -93,6 +94,24 @@ def look_up(named: Index, known: Iterable[Index]) -> Index:
                     pids[i], camids[i] = index.pids[row], index.camids[row]
                     modality[i] = index.modality[row]
     return Index(named.root, named.paths, pids, camids, modality)
+
+
+def fill_modality(index: Index, modality: Modality | None, is_needed: bool, option: str) -> Index:
+    """Returns `index` with `modality`, the value of `option`, where it is unknown.
+
+    Raises `InputError` if an image's modality `is_needed` and still unknown.
+    """
+    unknown = index.modality == UNKNOWN_MODALITY
+    if modality is None and is_needed and unknown.any():
+        raise InputError(
+            f"{index.path(np.flatnonzero(unknown)[0])}: its modality is unknown and this run's "
+            f"network needs it ({unknown.sum()} such images); pass {option} rgb or ir, or a CSV "
+            "with a column modality"
+        )
+    if modality is None:
+        return index
+    filled = np.where(unknown, np.uint8(modality), index.modality)
+    return dataclasses.replace(index, modality=filled)
 
 
 def _is_image(file: str) -> bool:

@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int64, Shaped
 from numpy import ndarray
 
 from pipeline.datasets.kinds import read_protocol, read_training
-from pipeline.datasets.named import UNKNOWN_MODALITY, look_up, read_named
+from pipeline.datasets.named import fill_modality, look_up, read_named
 from pipeline.datasets.records import Index, Modality
 from pipeline.datasets.table import UNKNOWN
 from pipeline.errors import InputError
@@ -69,14 +69,7 @@ def embed_images(
     index = named.index
     if (index.pids == UNKNOWN).any():
         index = look_up(index, _known(run, display))
-    if modality is not None:
-        index.modality[index.modality == UNKNOWN_MODALITY] = modality
-    missing = np.flatnonzero(index.modality == UNKNOWN_MODALITY)
-    if len(missing) and run.network.needs_modality:
-        raise InputError(
-            f"{index.path(missing[0])}: its modality is unknown and this run's network needs it "
-            f"({len(missing)} such images); pass --modality, or list the images in a CSV"
-        )
+    index = fill_modality(index, modality, run.network.needs_modality, "--modality")
     run_folder.make_parent(file)
     features = features_of(run, index, display, flip_test).cpu().numpy()
     Embedded(features, index, named.names, flip_test).write(file)

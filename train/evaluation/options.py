@@ -55,8 +55,8 @@ class EvalOptions:
 
     flip_test: bool = False  # average the features of an image and its mirror image
     re_ranking: ReRanking | None = None
-    data: Path | None = None  # a data set other than the run's own, absolute
-    trial: Trial | None = None  # of that data set
+    data: Path | None = None  # where the data set is, or another one
+    trial: Trial | None = None  # RegDB's, if not the one that the run was trained on
 
     def disclosure(self) -> dict[str, Any]:
         """Returns the entries of a result that disclose these options; {} for a plain test."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from pipeline.datasets.named import UNKNOWN_MODALITY, Named, read_named
+from pipeline.datasets.named import fill_modality, read_named
 from pipeline.datasets.records import Index, Modality
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
@@ -52,17 +52,8 @@ def read_side(
     `modality` applies to images without one in a CSV. Raises `InputError` as `read_named` does, and
     if the network needs a modality that is unknown.
     """
-    named: Named = read_named(images, columns=("path",))
-    index = named.index
-    unknown = index.modality == UNKNOWN_MODALITY
-    if modality is not None:
-        index.modality[unknown] = modality
-    elif needs_modality and unknown.any():
-        raise InputError(
-            f"{index.path(np.flatnonzero(unknown)[0])}: its modality is unknown and this run's "
-            f"network needs it ({unknown.sum()} such images); pass {option}-modality rgb or ir, or "
-            "a CSV with a column modality"
-        )
+    named = read_named(images, columns=("path",))
+    index = fill_modality(named.index, modality, needs_modality, f"{option}-modality")
     return Side(index, named.left_out)
 
 

@@ -259,6 +259,8 @@ def test_a_network_that_treats_modalities_apart_is_told_them(
     assert "its modality is unknown and this run's network needs it (" in line
     assert "pass --gallery-modality rgb or ir, or a CSV with a column modality" in line
     assert not out.exists()
+    line = refused(capsys, "embed", run, gallery, "--out", tmp_path / "F.npz", "--device", "cpu")
+    assert "pass --modality rgb or ir, or a CSV with a column modality" in line
     told = ("--query-modality", "ir", "--overwrite")
     num = len(list(gallery.rglob("*.jpg")))
     for modality, expected in (("rgb", (num, 0)), ("ir", (num, 0)), ("rgb", (0, num))):
