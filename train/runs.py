@@ -119,13 +119,16 @@ def _state(folder: Path, method: str | None, is_finished: bool, done: int) -> tu
     if is_finished:
         return "finished", ""
     if method is None:
-        return "interrupted", "only the version of cdp that wrote it can go on with it"
+        return "interrupted", "only the version of cdp that wrote it can resume it"
     if _epoch_in(folder / BATCH) > done:  # else the run was resumed and came past it
         show = _command("train --replay-batch", folder, method)
         return "diverged", f"the loss became NaN or infinite; `{show}` shows the batch"
     if _epoch_in(folder / COLLAPSED) >= max(done, 1):
-        return "collapsed", f"all features became one point; train again with {MENDS}"
-    return "interrupted", f"go on with `{_command('train --resume', folder, method)}`"
+        return (
+            "collapsed",
+            f"all features became one point, so figures are chance; train again with {MENDS}",
+        )
+    return "interrupted", f"resume with `{_command('train --resume', folder, method)}`"
 
 
 def _command(words: str, folder: Path, method: str | None) -> str:
@@ -164,7 +167,7 @@ def _of_trials(folder: Path, known: dict[str, Any]) -> Run:
             return Run(folder, trial.state, f"{trial.folder.name}: {trial.note}", **known)
     count = f"{num_finished} of {regdb.NUM_TRIALS} trials are finished"
     again = _command("train --resume", folder, known["method"])
-    return Run(folder, "interrupted", f"{count}; go on with `{again}`", **known)
+    return Run(folder, "interrupted", f"{count}; resume with `{again}`", **known)
 
 
 def _configuration(folder: Path) -> dict[str, Any]:

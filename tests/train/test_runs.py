@@ -155,7 +155,7 @@ def test_trials_are_listed_below_their_run(tmp_path, capsys):
     (run,) = listed(capsys, tmp_path).values()
     assert [trial["state"] for trial in run["trials"]] == ["finished", "interrupted"]
     assert (run["epochs_done"], run["epochs"], run["state"]) == (3, 20, "interrupted")
-    assert run["note"].startswith("1 of 10 trials are finished; go on with `cdp train --resume")
+    assert run["note"].startswith("1 of 10 trials are finished; resume with `cdp train --resume")
     with run_folder.lock(tmp_path / "ten" / "trial-02"):
         assert listed(capsys, tmp_path)["ten"]["state"] == "running"
     (tmp_path / "ten" / "trial-02" / run_folder.METRICS).write_text("{}\n")
