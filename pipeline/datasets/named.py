@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Shaped
 from numpy import ndarray
 
-from pipeline.datasets.records import Index, Modality
-from pipeline.datasets.table import COLUMNS, UNKNOWN, read_table
+from pipeline.datasets.records import Index
+from pipeline.datasets.table import COLUMNS, MODALITIES, UNKNOWN, read_table
 from pipeline.datasets.walk import walk
 from pipeline.errors import InputError
 
@@ -67,11 +67,15 @@ def read_named(arguments: Sequence[Path], columns: Sequence[str] = COLUMNS[:4]) 
             )
         files += found
     here = os.path.join(os.getcwd(), "")
-    paths = [os.path.normpath(os.path.join(here, file))[1:] for file in files]
+    paths = [file if file.startswith("/") else here + file for file in files]
+    # Names inside a folder hold no "..", so paths are as tidy as the arguments.
+    if any(os.path.abspath(argument) != os.path.join(here, argument) for argument in arguments):
+        paths = [os.path.normpath(path) for path in paths]
+    encoded = os.fsencode("\0".join(path[1:] for path in paths)).split(b"\0")  # all at once: fast
     unknown = np.full(len(files), UNKNOWN)
     index = Index(
         Path("/"),
-        np.array([os.fsencode(path) for path in paths], np.bytes_),
+        np.array(encoded, np.bytes_),
         unknown,
         unknown.copy(),
         np.full(len(files), UNKNOWN_MODALITY, np.uint8),
@@ -96,8 +100,8 @@ def look_up(named: Index, known: Iterable[Index]) -> Index:
     return Index(named.root, named.paths, pids, camids, modality)
 
 
-def fill_modality(index: Index, modality: Modality | None, is_needed: bool, option: str) -> Index:
-    """Returns `index` with `modality`, the value of `option`, where it is unknown.
+def fill_modality(index: Index, modality: str | None, is_needed: bool, option: str) -> Index:
+    """Returns `index` with `modality`, rgb or ir, the value of `option`, where it is unknown.
 
     Raises `InputError` if an image's modality `is_needed` and still unknown.
     """
@@ -110,9 +114,9 @@ def fill_modality(index: Index, modality: Modality | None, is_needed: bool, opti
         )
     if modality is None:
         return index
-    filled = np.where(unknown, np.uint8(modality), index.modality)
+    filled = np.where(unknown, np.uint8(MODALITIES[modality]), index.modality)
     return dataclasses.replace(index, modality=filled)
 
 
 def _is_image(file: str) -> bool:
-    return os.path.splitext(file)[1].lower() in SUFFIXES
+    return file.lower().endswith(SUFFIXES)

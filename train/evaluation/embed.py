@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from pipeline.datasets.kinds import read_protocol, read_training
 from pipeline.datasets.named import fill_modality, look_up, read_named
-from pipeline.datasets.records import Index, Modality
+from pipeline.datasets.records import Index
 from pipeline.datasets.table import UNKNOWN
 from pipeline.errors import InputError
 from pipeline.options import DataOptions
@@ -52,14 +52,14 @@ def embed_images(
     display: Display,
     data_root: Path | None = None,
     device_name: str = "auto",
-    modality: Modality | None = None,
+    modality: str | None = None,
     overwrite: bool = False,
     flip_test: bool = False,
 ) -> None:
     """Embeds images, in the given order, into one `.npz` file.
 
     Without a CSV, looks up pid, camid and modality in the run's data set; other images have the
-    given `modality`. Raises `InputError` if an image cannot be read or the file exists.
+    given `modality`, rgb or ir. Raises `InputError` if an image cannot be read or the file exists.
     """
     if file.suffix != ".npz":
         raise InputError(f"--out {file}: must end in .npz")

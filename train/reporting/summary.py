@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.options import num_views
+from pipeline.options import unit
 from train import run_folder
 from train.config import Config
 from train.environment import environment
@@ -22,14 +22,13 @@ TILES = (("rank1", "rank-1"), ("mAP", "mAP"), ("mINP", "mINP"))
 def header(run_dir: Path, cfg: Config, method: str, training: str, notes: Sequence[str]) -> Markup:
     """Returns the run's name, its main options and the notes."""
     mining = f"DHSM, α = {cfg.method.dhsm.alpha:g}" if cfg.method.dhsm.enabled else "no DHSM"
-    unit = "pairs" if num_views(cfg.data) == 2 else "images"
     options = (
         ("method", method),
         ("data set", f"{cfg.data.kind}, {cfg.data.root}"),
         ("network", f"{cfg.method.model.backbone}, weights {cfg.method.model.weights}"),
         (
             "batches",
-            f"P {cfg.data.p} × K {cfg.data.k} {unit} of {cfg.data.height_px} × "
+            f"P {cfg.data.p} × K {cfg.data.k} {unit(cfg.data)} of {cfg.data.height_px} × "
             f"{cfg.data.width_px} px, {mining}",
         ),
         ("training", f"{training}, {cfg.device}, mixed precision {cfg.precision}"),
