@@ -329,3 +329,14 @@ def test_the_installed_command_trains_on_new_people(tmp_path):
     assert "rank1" in done.stdout
     assert "epoch   2" in done.stdout
     assert json.loads((tmp_path / "r" / "result.json").read_text())["num_query"] > 0
+
+
+def test_a_reader_that_has_seen_enough_causes_no_traceback():
+    """As in `cdp --help | head -1`."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, REPOSITORY / "cdp.py", "--help"], **pipes) as command:
+        assert command.stdout
+        assert command.stderr
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 1
