@@ -218,6 +218,10 @@ def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
         assert picture.width > 8 * 16
         red, green, blue = picture.convert("RGB").split()
         assert red.tobytes() == green.tobytes() == blue.tobytes()  # augmented as in training
+    assert shown.count("jitter  ") == 12  # the infrared images
+    config.write_text(config.read_text().replace('"jitter": 0.1', '"jitter": 0.0'))
+    assert call("train", "--replay-batch", tmp_path / "r") == 0
+    assert "jitter" not in capsys.readouterr().out
 
 
 def test_there_is_nothing_to_replay_without_a_failed_batch(run, capsys):

@@ -1,8 +1,9 @@
 """What a method is. The defaults are CDP+DHSM's; a method overrides what differs, nothing else.
 
-A method is one file that ends in `METHOD = …`, an instance of `Method` or of a subclass. Its fields
-are its options, and so its flags. A function `setting(config) -> config` beside it, if there is
-one, sets what the method needs of the other options: counterparts or none, epochs, distance.
+A method is one file that ends in `METHOD = …`, an instance of a subclass of `Method`, whose file is
+the method's name. Its fields are its options, and so its flags. A function `setting(config) ->
+config` beside it, if there is one, sets what the method needs of the other options: counterparts or
+none, epochs, distance.
 """
 
 import dataclasses

@@ -11,6 +11,12 @@ when training begins; one classifier, after a ReLU, serves both.
 """
 
 from train.methods import wu_one_stream
+from train.methods.base import Method
 
-METHOD = wu_one_stream.with_model(fc="per-modality")
+
+class WuAsymmetricFc(Method):
+    """wu-one-stream with a fully connected layer for each modality."""
+
+
+METHOD = wu_one_stream.with_model(WuAsymmetricFc, fc="per-modality")
 setting = wu_one_stream.setting

@@ -14,10 +14,16 @@ infrared image of each of 32 identities.
 
 from train.config import Config, with_data
 from train.methods import wu_one_stream
+from train.methods.base import Method
 
 PUBLISHED = {"sysu": (11.7, 48.0, 65.5, 12.9)}
 
-METHOD = wu_one_stream.with_model(structure="two-stems", stem_depth=3)
+
+class WuTwoStream(Method):
+    """wu-one-stream with two streams."""
+
+
+METHOD = wu_one_stream.with_model(WuTwoStream, structure="two-stems", stem_depth=3)
 
 
 def setting(config: Config) -> Config:

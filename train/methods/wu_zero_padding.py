@@ -14,6 +14,7 @@ zero-padding-4.
 """
 
 from train.methods import wu_one_stream
+from train.methods.base import Method
 
 PUBLISHED = {
     "sysu": (14.8, 54.1, 71.3, 16.0),
@@ -21,5 +22,10 @@ PUBLISHED = {
     "regdb-thermal": (16.6, 34.7, 44.3, 17.8),
 }
 
-METHOD = wu_one_stream.with_model(structure="zero-padding-2")
+
+class WuZeroPadding(Method):
+    """wu-one-stream with deep zero-padding."""
+
+
+METHOD = wu_one_stream.with_model(WuZeroPadding, structure="zero-padding-2")
 setting = wu_one_stream.setting

@@ -136,7 +136,9 @@ def _lacks_only_a_test(state: runs.Run) -> bool:
 
 
 def _said(state: runs.Run) -> str:
-    return f"This run is {state.state}{f': {state.note}' if state.note else ''}."
+    if state.state == "running":
+        return "The training is still running."
+    return f"State: {state.state}; {state.note}."
 
 
 def _pictures(run: TestedRun, cfg: Config, display: Display, seed: int) -> list[Section]:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from model.outputs import Examples, Outputs
 from pipeline.errors import InputError
 from tests.front_door import call, refused
-from train.config import flat
+from train.config import flat, to_json
 from train.methods import finding
 from train.methods.caj import METHOD as CAJ
 from train.paper.recipe import PARTS, of_method
 from train.presets import PRESETS, find_preset
+from train.runs import _method
 
 NAMES = ("agw", "caj", "cdp-strong")
 
@@ -45,6 +46,12 @@ def test_a_method_is_found_by_its_name_and_says_what_to_expect(name):
     for words in (f"Command: cdp train {name} --data.root DIR", "Hardware:", "time:", "ublished"):
         assert words in preset.about
     assert preset.config.distance == "cosine"
+
+
+@pytest.mark.parametrize("name", finding.names())
+def test_a_run_tells_its_method(name):
+    written = json.loads(to_json(find_preset(name).config))
+    assert _method(written) == name
 
 
 @pytest.mark.parametrize("name", ["cmgan", "hsme", "d-hsme"])

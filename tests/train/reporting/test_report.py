@@ -287,7 +287,7 @@ def test_an_unfinished_run_gets_a_partial_report(run, tmp_path, capsys):
     names = [section.attributes["id"] for section in page.all("section")]
     assert names == ["losses", "spectra", "speed", "configuration"]
     notes = " ".join(note.text() for note in page.all("p", class_="note"))
-    assert f"This run is interrupted: resume with cdp train --resume {half}." in notes
+    assert f"State: interrupted; resume with cdp train --resume {half}." in notes
     assert "method" in next(page.all("dl")).text()
     assert "holds no checkpoint" in notes
     assert "made no counterparts" in next(page.all("section", id="spectra")).text()
@@ -296,9 +296,9 @@ def test_an_unfinished_run_gets_a_partial_report(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("file", "epoch", "expected"),
     [
-        (BATCH, 2, "This run is diverged: the loss became NaN"),
-        (COLLAPSED, 1, "This run is collapsed: all features became one point"),
-        (COLLAPSED, 0, "This run is interrupted: resume with"),  # it was resumed, and recovered
+        (BATCH, 2, "State: diverged; the loss became NaN"),
+        (COLLAPSED, 1, "State: collapsed; all features became one point"),
+        (COLLAPSED, 0, "State: interrupted; resume with"),  # it was resumed, and recovered
     ],
 )
 def test_the_report_and_the_list_of_runs_agree_on_the_state(run, tmp_path, file, epoch, expected):
