@@ -19,7 +19,7 @@ from train import checkpoint
 REPOSITORY = Path(cdp.__file__).parent
 EPOCH_FIELDS = {
     *("event", "epoch", "step", "loss", "loss_cls", "loss_tri", "lr", "images_per_second"),
-    *("data_wait", "confidence", "probability"),
+    *("data_wait", "cores_taken", "confidence", "probability"),
 }
 RESULT_FIELDS = {
     *("rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance_rank1"),
@@ -56,6 +56,7 @@ def test_a_run_writes_all_documented_files(run, people):
     assert set(epochs[0]) >= EPOCH_FIELDS
     for line in epochs:
         assert 0 <= line["data_wait"] < 1
+        assert 0 <= line["cores_taken"] <= 1
         assert line["images_per_second"] > 0
         assert sum(line["probability"].values()) == pytest.approx(1)
         assert set(line["confidence"]) == set("RGBX")
