@@ -323,7 +323,7 @@ def test_the_installed_command_trains_on_new_people(tmp_path):
         )
 
     sizes = ("--num-train", "8", "--num-val", "1", "--num-test", "4", "--images-per-camera", "2")
-    assert call("data", "make", tmp_path / "set", *sizes) == 0
+    assert call("data", "make", tmp_path / "set", "--thermal", *sizes) == 0
     done = command("train", "demo", "--data.root", "set", "--run-dir", "r", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "rank1" in done.stdout

@@ -76,7 +76,7 @@ class Camera:
     exposure: tuple[float, float]
     contrast: float  # how much darker the sides of a limb are than its lit core
     gradient: float  # how much the light falls across the crop
-    noise: float  # standard deviation in grey levels
+    noise: float  # standard deviation in grey levels, of each channel
     blur: float  # pixels at a crop height of 256
     vignette: float
     backdrop: float = 1.0  # light that reaches the scene, of that on people
