@@ -1,13 +1,14 @@
-"""A small model of how people look to RGB and near-infrared (NIR) surveillance cameras.
+"""A small model of how people look to RGB, near- (NIR) and far-infrared (FIR) cameras.
 
 What it models. A person is a jointed body of tapered capsules with walking phase, arm pose and
 turn, worn garments, hair and carried things. Every material is a spectrum over (R, G, B, NIR), and
-a print survives in NIR only when its ink differs there. A camera has its own viewpoints, crop
-scale, scene, illuminant, blur and noise; infrared cameras see one band under their own light, which
-falls off with distance. Detector boxes are misaligned; passers-by or furniture hide some people.
+a print survives in NIR only when its ink differs there; for FIR cameras, heat takes NIR's place. A
+camera has its own viewpoints, crop scale, scene, illuminant, blur and noise; NIR cameras see one
+band under their own light, which falls off with distance, FIR cameras need no light. Detector boxes
+are misaligned; passers-by or furniture hide some people.
 
 What it does not model. There is no mesh, cloth simulation, lens distortion, interreflection or
-facial likeness; scenes are still, and clothes and carried things never change between cameras.
+facial likeness; scenes are still, and clothes, their warmth and carried things never change.
 Light multiplies gamma-encoded values, which is exact for a pure power law and only approximate for
 a real sensor. Results on these pictures say nothing about accuracy on real ones.
 """
@@ -23,7 +24,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-Spectrum = tuple[int, int, int, int]  # gamma-encoded R, G, B, NIR in 0..255
+Spectrum = tuple[int, int, int, int]  # gamma-encoded R, G, B, NIR (or heat) in 0..255
 Band = Literal["rgb", "nir", "heat"]
 Point = tuple[float, float, float]  # right, forward, up in body heights; feet on zero
 Array = NDArray[Any]
