@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import cdp
+from pipeline.datasets import synthetic
 from tests.front_door import SMALL, call, refused
 from train import checkpoint
 
@@ -324,7 +325,8 @@ def test_the_installed_command_trains_on_new_people(tmp_path):
         )
 
     sizes = ("--num-train", "8", "--num-val", "1", "--num-test", "4", "--images-per-camera", "2")
-    assert call("data", "make", tmp_path / "set", *sizes) == 0
+    assert call("data", "make", tmp_path / "set", "--thermal", *sizes) == 0
+    assert "thermal" in (synthetic.title(tmp_path / "set") or "")
     done = command("train", "demo", "--data.root", "set", "--run-dir", "r", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "rank1" in done.stdout
