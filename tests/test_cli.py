@@ -13,13 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import cdp
+from pipeline.datasets import synthetic
 from tests.front_door import SMALL, call, refused
 from train import checkpoint
 
 REPOSITORY = Path(cdp.__file__).parent
 EPOCH_FIELDS = {
     *("event", "epoch", "step", "loss", "loss_cls", "loss_tri", "lr", "images_per_second"),
-    *("data_wait", "confidence", "probability"),
+    *("data_wait", "cores_taken", "confidence", "probability"),
 }
 RESULT_FIELDS = {
     *("rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance_rank1"),
@@ -56,6 +57,7 @@ def test_a_run_writes_all_documented_files(run, people):
     assert set(epochs[0]) >= EPOCH_FIELDS
     for line in epochs:
         assert 0 <= line["data_wait"] < 1
+        assert 0 <= line["cores_taken"] <= 1
         assert line["images_per_second"] > 0
         assert sum(line["probability"].values()) == pytest.approx(1)
         assert set(line["confidence"]) == set("RGBX")
@@ -327,7 +329,8 @@ def test_the_installed_command_trains_on_new_people(tmp_path):
         )
 
     sizes = ("--num-train", "8", "--num-val", "1", "--num-test", "4", "--images-per-camera", "2")
-    assert call("data", "make", tmp_path / "set", *sizes) == 0
+    assert call("data", "make", tmp_path / "set", "--thermal", *sizes) == 0
+    assert "thermal" in (synthetic.title(tmp_path / "set") or "")
     done = command("train", "demo", "--data.root", "set", "--run-dir", "r", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "rank1" in done.stdout

@@ -37,7 +37,7 @@ from train.distributed import World, find_world, joined
 from train.divergence import CollapsedError, NotFiniteError, check_finite
 from train.evaluation.evaluate import evaluate, extract_features
 from train.interruption import Interruption
-from train.live import board
+from train.live import board, cores
 from train.live.clock import Clock
 from train.live.display import Display
 from train.loss_reader import LossReader
@@ -70,6 +70,7 @@ class Run:
     progress: Progress
     trained_on: str  # names all data that the weights will have seen
     at_one_point: dict[str, float]  # the losses' values once all features have collapsed into one
+    cores_taken: float = 0.0  # by other programs during the epoch, 0…1
     interrupted: Interruption = field(default_factory=Interruption)
     show_on_board: board.Write = lambda record: None
     result: dict[str, Any] = field(default_factory=dict)
@@ -277,6 +278,10 @@ def train_epoch(run: Run) -> None:
             replay.save(run.run_dir, progress, error.step, run.loader, run.mining.probability)
         raise
     progress.waited, progress.seconds = clock.waited, clock.seconds()
+    taken, run.cores_taken = run.cores_taken, clock.cores_taken()
+    if run.cores_taken > cores.MUCH >= taken:
+        on_cpu = run.device.type == "cpu"
+        run.display.note(cores.advice(run.cores_taken, progress.epoch, on_cpu, run.run_dir))
     for bad in run.world.collect(progress.bad):
         progress.bad.update(bad)
 
@@ -325,6 +330,7 @@ def record(run: Run, p_hat: Any) -> None:
         "lr": schedule.rate(cfg, progress.epoch),
         "images_per_second": num_images(cfg.data) * steps / progress.seconds,
         "data_wait": progress.waited / progress.seconds,
+        "cores_taken": run.cores_taken,
         "seconds": progress.seconds,
         "num_bad_images": len(progress.bad),
         "confidence": dict(zip(cfg.data.spectra, run.mining.r.tolist(), strict=True)),

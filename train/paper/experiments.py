@@ -217,7 +217,7 @@ def run_experiment(
     tables.write(
         out / name,
         experiment.title + (" (quick: figures mean nothing)" if quick else ""),
-        "synthetic people" if synthetic.recipe(root) else root.name,
+        synthetic.title(root) or root.name,
         SEARCHES[searches[0]][2],
         _rows(experiment, runs, searches),
         display,

@@ -35,7 +35,7 @@ def test_every_row_is_trained_and_written(out):
     names = [f"{kind}-spectrum" for kind in ("all", "cross", "separate", "intermediate")]
     assert list(found) == names
     for line in found.values():
-        assert (line["runs"], line["diverged"], line["data"]) == ("1", "0", "synthetic people")
+        assert (line["runs"], line["diverged"], line["data"]) == ("1", "0", "synthetic people v2")
     assert found["cross-spectrum"]["paper_rank1"] == "36.2"
     result = json.loads((out / "cdp-seed-1" / "result.json").read_text())
     assert float(found["cross-spectrum"]["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
