@@ -297,7 +297,7 @@ def test_every_command_has_help(args, capsys):
             assert option in printed
 
 
-def test_alone_it_names_the_five_commands_to_begin_with(capsys):
+def test_without_arguments_cdp_names_five_commands_for_beginners(capsys):
     assert call() == 2
     printed = capsys.readouterr()
     assert printed.out == ""

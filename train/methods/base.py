@@ -156,13 +156,13 @@ def _centers(out: Outputs) -> Tensor:
 
 
 def augment(method: Method, image: Any, draw: Any) -> Any:
-    """The method's `augment`; `InputError` if it takes no notice of options that are on."""
+    """Calls the method's `augment`; raises `InputError` if it ignores options that are on."""
     made = method.augment(image, draw)
     if method.augmentation.changes_images and not any(
         name.startswith("augmentation.") for name in draw.names
     ):
         raise InputError(
-            "--augmentation: the method's augment() makes nothing of these options; leave them "
+            "--augmentation: the method's augment() ignores these options; leave them "
             "out, or let it change what super().augment(image, draw) returns"
         )
     return made

@@ -285,7 +285,7 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(
     assert not (out / "bad_images.tsv").exists()
 
 
-def test_a_csv_may_tell_who_is_on_its_images(run, people, tmp_path, capsys):
+def test_a_csv_may_label_its_images(run, people, tmp_path, capsys):
     index = read_protocol(DataOptions(), people).index
     rgb, infrared = (index.take(np.flatnonzero(index.modality == m)) for m in (0, 1))
     out, file, asked = tmp_path / "out", tmp_path / "gallery.csv", tmp_path / "queries.csv"
@@ -308,7 +308,7 @@ def test_a_csv_may_tell_who_is_on_its_images(run, people, tmp_path, capsys):
     assert set(lines_of(out)[0]) == {"query", "rank", "path", "distance"}
 
 
-def test_a_network_that_treats_modalities_apart_is_told_them(
+def test_a_network_that_treats_modalities_differently_needs_them(
     people, gallery, queries, tmp_path, capsys
 ):
     run = tmp_path / "run"
@@ -344,7 +344,7 @@ def test_the_page_is_whole_and_needs_nothing_else(run, gallery, queries, tmp_pat
     assert "<b>1</b> 0.00" in html  # the query itself
 
 
-def test_what_cannot_be_searched_is_one_clear_line(run, gallery, queries, tmp_path, capsys):
+def test_what_cannot_be_searched_gives_one_clear_line(run, gallery, queries, tmp_path, capsys):
     used, text, empty = tmp_path / "used", tmp_path / "notes.txt", tmp_path / "empty"
     used.mkdir()
     (used / "mine.txt").write_text("mine")

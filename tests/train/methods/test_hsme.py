@@ -53,7 +53,7 @@ def test_the_rate_warms_up_and_falls_as_that_of_sphere_reid():
     assert config.data.spectra == ()
 
 
-def test_of_one_point_an_unbiased_classifier_is_at_ln_m():
+def test_at_one_point_an_unbiased_classifier_is_at_ln_m():
     assert METHOD.at_one_point(10) == {"cls": math.log(10)}
     features = torch.ones(6, 4)
     head = CosineClassifier(4, 3, 14.0)
