@@ -119,8 +119,9 @@ def _spread_input(tensors: Tensors, network: nn.Module) -> tuple[Tensors, list[s
 
 
 def _wanted(network: nn.Module) -> Tensors:
-    """All that a file may give: everything but the classifier."""
-    return {n: t for n, t in network.state_dict().items() if not n.startswith("classifier.")}
+    """All that a file may give: everything but the classifier and a metric learned after it."""
+    not_given = ("classifier.", "metric.")
+    return {n: t for n, t in network.state_dict().items() if not n.startswith(not_given)}
 
 
 def _check(tensors: Tensors, wanted: Tensors, network: nn.Module) -> None:
