@@ -63,7 +63,9 @@ def load(network: nn.Module, name: str, file: Path | None) -> str:
 def _named(tensors: Tensors, prefix: str, wanted: Tensors) -> Tensors:
     """The file's tensors under the network's names; those it has no name for keep theirs."""
     named = {
-        BACKBONE + name.removeprefix(prefix) if name.startswith(prefix) else name: tensor
+        BACKBONE + name.removeprefix(prefix)
+        if name.startswith(prefix) and name not in wanted
+        else name: tensor
         for name, tensor in tensors.items()
     }
     return structures.into_both_stems(named, wanted)
