@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -258,7 +259,13 @@ def test_everything_that_reads_a_run_reads_its_metric(whole, people, tmp_path, c
     capsys.readouterr()
     assert call("embed", run, "--out", out, "--device", "cpu") == 0
     command = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("cdp score"))
-    assert call(*shlex.split(command)[1:], "--out", tmp_path / "scored.json") == 0
+    words = [glob(word) if "*" in word else [word] for word in shlex.split(command)[1:]]
+    assert (
+        call(
+            *(file for files in words for file in sorted(files)), "--json", tmp_path / "scored.json"
+        )
+        == 0
+    )
     scored = json.loads((tmp_path / "scored.json").read_text())
     assert scored["mAP"] == pytest.approx(json.loads(expected)["mAP"])
     for kind in ("safetensors", "torchscript"):  # each compares features with the run's
