@@ -47,7 +47,7 @@ def test_a_method_is_found_by_its_name_and_says_what_to_expect(name):
     assert preset.config.distance == "cosine"
 
 
-@pytest.mark.parametrize("name", ["cmgan", "hsme", "d-hsme"])
+@pytest.mark.parametrize("name", ["cmgan", "hcml", "hsme", "d-hsme"])
 def test_the_figures_of_a_row_are_those_of_its_docstring(name):
     about = " ".join(find_preset(name).about.split())
     assert f"Command: cdp train {name} --data.root DIR. Hardware:" in about
