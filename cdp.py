@@ -12,7 +12,7 @@ from train.commands.results import experiment, report
 from train.commands.search import search
 from train.commands.testing import evaluate, score
 from train.commands.training import preset_names, replay_batch, resume, train
-from train.live.terminal import never_fail
+from train.live.terminal import never_fail, reader_left
 
 USAGE = """\
 cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
@@ -61,9 +61,16 @@ def main() -> None:
     """Runs the command in `sys.argv`; exits with a status described in `USAGE`."""
     never_fail(sys.stdout, sys.stderr)
     try:
-        run(sys.argv[1:])
+        try:
+            run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         fail("interrupted", 1)
+    except BrokenPipeError:
+        if not reader_left(sys.stdout):
+            raise
+        sys.exit(1)
 
 
 def run(args: list[str]) -> None:

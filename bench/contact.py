@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # torch or DALI may fail to load, which a check must report
     from pipeline.graph import Stage
 
 NO_BATCHES, NO_STEP = 3, 4
-PEOPLE = {"num_train": 88, "num_val": 2, "num_test": 1, "images_per_camera": 1}
+PEOPLE: dict[str, Any] = {"num_train": 88, "num_val": 2, "num_test": 1, "images_per_camera": 1}
 OPTIONS: dict[str, Any] = {"p": 8, "k": 4, "cache": "none", "threads": 4}
 NUM_STEPS = 8
 STAGES: tuple["Stage", ...] = ("read", "decode", "resize", "flip", "counterpart", "stack")

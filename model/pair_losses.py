@@ -1,7 +1,7 @@
 """Losses that compare images across modalities: pairs of an RGB and an infrared image.
 
-Like those of losses.py they are pure functions of fixed shapes, computed in float32 or wider, and
-take any batch: identities of unequal size, or seen in one modality only.
+Like those in losses.py, they are pure functions with fixed shapes, compute in float32 or wider, and
+take any batch, even with identities of unequal size or seen in one modality only.
 """
 
 import torch
@@ -18,11 +18,11 @@ def contrastive_loss(
     modality: UInt8[Tensor, " n"],
     margin: float,
 ) -> Float[Tensor, ""]:
-    """½ d² for pairs of one identity, ½ max(0, margin - d)² for pairs of two.
+    """½ d² for pairs of the same identity, ½ max(0, margin - d)² for other pairs.
 
     Hadsell et al., "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006. d is the
-    Euclidean distance of features of length 1. Over all pairs of an RGB and an infrared image; the
-    mean over pairs of one identity and the mean over the others count half each.
+    Euclidean distance of L2-normalised features. Takes all pairs of an RGB and an infrared image;
+    the mean over pairs of the same identity and the mean over the others count half each.
     """
     distance = _normalised_distance(features)
     positive, negative = _across(pids, modality)
@@ -41,11 +41,11 @@ def dual_constrained_ranking_losses(
     """Bi-directional dual-constrained top-ranking loss: its cross- and intra-modality terms.
 
     Ye et al., "Visible Thermal Person Re-Identification via Dual-Constrained Top-Ranking", IJCAI
-    2018. D is the Euclidean distance of features of length 1. Anchor i is held against p, the
-    farthest image of its identity in the other modality, and n, the nearest image of another
-    identity in the other modality: max(0, margin + D(i, p) - D(i, n)), and, within that modality,
-    max(0, intra_margin - D(p, n)). Each term is the mean over RGB anchors plus the mean over
-    infrared anchors; those without a p or an n are left out.
+    2018. D is the Euclidean distance of L2-normalised features. For anchor i, p is the farthest
+    image of its identity and n the nearest image of another identity, both in the other modality:
+    max(0, margin + D(i, p) - D(i, n)) and, within that modality, max(0, intra_margin - D(p, n)).
+    Each term is the mean over RGB anchors plus the mean over infrared anchors; anchors without a p
+    or an n are left out.
     """
     distance = _normalised_distance(features)
     positive, negative = _across(pids, modality)
@@ -68,7 +68,7 @@ def cross_modality_triplet_loss(
     modality: UInt8[Tensor, " n"],
     margin: float,
 ) -> Float[Tensor, ""]:
-    """Batch-hard triplet loss whose positives and negatives are all of the anchor's other modality.
+    """Batch-hard triplet loss with positives and negatives from the other modality only.
 
     Dai et al., "Cross-Modality Person Re-Identification with Generative Adversarial Training"
     (cmGAN), IJCAI 2018. Euclidean distances, mean over the anchors that have both a positive and a
@@ -83,17 +83,17 @@ def cross_modality_triplet_loss(
 
 
 def _normalised_distance(features: Tensor) -> Float[Tensor, "n n"]:
-    """Euclidean distances of features of length 1."""
+    """Returns Euclidean distances between L2-normalised features."""
     return pairwise_distance(F.normalize(at_least_float32(features), dim=1))
 
 
 def _across(pids: Tensor, modality: Tensor) -> tuple[Bool[Tensor, "n n"], Bool[Tensor, "n n"]]:
-    """Which pairs across modalities show one identity, and which show two."""
+    """Returns which pairs across modalities have the same identity, and which have not."""
     across = modality[:, None] != modality[None, :]
     same = pids[:, None] == pids[None, :]
     return across & same, across & ~same
 
 
 def _mean(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:
-    """The mean of the values that the mask keeps; 0 if it keeps none."""
+    """Returns the mean of the values that the mask keeps; 0 if it keeps none."""
     return values.masked_fill(~mask, 0).sum() / mask.sum().clamp(min=1)

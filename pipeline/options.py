@@ -206,6 +206,11 @@ def num_views(options: DataOptions) -> int:
     return 2 if options.spectra else 1
 
 
+def unit(options: DataOptions) -> str:
+    """Returns what a batch holds P·K of: pairs, or images without counterparts."""
+    return "pairs" if num_views(options) == 2 else "images"
+
+
 def num_images(options: DataOptions) -> int:
     """Returns the number of images in a batch: 2PK, or PK without counterparts."""
     return options.p * options.k * num_views(options)

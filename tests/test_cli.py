@@ -13,13 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import cdp
+from pipeline.datasets import synthetic
 from tests.front_door import SMALL, call, refused
 from train import checkpoint
 
 REPOSITORY = Path(cdp.__file__).parent
 EPOCH_FIELDS = {
     *("event", "epoch", "step", "loss", "loss_cls", "loss_tri", "lr", "images_per_second"),
-    *("data_wait", "confidence", "probability"),
+    *("data_wait", "cores_taken", "confidence", "probability"),
 }
 RESULT_FIELDS = {
     *("rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance_rank1"),
@@ -56,6 +57,7 @@ def test_a_run_writes_all_documented_files(run, people):
     assert set(epochs[0]) >= EPOCH_FIELDS
     for line in epochs:
         assert 0 <= line["data_wait"] < 1
+        assert 0 <= line["cores_taken"] <= 1
         assert line["images_per_second"] > 0
         assert sum(line["probability"].values()) == pytest.approx(1)
         assert set(line["confidence"]) == set("RGBX")
@@ -218,6 +220,10 @@ def test_a_diverging_run_stops_with_the_step_named(people, tmp_path, capsys):
         assert picture.width > 8 * 16
         red, green, blue = picture.convert("RGB").split()
         assert red.tobytes() == green.tobytes() == blue.tobytes()  # augmented as in training
+    assert shown.count("jitter  ") == 12  # the infrared images
+    config.write_text(config.read_text().replace('"jitter": 0.1', '"jitter": 0.0'))
+    assert call("train", "--replay-batch", tmp_path / "r") == 0
+    assert "jitter" not in capsys.readouterr().out
 
 
 def test_there_is_nothing_to_replay_without_a_failed_batch(run, capsys):
@@ -291,7 +297,7 @@ def test_every_command_has_help(args, capsys):
             assert option in printed
 
 
-def test_alone_it_names_the_five_commands_to_begin_with(capsys):
+def test_without_arguments_cdp_names_five_commands_for_beginners(capsys):
     assert call() == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -323,9 +329,21 @@ def test_the_installed_command_trains_on_new_people(tmp_path):
         )
 
     sizes = ("--num-train", "8", "--num-val", "1", "--num-test", "4", "--images-per-camera", "2")
-    assert call("data", "make", tmp_path / "set", *sizes) == 0
+    assert call("data", "make", tmp_path / "set", "--thermal", *sizes) == 0
+    assert "thermal" in (synthetic.title(tmp_path / "set") or "")
     done = command("train", "demo", "--data.root", "set", "--run-dir", "r", *SMALL)
     assert done.returncode == 0, done.stderr
     assert "rank1" in done.stdout
     assert "epoch   2" in done.stdout
     assert json.loads((tmp_path / "r" / "result.json").read_text())["num_query"] > 0
+
+
+def test_a_reader_that_has_seen_enough_causes_no_traceback():
+    """As in `cdp --help | head -1`."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, REPOSITORY / "cdp.py", "--help"], **pipes) as command:
+        assert command.stdout
+        assert command.stderr
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 1

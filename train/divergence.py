@@ -1,8 +1,9 @@
-"""What ends a run that has nothing left to learn: a loss that is not finite, or collapsed features.
+"""Detects runs that cannot succeed: a loss that is not finite, or collapsed features.
 
 Batch-hard triplet loss can drive all features into one point (Hermans et al., "In Defense of the
-Triplet Loss for Person Re-Identification", 2017, section 3.3). Every distance is then 0, the
-triplet loss its margin, the cross-entropy ln M; nothing is NaN, and retrieval is at chance.
+Triplet Loss for Person Re-Identification", 2017, section 3.3). Then every distance is 0, the
+triplet loss equals its margin and the cross-entropy ln M; nothing is NaN, and retrieval is at
+chance.
 """
 
 import torch
@@ -20,12 +21,12 @@ SMALL = 0.05
 CLOSE = {"cls": 0.05}
 CLOSE_OTHERS = 0.2
 MENDS = "--loss.triplet-weight 0.01 or a lower --optimizer.lr"  # bench/NOTES.md
-WINDOW = 20  # the last steps of a look, of which MOST must show it
+WINDOW = 20  # steps to look at; the share MOST of them must show a collapse
 MOST = 0.8
 
 
 class DivergedError(ArithmeticError):
-    """The run cannot become anything; the message says what happened and what may help."""
+    """The run cannot succeed; the message says what happened and what may help."""
 
 
 class NotFiniteError(DivergedError):
@@ -68,10 +69,10 @@ def collapsed(
     first_spread: float,
     at_one_point: dict[str, float],
 ) -> Bool[Tensor, " steps"]:
-    """At which steps were all features one point, or so close that no loss could tell?
+    """Returns at which steps all features were, as far as figures show, one point.
 
-    `seen` holds the figures of steps, `names` says which, and `at_one_point` what losses are when
-    all features are the same: a step counts if its spread and each of these losses say so.
+    `seen` holds the figures called `names`, and `at_one_point` the values of losses when all
+    features are equal: a step counts if its spread and each of these losses agree.
     """
     columns = dict(zip(names, seen.unbind(dim=1), strict=True))
     signs = columns[SPREAD] < SMALL * first_spread
@@ -88,10 +89,10 @@ def watch(
     at_one_point: dict[str, float],
     steps: int,
 ) -> str:
-    """Keeps in `at` since which step all features have been one point.
+    """Records in `at` since which step all features have been one point.
 
-    `seen` are figures of the running epoch's first steps, of which it has `steps`. Returns what to
-    tell when a collapse begins, else nothing.
+    `seen` holds the figures of the current epoch's first steps, of `steps` in all. Returns a
+    message when a collapse begins, otherwise "".
     """
     if len(seen):
         at.first_spread = at.first_spread or float(seen[0, -1])
@@ -113,10 +114,10 @@ def told(
     names: tuple[str, ...],
     at_one_point: dict[str, float],
 ) -> str:
-    """A collapse in one line, by the figures of the `last` step."""
+    """Describes a collapse in one line, with the figures of the `last` step."""
     figures = dict(zip(names, last.tolist(), strict=True))
     losses = "".join(
-        f", loss_{name} is {figures[f'loss_{name}']:.3f}, of one point {value:.3f}"
+        f", loss_{name} is {figures[f'loss_{name}']:.3f}, at one point {value:.3f}"
         for name, value in at_one_point.items()
     )
     return (
@@ -127,7 +128,7 @@ def told(
 
 
 def said(since: int) -> dict[str, str]:
-    """What the result of collapsed features must say, under "collapse"; empty if they are not."""
+    """Returns the entry that discloses a collapse in a result; {} without one."""
     if not since:
         return {}
     return {"collapse": f"all features have been one point since step {since}; figures are chance"}

@@ -85,7 +85,7 @@ def show(run_dir: Path, display: Display) -> Path:
             f"{cfg.data.root}: has changed since this run; the batch cannot be replayed"
         )
     names = dict(enumerate(cfg.data.spectra))
-    without = "jitter" if cfg.data.spectra else "-"
+    without = "jitter" if cfg.data.spectra and cfg.data.jitter else "-"
     for path, code in zip(files, batch.spectrum.tolist(), strict=True):
         display.say(f"{names.get(code, without):>6}  {path}")
     p, k, views = cfg.data.p, cfg.data.k, num_views(cfg.data)

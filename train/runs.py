@@ -1,7 +1,7 @@
 """`cdp runs`: the run folders below a folder, how far each has come, and what to do next.
 
-Folders are only read. Of `config.json` only a few fields are, so that runs of other versions and
-of method files of one's own are listed too.
+Folders are only read, and only a few fields of `config.json`, so that runs of other versions and
+of users' own method files are listed too.
 """
 
 import json
@@ -25,7 +25,7 @@ WRITTEN = (run_folder.CONFIG, run_folder.METRICS, run_folder.RESULT)  # and the 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run folder tells; None where it does not."""
+    """What is known about a run folder; None where nothing is."""
 
     folder: Path
     state: State
@@ -43,13 +43,13 @@ class Run:
 
 
 def find(folder: Path) -> list[Run]:
-    """All runs in and below `folder`; `InputError` if there is no such folder.
+    """Returns all runs in and below `folder`; raises `InputError` if there is no such folder.
 
     The newest come first, but runs that share a folder below `folder` stay together.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    # A link and what it points to are one run; what is later in the list is no link.
+    # A link and its target are one run; targets come later in the list and replace links.
     found = {path.resolve(): path for path in _folders(folder, DEPTH)}
     runs = [describe(path) for path in found.values()]
     newest: dict[str, float] = {}
@@ -65,26 +65,26 @@ def find(folder: Path) -> list[Run]:
 
 
 def group_of(run: Run, folder: Path) -> str:
-    """The name under which `folder` holds the run, itself or with others."""
+    """Returns the name of the entry of `folder` that is or holds the run."""
     return next(iter(run.folder.relative_to(folder).parts), "")
 
 
 def _folders(folder: Path, depth: int) -> list[Path]:
-    """Run folders, not those inside of others; links first."""
+    """Returns run folders, but not those inside others; links come first."""
     if looks_like_a_run(folder):
         return [folder]
     if not depth:
         return []
     try:
         inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    except OSError:  # not ours to read
+    except OSError:  # no permission
         return []
     inner.sort(key=lambda path: not path.is_symlink())
     return [found for path in inner for found in _folders(path, depth - 1)]
 
 
 def looks_like_a_run(folder: Path) -> bool:
-    """Has a training written there, even if files are lost?"""
+    """Returns whether a training has written there, even if files are missing now."""
     return (
         run_folder.is_run(folder)
         or (folder / run_folder.METRICS).is_file()
@@ -93,7 +93,7 @@ def looks_like_a_run(folder: Path) -> bool:
 
 
 def describe(folder: Path) -> Run:
-    """What the folder tells; a damaged one tells what is wrong, and nothing is raised."""
+    """Describes the run in the folder; raises nothing: a damaged folder is described as such."""
     known: dict[str, Any] = {"modified": _modified(folder), "num_bytes": _num_bytes(folder)}
     try:
         written = _configuration(folder)
@@ -119,23 +119,26 @@ def _state(folder: Path, method: str | None, is_finished: bool, done: int) -> tu
     if is_finished:
         return "finished", ""
     if method is None:
-        return "interrupted", "only the version of cdp that wrote it can go on with it"
-    if _epoch_in(folder / BATCH) > done:  # else the run was resumed and came past it
+        return "interrupted", "only the version of cdp that wrote it can resume it"
+    if _epoch_in(folder / BATCH) > done:  # otherwise the run was resumed and passed it
         show = _command("train --replay-batch", folder, method)
         return "diverged", f"the loss became NaN or infinite; `{show}` shows the batch"
     if _epoch_in(folder / COLLAPSED) >= max(done, 1):
-        return "collapsed", f"all features became one point; train again with {MENDS}"
-    return "interrupted", f"go on with `{_command('train --resume', folder, method)}`"
+        return (
+            "collapsed",
+            f"all features became one point, so figures are chance; train again with {MENDS}",
+        )
+    return "interrupted", f"resume with `{_command('train --resume', folder, method)}`"
 
 
 def _command(words: str, folder: Path, method: str | None) -> str:
-    """A command on the run; a method file of one's own must be named in it."""
+    """Returns a command for the run, which must name a user's own method file."""
     own = ["--method", method] if method and method.endswith(".py") else []
     return f"cdp {words} {shlex.join([str(folder), *own])}"
 
 
 def _epoch_in(file: Path) -> int:
-    """The epoch that a file about the end of a run names; 0 without the file."""
+    """Returns the epoch named in a file about the end of a run; 0 without the file."""
     if not file.is_file():
         return 0
     try:
@@ -145,7 +148,7 @@ def _epoch_in(file: Path) -> int:
 
 
 def _of_trials(folder: Path, known: dict[str, Any]) -> Run:
-    """A run of several trainings, each in a folder of its own: their sum, and their mean result."""
+    """Describes a run of several trainings: their epochs together, and their mean result."""
     trials = tuple(describe(path) for path in sorted(folder.glob("trial-*")) if path.is_dir())
     known |= _figures(run_folder.read_result(folder)) | {
         "modified": max(known["modified"], *(trial.modified for trial in trials), 0),
@@ -164,11 +167,11 @@ def _of_trials(folder: Path, known: dict[str, Any]) -> Run:
             return Run(folder, trial.state, f"{trial.folder.name}: {trial.note}", **known)
     count = f"{num_finished} of {regdb.NUM_TRIALS} trials are finished"
     again = _command("train --resume", folder, known["method"])
-    return Run(folder, "interrupted", f"{count}; go on with `{again}`", **known)
+    return Run(folder, "interrupted", f"{count}; resume with `{again}`", **known)
 
 
 def _configuration(folder: Path) -> dict[str, Any]:
-    """What this file reads of `config.json`; `InputError` naming the file if it is not there."""
+    """Reads `config.json`; raises `InputError` naming the file unless it holds what we need."""
     file = folder / run_folder.CONFIG
     try:
         written = json.loads(file.read_text("utf-8"))
@@ -178,14 +181,14 @@ def _configuration(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{file}: is missing") from None
     except KeyError as error:
-        raise InputError(f"{file}: no configuration of a run ({error} is missing)") from None
+        raise InputError(f"{file}: not a configuration of a run ({error} is missing)") from None
     except Exception as error:
-        raise InputError(f"{file}: no configuration of a run ({in_one_line(error)})") from error
+        raise InputError(f"{file}: not a configuration of a run ({in_one_line(error)})") from error
     return dict(written)
 
 
 def _method(written: dict[str, Any]) -> str | None:
-    """The method's name; of CDP which part of it was used; None if another version wrote it."""
+    """Returns the method's name, for CDP which parts it uses; None if another version wrote it."""
     if "method" not in written:
         return None
     method, spectra = written["method"], written["data"]["spectra"]

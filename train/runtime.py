@@ -178,4 +178,5 @@ def describe(device: torch.device) -> str:
     """Describes in one line the hardware and where JPEGs are decoded."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, DALI decodes on the GPU (mixed)"
-    return f"CPU ({len(os.sched_getaffinity(0))} cores), DALI decodes on the CPU"
+    cores = len(os.sched_getaffinity(0))
+    return f"CPU ({cores} core{'s' if cores > 1 else ''}), DALI decodes on the CPU"

@@ -113,7 +113,7 @@ class TrainingStep:
         return self._losses.clone()
 
     def restart(self) -> None:
-        """Forgets a recorded graph, when other weights learn or the optimizer has begun anew."""
+        """Discards a recorded graph, after other weights were frozen or the optimizer was reset."""
         self._num_calls = 0
         self._graph = None
 

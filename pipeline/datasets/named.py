@@ -1,5 +1,6 @@
 """Images that the user names, from any data set or none: files, folders, or a CSV."""
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from jaxtyping import Shaped
 from numpy import ndarray
 
 from pipeline.datasets.records import Index
-from pipeline.datasets.table import COLUMNS, UNKNOWN, read_table
+from pipeline.datasets.table import COLUMNS, MODALITIES, UNKNOWN, read_table
 from pipeline.datasets.walk import walk
 from pipeline.errors import InputError
 
@@ -24,7 +25,7 @@ class Named:
     """Images to embed."""
 
     index: Index
-    names: Shaped[ndarray, " n"]  # str: each path as it was given
+    names: Shaped[ndarray, " n"]  # str: each path as it was given; of a CSV see `short_names`
     left_out: dict[str, list[str]] = field(default_factory=dict)  # paths by reason
 
 
@@ -47,7 +48,7 @@ def read_named(arguments: Sequence[Path], columns: Sequence[str] = COLUMNS[:4]) 
         index = read_table(tables[0], columns=columns).index
         if not len(index):
             raise InputError(f"{tables[0]}: lists no image")
-        return Named(index, np.array([os.fsdecode(bytes(path)) for path in index.paths], np.str_))
+        return Named(index, np.array(index.short_names(), np.str_))
     files: list[str] = []
     left_out: dict[str, list[str]] = {}
     for argument in arguments:
@@ -66,11 +67,15 @@ def read_named(arguments: Sequence[Path], columns: Sequence[str] = COLUMNS[:4]) 
             )
         files += found
     here = os.path.join(os.getcwd(), "")
-    paths = [os.path.normpath(os.path.join(here, file))[1:] for file in files]
+    paths = [file if file.startswith("/") else here + file for file in files]
+    # Names inside a folder hold no "..", so paths are as tidy as the arguments.
+    if any(os.path.abspath(argument) != os.path.join(here, argument) for argument in arguments):
+        paths = [os.path.normpath(path) for path in paths]
+    encoded = os.fsencode("\0".join(path[1:] for path in paths)).split(b"\0")  # all at once: fast
     unknown = np.full(len(files), UNKNOWN)
     index = Index(
         Path("/"),
-        np.array([os.fsencode(path) for path in paths], np.bytes_),
+        np.array(encoded, np.bytes_),
         unknown,
         unknown.copy(),
         np.full(len(files), UNKNOWN_MODALITY, np.uint8),
@@ -95,5 +100,23 @@ def look_up(named: Index, known: Iterable[Index]) -> Index:
     return Index(named.root, named.paths, pids, camids, modality)
 
 
+def fill_modality(index: Index, modality: str | None, is_needed: bool, option: str) -> Index:
+    """Returns `index` with `modality`, rgb or ir, the value of `option`, where it is unknown.
+
+    Raises `InputError` if an image's modality `is_needed` and still unknown.
+    """
+    unknown = index.modality == UNKNOWN_MODALITY
+    if modality is None and is_needed and unknown.any():
+        raise InputError(
+            f"{index.path(np.flatnonzero(unknown)[0])}: its modality is unknown and this run's "
+            f"network needs it ({unknown.sum()} such images); pass {option} rgb or ir, or a CSV "
+            "with a column modality"
+        )
+    if modality is None:
+        return index
+    filled = np.where(unknown, np.uint8(MODALITIES[modality]), index.modality)
+    return dataclasses.replace(index, modality=filled)
+
+
 def _is_image(file: str) -> bool:
-    return os.path.splitext(file)[1].lower() in SUFFIXES
+    return file.lower().endswith(SUFFIXES)

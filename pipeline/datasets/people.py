@@ -1,13 +1,14 @@
-"""A small model of how people look to RGB and near-infrared (NIR) surveillance cameras.
+"""A small model of how people look to RGB, near- (NIR) and far-infrared (FIR) cameras.
 
 What it models. A person is a jointed body of tapered capsules with walking phase, arm pose and
 turn, worn garments, hair and carried things. Every material is a spectrum over (R, G, B, NIR), and
-a print survives in NIR only when its ink differs there. A camera has its own viewpoints, crop
-scale, scene, illuminant, blur and noise; infrared cameras see one band under their own light, which
-falls off with distance. Detector boxes are misaligned; passers-by or furniture hide some people.
+a print survives in NIR only when its ink differs there; for FIR cameras, heat takes NIR's place. A
+camera has its own viewpoints, crop scale, scene, illuminant, blur and noise; NIR cameras see one
+band under their own light, which falls off with distance, FIR cameras need no light. Detector boxes
+are misaligned; passers-by or furniture hide some people.
 
 What it does not model. There is no mesh, cloth simulation, lens distortion, interreflection or
-facial likeness; scenes are still, and clothes and carried things never change between cameras.
+facial likeness; scenes are still, and clothes, their warmth and carried things never change.
 Light multiplies gamma-encoded values, which is exact for a pure power law and only approximate for
 a real sensor. Results on these pictures say nothing about accuracy on real ones.
 """
@@ -23,7 +24,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-Spectrum = tuple[int, int, int, int]  # gamma-encoded R, G, B, NIR in 0..255
+Spectrum = tuple[int, int, int, int]  # gamma-encoded R, G, B, NIR (or heat) in 0..255
+Band = Literal["rgb", "nir", "heat"]
 Point = tuple[float, float, float]  # right, forward, up in body heights; feet on zero
 Array = NDArray[Any]
 LABELS = 16  # canvas values for each of two people
@@ -65,7 +67,7 @@ class Camera:
     """One camera: how it sees people, its scene and light, and its sensor."""
 
     camid: int
-    modality: Literal["rgb", "ir"]
+    band: Band
     scene: str
     views: tuple[float, float, float]  # shares of front, back and side
     elevation: tuple[float, float]  # radians it looks down
@@ -75,9 +77,16 @@ class Camera:
     exposure: tuple[float, float]
     contrast: float  # how much darker the sides of a limb are than its lit core
     gradient: float  # how much the light falls across the crop
-    noise: float  # standard deviation in grey levels
+    noise: float  # standard deviation in grey levels, of each channel
     blur: float  # pixels at a crop height of 256
     vignette: float
+    backdrop: float = 1.0  # light that reaches the scene, of that on people
+    folds: float = 0.04  # deviation of the light on cloth
+
+    @property
+    def modality(self) -> Literal["rgb", "ir"]:
+        """What the data set calls it."""
+        return "rgb" if self.band == "rgb" else "ir"
 
 
 # fmt: off
@@ -215,11 +224,11 @@ def _expose(picture: Image.Image, shade: Image.Image, camera: Camera, rng: Gener
     """Lights what is seen and adds the sensor's noise; uint8 [H, W, 1 or 3]."""
     v, u = np.linspace(-1, 1, 48)[:, None], np.linspace(-1, 1, 20)
     slope, centre = camera.gradient * rng.uniform(-0.5, 0.5, 2), rng.normal((0, -0.2), 0.2)
-    light = 1 + slope[0] * u + slope[1] * v + rng.normal(0, 0.04, (48, 20))  # noise: folds
+    light = 1 + slope[0] * u + slope[1] * v + rng.normal(0, camera.folds, (48, 20))
     light *= 1 - camera.vignette * ((u - centre[0]) ** 2 + (v - centre[1]) ** 2) / 2
     light *= rng.uniform(*camera.exposure) / LIT
     smooth = Image.fromarray(light.astype(np.float32)).resize(shade.size, Image.Resampling.BICUBIC)
-    soft = shade.filter(ImageFilter.BoxBlur(shade.height / 90))
+    soft = shade.filter(ImageFilter.BoxBlur(shade.height * max(1 / 90, camera.blur / 256)))
     sharp = picture.filter(ImageFilter.GaussianBlur(camera.blur * shade.height / 256))
     seen = np.atleast_3d(np.asarray(sharp)) * (np.asarray(smooth) * np.asarray(soft))[..., None]
     if camera.modality == "rgb":
@@ -265,7 +274,7 @@ def render(
 
     fine = 2 if height <= 300 else 1  # large crops are soft enough without oversampling
     canvas = Image.new("L", (width * fine, height * fine))
-    shade = Image.new("L", (width, height), LIT * 6 // 10 if infrared else LIT)
+    shade = Image.new("L", (width, height), round(LIT * camera.backdrop))
     label, light = ImageDraw.Draw(canvas), ImageDraw.Draw(shade)
     palette = np.zeros((2 * LABELS, 4), np.uint8)
     for who, first, shift, (outline, core, parts) in layers:

@@ -61,6 +61,11 @@ class Index:
         prefix = os.path.join(os.path.abspath(self.root), "")
         return [prefix + os.fsdecode(path) for path in self.paths.tolist()]
 
+    def short_names(self) -> list[str]:
+        """Returns each row's path relative to the root, or absolute if the root is /."""
+        prefix = "/" if self.root == Path("/") else ""
+        return [prefix + os.fsdecode(path) for path in self.paths.tolist()]
+
     def image(self, row: SupportsIndex) -> Path | UInt8[ndarray, " _"]:
         """Returns the file of `row`, or, in a packed data set, its bytes."""
         return self.members.content(row) if self.members else self.path(row)

@@ -24,7 +24,7 @@ def oracle(features: torch.Tensor, pids, modality, margin: float) -> torch.Tenso
 
 @settings(max_examples=60, deadline=None)
 @given(batch=BATCHES, seed=st.integers(0, 1000), margin=st.sampled_from([0.0, 1.4, 5.0]))
-def test_it_is_what_an_oracle_finds_for_any_batch(batch, seed, margin):
+def test_it_equals_an_oracle_for_any_batch(batch, seed, margin):
     torch.manual_seed(seed)
     pids, modality = zip(*batch, strict=True)
     features = torch.randn(len(pids), 3, dtype=torch.double, requires_grad=True)
@@ -50,7 +50,7 @@ def test_images_of_one_modality_pull_nothing():
 
 
 @pytest.mark.parametrize("features", [torch.zeros(4, 3), torch.ones(4, 3)])
-def test_of_one_point_it_is_the_margin_and_has_a_gradient_of_0(features):
+def test_at_one_point_the_loss_is_the_margin_and_its_gradient_0(features):
     features = features.clone().requires_grad_()
     pids, modality = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]).byte()
     loss = cross_modality_triplet_loss(features, pids, modality, 1.4)

@@ -45,6 +45,6 @@ def test_it_is_the_networks_classifier_if_its_scale_is_not_0():
 
 
 @pytest.mark.parametrize("scale", [-1.0, math.inf, math.nan])
-def test_a_scale_that_cannot_be_is_refused(scale):
+def test_an_impossible_scale_is_refused(scale):
     with pytest.raises(InputError, match=r"--model.cosine-scale .*: must be at least 0"):
         ModelOptions(cosine_scale=scale)

@@ -215,7 +215,7 @@ AGW = {
 }
 
 
-def test_parts_that_the_file_lacks_start_afresh(trained, tmp_path):
+def test_parts_missing_from_the_file_are_initialised(trained, tmp_path):
     torch.save(trained, tmp_path / "weights.pth")
     network = fine_tuned(tmp_path / "weights.pth", **AGW, classifier_bias=False)
     afresh = "; the BNNeck starts afresh; the p of GeM starts afresh; the non-local blocks start "
@@ -262,10 +262,11 @@ def test_centers_of_the_center_loss_are_left_out(tmp_path):
         {"structure": "one-stream"},
         {"structure": "zero-padding-4"},
         {"structure": "two-stems"},
+        {"structure": "two-stems", "stem_depth": 4},  # no part of the backbone is shared
         AGW | {"stem_depth": 2, "parts": 2, "last_stride": 1, "non_local_inner": "half"},
     ],
 )
-def test_our_own_networks_are_taken_over_but_for_the_classifier(tmp_path, prefix, options):
+def test_our_own_networks_are_loaded_except_for_the_classifier(tmp_path, prefix, options):
     options = options | {"bnneck": True}
     torch.manual_seed(3)
     old = Network(ModelOptions("test_resnet", "none", **options), 5, (32, 16))
@@ -282,7 +283,7 @@ def test_our_own_networks_are_taken_over_but_for_the_classifier(tmp_path, prefix
     assert not torch.equal(again.classifier.weight, old.classifier.weight)
 
 
-def test_a_bnneck_that_the_file_lacks_starts_afresh(trained, tmp_path):
+def test_a_bnneck_missing_from_the_file_is_initialised(trained, tmp_path):
     torch.save(trained, tmp_path / "weights.pth")
     account = fine_tuned(tmp_path / "weights.pth", bnneck=True).account
     assert account.startswith("75 of 79 tensors from ")
@@ -317,7 +318,9 @@ def test_a_transformer_takes_weights_of_another_image_size(tmp_path):
         (lambda a, b: b | prefixed(a, "ema."), "the one without a prefix", "ema"),
     ],
 )
-def test_of_two_networks_in_a_file_the_account_says_which(trained, tmp_path, content, taken, other):
+def test_with_two_networks_in_a_file_the_account_says_which(
+    trained, tmp_path, content, taken, other
+):
     rival = {name: torch.zeros_like(value) for name, value in trained.items()}
     optimizer = {"state": {i: {"exp_avg": value} for i, value in enumerate(trained.values())}}
     torch.save(content(rival, trained) | {"optimizer": optimizer}, tmp_path / "w.pth")

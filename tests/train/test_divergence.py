@@ -62,7 +62,7 @@ def test_a_collapse_is_reported_once_with_its_step_and_forgotten_after_recovery(
     assert look(HEALTHY, HEALTHY, GONE, GONE, GONE) == ""  # three of five
     told = look(HEALTHY, HEALTHY, GONE, GONE, flicker, GONE, GONE)
     assert "since step 3 (their spread is 0.05 % of the first step's" in told
-    assert "loss_tri is 0.300, of one point 0.300" in told
+    assert "loss_tri is 0.300, at one point 0.300" in told
     assert look(HEALTHY, HEALTHY, GONE, flicker, GONE, GONE, GONE, GONE) == ""
     at = at.next_epoch(0)
     assert look(GONE) == ""
@@ -157,7 +157,7 @@ METHOD = Mine()
 """
 
 
-def test_a_method_may_replace_the_losses_that_tell_of_a_collapse(people, tmp_path):
+def test_a_method_may_replace_the_losses_that_reveal_a_collapse(people, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(OWN_LOSS)
     args = ("--data.root", people, *SMALL, "--model.weights", "none", "--epochs", "1")

@@ -78,7 +78,7 @@ def test_each_state_is_told_and_what_to_do_next(tmp_path, capsys):
     assert "/nowhere/people: no such folder" in refused(capsys, *command[1:])
 
 
-def test_a_run_that_came_past_its_nan_is_not_diverged(tmp_path, capsys):
+def test_a_run_resumed_beyond_its_nan_is_not_diverged(tmp_path, capsys):
     folder = make(tmp_path / "run", done=1)
     run_folder.write_result(folder / BATCH, {"epoch": 1})
     assert listed(capsys, tmp_path)["run"]["state"] == "interrupted"
@@ -124,7 +124,7 @@ def test_a_run_of_another_version_is_listed_but_not_offered(tmp_path, capsys):
     assert "--resume" not in run["note"]
 
 
-def test_a_method_file_of_ones_own_is_named_and_not_run(tmp_path, capsys):
+def test_a_users_method_file_is_named_but_not_run(tmp_path, capsys):
     folder = make(tmp_path / "mine", done=1)
     (folder / run_folder.METHOD).write_text("raise SystemExit('it was run')")
     file = folder / run_folder.CONFIG
@@ -155,7 +155,7 @@ def test_trials_are_listed_below_their_run(tmp_path, capsys):
     (run,) = listed(capsys, tmp_path).values()
     assert [trial["state"] for trial in run["trials"]] == ["finished", "interrupted"]
     assert (run["epochs_done"], run["epochs"], run["state"]) == (3, 20, "interrupted")
-    assert run["note"].startswith("1 of 10 trials are finished; go on with `cdp train --resume")
+    assert run["note"].startswith("1 of 10 trials are finished; resume with `cdp train --resume")
     with run_folder.lock(tmp_path / "ten" / "trial-02"):
         assert listed(capsys, tmp_path)["ten"]["state"] == "running"
     (tmp_path / "ten" / "trial-02" / run_folder.METRICS).write_text("{}\n")
@@ -192,7 +192,7 @@ def test_the_folder_may_be_a_run_itself(tmp_path, capsys):
     assert call("runs", folder) == 0
 
 
-def test_where_there_is_none_it_says_so(tmp_path, capsys, monkeypatch):
+def test_a_folder_without_runs_is_reported(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call("runs") == 0
     assert "no runs in runs; `cdp train demo` makes one" in capsys.readouterr().out
@@ -201,7 +201,7 @@ def test_where_there_is_none_it_says_so(tmp_path, capsys, monkeypatch):
     assert refused(capsys, "runs", "nowhere") == "cdp: nowhere: no such folder"
 
 
-def test_a_look_at_the_runs_never_stops_a_training_that_begins(tmp_path):
+def test_listing_runs_never_stops_a_training_from_starting(tmp_path):
     folder = make(tmp_path / "run")
     looking = threading.Event()
 

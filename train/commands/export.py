@@ -52,7 +52,6 @@ def embed(args: list[str]) -> None:
 
     import tyro
 
-    from pipeline.datasets.table import MODALITIES
     from train.config import Device
     from train.evaluation.embed import embed_images
     from train.evaluation.embed_protocol import embed_protocol
@@ -90,11 +89,10 @@ def embed(args: list[str]) -> None:
                 array flip_test and shown in the table of `cdp score`.
         """
         load_method(method, run_dir)
-        code = MODALITIES[modality] if modality else None
         try:
             if images:
                 common = (run_dir, images, out, Display(), data_root, device)
-                embed_images(*common, code, overwrite, flip_test)
+                embed_images(*common, modality, overwrite, flip_test)
             else:
                 embed_protocol(run_dir, out, Display(), data_root, device, overwrite, flip_test)
         except OSError as error:  # usually a full disk

@@ -28,7 +28,7 @@ def runs(args: list[str]) -> None:
     import tyro
 
     def parse(folder: tyro.conf.Positional[Path] = Path("runs"), json: bool = False) -> None:
-        """Lists run folders, the newest first, and how to go on with those not finished.
+        """Lists run folders, newest first, and how to resume those that are not finished.
 
         Args:
             folder: Folder that holds run folders, or one of them.

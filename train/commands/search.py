@@ -1,7 +1,7 @@
 """cdp search."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from train.commands.ending import fail
 from train.commands.own import load_method
@@ -11,17 +11,16 @@ def search(args: list[str]) -> None:
     import tyro
 
     from train.config import Device
+    from train.evaluation.options import USUAL_SEARCH, SearchOptions
+    from train.live.display import Display
+    from train.reporting.searched import search_run
 
     def parse(
         run_dir: tyro.conf.Positional[Path],
         gallery: tuple[Path, ...],
         query: tuple[Path, ...],
         out: Path,
-        top: int = 20,
-        gallery_modality: Literal["rgb", "ir"] | None = None,
-        query_modality: Literal["rgb", "ir"] | None = None,
-        flip_test: bool = False,
-        cache: Path | None = None,
+        options: Annotated[SearchOptions, tyro.conf.arg(name="")] = USUAL_SEARCH,
         device: Device = "auto",
         overwrite: bool = False,
         method: Path | None = None,
@@ -39,43 +38,13 @@ def search(args: list[str]) -> None:
                 pid, camid and modality.
             query: The images to search for, in the same form.
             out: Folder to write to.
-            top: Number of gallery images to list per query.
-            gallery_modality: Modality of gallery images without one in a CSV; required only by
-                networks that treat RGB and infrared differently.
-            query_modality: The same for the queries.
-            flip_test: Average the features of each image and its mirror image; the page says so.
-            cache: Folder of cached features, 8 KB per image with ResNet-50; default
-                RUN_DIR/search-cache. Can be deleted at any time, and shared by runs.
             device: auto uses the GPU if there is one.
             overwrite: Replace an earlier search in OUT.
             method: Your own method file, if the run was trained with one.
         """
-        from pipeline.datasets.table import MODALITIES
-        from pipeline.errors import InputError
-        from train.live.display import Display
-        from train.reporting.searched import search_run
-
-        if top < 1:
-            raise InputError(f"--top {top}: must be at least 1")
         load_method(method, run_dir)
-        modalities = (
-            MODALITIES[query_modality] if query_modality else None,
-            MODALITIES[gallery_modality] if gallery_modality else None,
-        )
         try:
-            search_run(
-                run_dir,
-                query,
-                gallery,
-                out,
-                Display(),
-                top,
-                modalities,
-                flip_test,
-                cache,
-                device,
-                overwrite,
-            )
+            search_run(run_dir, query, gallery, out, Display(), options, device, overwrite)
         except OSError as error:  # usually a full disk
             fail(str(error), 1)
 

@@ -44,8 +44,8 @@ def evaluate(args: list[str]) -> None:
         load_method(method, run_dir)
         many = run_folder.read_config(run_dir).data.trial == "all"
         run = evaluate_trials if many else evaluate_run
-        options = EvalOptions(flip_test, re_ranking.chosen())
-        run(run_dir, Display(), data_root, trial, device, options)
+        options = EvalOptions(flip_test, re_ranking.chosen(), data_root, trial)
+        run(run_dir, Display(), options, device)
 
     tyro.cli(parse, prog="cdp eval", args=args)
 

@@ -9,8 +9,8 @@ from jaxtyping import Float32, Int64, Shaped
 from numpy import ndarray
 
 from pipeline.datasets.kinds import read_protocol, read_training
-from pipeline.datasets.named import UNKNOWN_MODALITY, look_up, read_named
-from pipeline.datasets.records import Index, Modality
+from pipeline.datasets.named import fill_modality, look_up, read_named
+from pipeline.datasets.records import Index
 from pipeline.datasets.table import UNKNOWN
 from pipeline.errors import InputError
 from pipeline.options import DataOptions
@@ -52,14 +52,14 @@ def embed_images(
     display: Display,
     data_root: Path | None = None,
     device_name: str = "auto",
-    modality: Modality | None = None,
+    modality: str | None = None,
     overwrite: bool = False,
     flip_test: bool = False,
 ) -> None:
     """Embeds images, in the given order, into one `.npz` file.
 
     Without a CSV, looks up pid, camid and modality in the run's data set; other images have the
-    given `modality`. Raises `InputError` if an image cannot be read or the file exists.
+    given `modality`, rgb or ir. Raises `InputError` if an image cannot be read or the file exists.
     """
     if file.suffix != ".npz":
         raise InputError(f"--out {file}: must end in .npz")
@@ -69,14 +69,7 @@ def embed_images(
     index = named.index
     if (index.pids == UNKNOWN).any():
         index = look_up(index, _known(run, display))
-    if modality is not None:
-        index.modality[index.modality == UNKNOWN_MODALITY] = modality
-    missing = np.flatnonzero(index.modality == UNKNOWN_MODALITY)
-    if len(missing) and run.network.needs_modality:
-        raise InputError(
-            f"{index.path(missing[0])}: its modality is unknown and this run's network needs it "
-            f"({len(missing)} such images); pass --modality, or list the images in a CSV"
-        )
+    index = fill_modality(index, modality, run.network.needs_modality, "--modality")
     run_folder.make_parent(file)
     features = features_of(run, index, display, flip_test).cpu().numpy()
     Embedded(features, index, named.names, flip_test).write(file)

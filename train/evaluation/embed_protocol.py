@@ -50,7 +50,7 @@ def embed_protocol(
     run_folder.make_parent(folder)
     tested = embed_test(run, display, EvalOptions(flip_test))
     protocol, features = tested.protocol, tested.features.cpu().numpy()
-    names = np.array([os.fsdecode(bytes(path)) for path in protocol.index.paths], np.str_)
+    names = np.array(protocol.index.short_names(), np.str_)
     embedded = Embedded(features, protocol.index, names, flip_test)
     commands: list[str] = []
 

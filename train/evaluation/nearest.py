@@ -32,7 +32,7 @@ def nearest(
     size = max(1, AT_A_TIME // len(rows))
     for start in range(0, len(queries), size):
         some = queries[start : start + size]
-        products = np.concatenate([some @ part.features.T for part in parts], axis=1)
+        products = np.concatenate([part.features @ some.T for part in parts]).T.copy()
         for i, (query, product) in enumerate(zip(some, products, strict=True), start=start):
             chosen = _candidates(query, product, norms, top, distance)
             chosen = chosen[np.argsort(rows[chosen])]

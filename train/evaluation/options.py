@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import InputError
 from pipeline.options import Trial
@@ -55,8 +55,8 @@ class EvalOptions:
 
     flip_test: bool = False  # average the features of an image and its mirror image
     re_ranking: ReRanking | None = None
-    data: Path | None = None  # a data set other than the run's own, absolute
-    trial: Trial | None = None  # of that data set
+    data: Path | None = None  # where the data set is, or another one
+    trial: Trial | None = None  # RegDB's, if not the one that the run was trained on
 
     def disclosure(self) -> dict[str, Any]:
         """Returns the entries of a result that disclose these options; {} for a plain test."""
@@ -85,6 +85,41 @@ class EvalOptions:
 
 
 PLAIN = EvalOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How to search a gallery; raises `InputError` for values out of range."""
+
+    top: int = 20
+    """Number of gallery images to list per query."""
+
+    gallery_modality: Literal["rgb", "ir"] | None = None
+    """Modality of gallery images without one in a CSV; required only by networks that treat RGB and
+    infrared differently."""
+
+    query_modality: Literal["rgb", "ir"] | None = None
+    """The same for the queries."""
+
+    flip_test: bool = False
+    """Average the features of each image and its mirror image; the page says so."""
+
+    cache: Path | None = None
+    """Folder of cached features, 8 KB per image with ResNet-50; default RUN_DIR/search-cache. Can
+    be deleted at any time, and shared by runs."""
+
+    cache_gib: float = 10.0
+    """Largest size of the cache, in GiB; the features used least recently are removed first, but
+    never those of this search."""
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise InputError(f"--top {self.top}: must be at least 1")
+        if not self.cache_gib >= 0:  # nor NaN
+            raise InputError(f"--cache-gib {self.cache_gib}: must be at least 0")
+
+
+USUAL_SEARCH = SearchOptions()
 
 
 def disclosed(result: dict[str, Any]) -> list[str]:

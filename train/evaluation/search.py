@@ -1,6 +1,7 @@
 """Searches a folder or list of images for those nearest to each query image."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from pipeline.datasets.named import UNKNOWN_MODALITY, Named, read_named
-from pipeline.datasets.records import Index, Modality
+from pipeline.datasets.named import fill_modality, read_named
+from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
 from train.evaluation import feature_cache
 from train.evaluation.evaluate import extract_features
 from train.evaluation.feature_cache import Part
+from train.evaluation.known_files import CHANGED, DIGEST, digests_of, states_of
 from train.evaluation.nearest import nearest
 from train.evaluation.trained import TrainedRun
 from train.live.display import Display
@@ -45,24 +47,15 @@ class Found:
 
 
 def read_side(
-    option: str, images: Sequence[Path], modality: Modality | None, needs_modality: bool
+    option: str, images: Sequence[Path], modality: str | None, needs_modality: bool
 ) -> Side:
     """Reads what `--query` or `--gallery` names: files, folders, or a CSV with a column `path`.
 
-    `modality` applies to images without one in a CSV. Raises `InputError` as `read_named` does, and
-    if the network needs a modality that is unknown.
+    `modality`, rgb or ir, applies to images without one in a CSV. Raises `InputError` as
+    `read_named` does, and if the network needs a modality that is unknown.
     """
-    named: Named = read_named(images, columns=("path",))
-    index = named.index
-    unknown = index.modality == UNKNOWN_MODALITY
-    if modality is not None:
-        index.modality[unknown] = modality
-    elif needs_modality and unknown.any():
-        raise InputError(
-            f"{index.path(np.flatnonzero(unknown)[0])}: its modality is unknown and this run's "
-            f"network needs it ({unknown.sum()} such images); pass {option}-modality rgb or ir, or "
-            "a CSV with a column modality"
-        )
+    named = read_named(images, columns=("path",))
+    index = fill_modality(named.index, modality, needs_modality, f"{option}-modality")
     return Side(index, named.left_out)
 
 
@@ -116,61 +109,71 @@ def _embed(
     return Part.of(np.delete(rows, list(bad)), features)
 
 
+def _paths(index: Index, rows: Iterable[int]) -> list[bytes]:
+    """Returns the absolute path of each row's file."""
+    prefix = os.fsencode(os.path.join(os.path.abspath(index.root), ""))
+    paths = index.paths.tolist()
+    return [prefix + paths[row] for row in rows]
+
+
 def gallery_features(
     run: TrainedRun, gallery: Side, display: Display, cache: Path, flip_test: bool
 ) -> tuple[list[Part], int]:
-    """Returns features of all readable gallery images, and how many were not in the cache."""
-    paths = gallery.index.names()
+    """Returns features of all readable gallery images, and of how many the cache had none."""
     with display.progress("reading") as progress:
-        digests, bad = feature_cache.digests_of(paths, cache, display.note, progress)
+        paths = _paths(gallery.index, range(len(gallery.index)))
+        digests, bad = digests_of(paths, cache, display.note, progress)
     gallery.bad.update(bad)
-    wanted: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(digests):
-        if digest is not None:
-            if run.network.needs_modality:  # the features depend on it
-                digest = digest[:-1] + bytes([gallery.index.modality[row]])
-            wanted.setdefault(digest, []).append(row)
+    if run.network.needs_modality:  # the features depend on it
+        digests[:, -1] = gallery.index.modality
+    keys = digests.view(f"V{DIGEST}")[:, 0].tolist()
+    rows = np.array([row for row in range(len(keys)) if row not in bad], np.int64)
+    wanted: dict[bytes, int] = {}  # the first row of each content
+    first = np.array([wanted.setdefault(keys[row], row) for row in rows.tolist()], np.int64)
     folder = cache / feature_cache.key_of(run, flip_test)
     parts = list(feature_cache.load(folder, wanted, display.note))
-    num_embedded = 0
     missing = list(wanted.items())
     for start in range(0, len(missing), CHUNK):
         some = missing[start : start + CHUNK]
-        made = _embed_new(run, gallery, some, flip_test, display, folder)
-        num_embedded += len(made.rows)
-        parts.append(made)
-    return [part for part in parts if len(part.rows)], num_embedded
+        parts.append(_embed_new(run, gallery, some, flip_test, display, folder))
+    is_copy = first != rows
+    copies = dict(zip(rows[is_copy].tolist(), first[is_copy].tolist(), strict=True))
+    gallery.bad.update({row: gallery.bad[of] for row, of in copies.items() if of in gallery.bad})
+    parts = [_with_copies(part, copies) for part in parts if len(part.rows)]
+    new = set(wanted.values()) - gallery.bad.keys()
+    return parts, len(new) + sum(of in new for of in copies.values())
+
+
+def _with_copies(part: Part, copies: dict[int, int]) -> Part:
+    """Returns the part with `copies`, row → earlier row of the same content, that it covers."""
+    place = {row: i for i, row in enumerate(part.rows.tolist())} if copies else {}
+    more = [(place[of], row) for row, of in copies.items() if of in place]
+    if not more:
+        return part
+    chosen, rows = np.array(more, np.int64).T
+    return part.take(
+        np.concatenate([np.arange(len(part.rows)), chosen]), np.concatenate([part.rows, rows])
+    )
 
 
 def _embed_new(
     run: TrainedRun,
     gallery: Side,
-    contents: list[tuple[bytes, list[int]]],
+    contents: list[tuple[bytes, int]],
     flip_test: bool,
     display: Display,
     folder: Path,
 ) -> Part:
-    """Embeds one image of each content and caches the features."""
-    paths = [str(gallery.index.path(rows[0])) for _, rows in contents]
-    before = feature_cache.tokens_of(paths)
-    first = np.array([rows[0] for _, rows in contents])
-    made = _embed(run, gallery, first, flip_test, display, "embedding")
-    after = feature_cache.tokens_of(paths)
-    where = {row: i for i, row in enumerate(made.rows.tolist())}
-    chosen: list[int] = []
-    rows_of: list[int] = []
-    kept: list[tuple[bytes, int]] = []
-    for (digest, rows), then, now in zip(contents, before, after, strict=True):
-        i = where.get(rows[0])
-        if i is None:
-            gallery.bad.update(dict.fromkeys(rows, gallery.bad[rows[0]]))
-            continue
-        chosen += [i] * len(rows)
-        rows_of += rows
-        if then == now:  # otherwise the file changed while it was embedded
-            kept.append((digest, i))
-    if kept:
-        which = np.array([i for _, i in kept])
-        held = made.take(which, which)
-        feature_cache.store(folder, [digest for digest, _ in kept], held, display.note)
-    return made.take(np.array(chosen, np.int64), np.array(rows_of, np.int64))
+    """Embeds an image, a row of the gallery, of each content and caches the features."""
+    rows = np.array([row for _, row in contents])
+    paths = _paths(gallery.index, rows.tolist())
+    before, _ = states_of(paths)
+    made = _embed(run, gallery, rows, flip_test, display, "embedding")
+    after, _ = states_of(paths)
+    # Otherwise the file changed while it was embedded.
+    is_same = (before == after).all(axis=1) & (after[:, CHANGED] > 0)
+    is_made = np.isin(rows, made.rows)
+    digests = [contents[i][0] for i in np.flatnonzero(is_made & is_same)]
+    which = np.flatnonzero(is_same[is_made])
+    feature_cache.store(folder, digests, made.take(which, which), display.note)
+    return made

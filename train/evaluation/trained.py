@@ -46,18 +46,17 @@ class TestedRun:
 def evaluate_run(
     run_dir: Path,
     display: Display,
-    data_root: Path | None = None,
-    trial: Trial | None = None,
-    device_name: str = "auto",
     options: EvalOptions = PLAIN,
+    device_name: str = "auto",
 ) -> dict[str, Any]:
     """Evaluates the last checkpoint in every mode, shows the table and writes it as JSON.
 
     `result.json` is for the plain test on the run's own data set; other tests are written to
-    `options.file_name()` and disclose their options. `data_root` may hold another data set. Raises
-    as `open_run` and `embed_test` do, and if the file holds figures of yet another data set.
+    `options.file_name()` and disclose their options. Raises as `open_run` and `embed_test` do, and
+    if the file holds figures of yet another data set.
     """
-    options = options_for(run_dir, options, data_root, trial)
+    data_root, trial = options.data, options.trial
+    options = disclosed_options(run_dir, options)
     file = run_dir / options.file_name()
     run_folder.check_same_data(file, options.data)
     run = open_run(run_dir, display, data_root, trial, device_name)
@@ -76,17 +75,15 @@ def evaluate_run(
     return result
 
 
-def options_for(
-    run_dir: Path, options: EvalOptions, data_root: Path | None, trial: Trial | None = None
-) -> EvalOptions:
-    """Returns `options` with `data_root` as data set, if it is not the run's own path.
+def disclosed_options(run_dir: Path, options: EvalOptions) -> EvalOptions:
+    """Returns what a result discloses: names no data set if it is the run's own path.
 
-    It may be a copy of the run's data set, but counts as another one.
+    A copy of the run's data set elsewhere counts as another one.
     """
     own = run_folder.read_config(run_dir).data.root
-    if data_root is None or (own and own.resolve() == data_root.resolve()):
-        return options
-    return dataclasses.replace(options, data=data_root.resolve(), trial=trial)
+    if options.data is None or (own and own.resolve() == options.data.resolve()):
+        return dataclasses.replace(options, data=None, trial=None)
+    return dataclasses.replace(options, data=options.data.resolve())
 
 
 def open_run(

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import torch
 
+from train.live import cores
+
 T = TypeVar("T")
 Mark = float | torch.cuda.Event
 
@@ -45,6 +47,7 @@ class Clock:
         self._start = time.perf_counter() - seconds
         self._waited = waited
         self._waits: deque[tuple[Mark, Mark]] = deque()  # not yet added to `_waited`
+        self._usage = cores.usage()
 
     def time_waits(self, batches: Iterable[T]) -> Iterator[T]:
         """Yields the batches and measures the wait for each."""
@@ -79,3 +82,7 @@ class Clock:
         while self._waits and has_passed(self._waits[0][1]):
             self._waited += seconds_between(*self._waits.popleft())
         return self._waited / self.seconds()
+
+    def cores_taken(self) -> float:
+        """Returns the share of this process's cores, 0…1, that other programs took since then."""
+        return cores.share_taken(self._usage, cores.usage(), cores.num_cores())

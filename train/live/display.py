@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.datasets.findings import Findings
 from pipeline.datasets.records import Index, Modality, Protocol
+from pipeline.options import unit
 from train.config import Config
 from train.evaluation.options import disclosed
 from train.evaluation.sides import listed
@@ -70,7 +71,8 @@ class Display:
         )
         self.say(
             f"network   {cfg.method.model.backbone}, weights {cfg.method.model.weights}, "
-            f"{cfg.data.height_px}x{cfg.data.width_px}, P {cfg.data.p} x K {cfg.data.k} pairs"
+            f"{cfg.data.height_px}x{cfg.data.width_px}, P {cfg.data.p} x K {cfg.data.k} "
+            f"{unit(cfg.data)}"
         )
         cached = {"none": "decoded at each use", "host": "kept in memory", "gpu": "kept on the GPU"}
         self.say(f"pixels    {cached[cfg.data.cache]} (--data.cache {cfg.data.cache})")
@@ -139,7 +141,8 @@ class Display:
         self.say(
             f"epoch {record['epoch']:3d}  loss {record['loss']:.3f}  "
             f"{record['images_per_second']:6.0f} images/s  "
-            f"data wait {100 * record['data_wait']:4.1f} %  P̂ {spectra}"
+            f"data wait {100 * record['data_wait']:4.1f} %"
+            + (f"  P̂ {spectra}" if spectra else "")
             + (f"  {record['num_bad_images']} bad images" if record["num_bad_images"] else "")
         )
 

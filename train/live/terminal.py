@@ -1,6 +1,8 @@
-"""Spells characters that a terminal's encoding lacks in ASCII."""
+"""Spells characters that a terminal's encoding lacks in ASCII; notices when nobody reads on."""
 
 import codecs
+import os
+import select
 import unicodedata
 from typing import Any, TextIO
 
@@ -56,3 +58,13 @@ def never_fail(*streams: TextIO | Any) -> None:
     for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=HANDLER)
+
+
+def reader_left(stream: TextIO) -> bool:
+    """Returns whether the pipe's reader, such as `head`, has left; if so, discards all output."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    left = any(event & select.POLLERR for _, event in poll.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return left

@@ -50,7 +50,12 @@ OPTIMIZER = OptimizerOptions(
     milestones=(0.25, 0.625),
 )
 
-METHOD = Method(
+
+class Agw(Method):
+    """The base with AGW's parts."""
+
+
+METHOD = Agw(
     model=NETWORK,
     augmentation=AugmentationOptions(crop_padding_px=10),
     loss=LossOptions(triplet_kind="weighted"),

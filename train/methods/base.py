@@ -1,8 +1,9 @@
 """What a method is. The defaults are CDP+DHSM's; a method overrides what differs, nothing else.
 
-A method is one file that ends in `METHOD = …`, an instance of `Method` or of a subclass. Its fields
-are its options, and so its flags. A function `setting(config) -> config` beside it, if there is
-one, sets what the method needs of the other options: counterparts or none, epochs, distance.
+A method is one file that ends in `METHOD = …`, an instance of a subclass of `Method`, whose file is
+the method's name. Its fields are its options, and so its flags. A function `setting(config) ->
+config` beside it, if there is one, sets what the method needs of the other options: counterparts or
+none, epochs, distance.
 """
 
 import dataclasses
@@ -155,13 +156,13 @@ def _centers(out: Outputs) -> Tensor:
 
 
 def augment(method: Method, image: Any, draw: Any) -> Any:
-    """The method's `augment`; `InputError` if it takes no notice of options that are on."""
+    """Calls the method's `augment`; raises `InputError` if it ignores options that are on."""
     made = method.augment(image, draw)
     if method.augmentation.changes_images and not any(
         name.startswith("augmentation.") for name in draw.names
     ):
         raise InputError(
-            "--augmentation: the method's augment() makes nothing of these options; leave them "
+            "--augmentation: the method's augment() ignores these options; leave them "
             "out, or let it change what super().augment(image, draw) returns"
         )
     return made

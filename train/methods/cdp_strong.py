@@ -20,7 +20,12 @@ from train.config import Config, with_method, with_padded_crop
 from train.methods.base import Method
 from train.optimizer import OptimizerOptions
 
-METHOD = Method(
+
+class CdpStrong(Method):
+    """CDP+DHSM with more parts."""
+
+
+METHOD = CdpStrong(
     model=ModelOptions(last_stride=1, pooling="gem", bnneck=True),
     augmentation=AugmentationOptions(erasing=0.5, erasing_fill="spectrum"),
     loss=LossOptions(label_smoothing=0.1, triplet_kind="soft-margin"),

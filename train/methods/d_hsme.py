@@ -12,7 +12,7 @@ mAP 46.2.
 Not found, so chosen: the lengths, HSME's 140 epochs and half as many for each further stage, in
 which the learning rate warms up and falls as in the first; and which column of U S becomes which
 identity's. SVD leaves their order and signs open, so identities and columns are matched: the sum of
-the cosines between old and new weights is as large as can be. Sphere softmax takes no notice of S.
+the cosines between old and new weights is as large as can be. Sphere softmax ignores S.
 What else was not found is listed in hsme.py.
 """
 
@@ -36,6 +36,7 @@ PUBLISHED = {
     "regdb": (50.9, 73.4, 81.7, 47.0),
     "regdb-thermal": (50.2, 72.4, 81.1, 46.2),
 }
+FIRST_STAGE = "hsme"
 
 
 def decorrelated(weight: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:

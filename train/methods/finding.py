@@ -1,4 +1,4 @@
-"""Finds a method by the name, or the file of one's own, that a person typed."""
+"""Finds a method by its name, or in a user's own file, as given on the command line."""
 
 import hashlib
 import importlib
@@ -100,7 +100,7 @@ def own_source(method: Method) -> bytes | None:
 def class_of(written: Origin, source: str) -> type[Method]:
     """The class that a run's configuration, read from `source`, names.
 
-    Nothing in a run folder is ever run: a method file of one's own must have been named in this
+    Nothing in a run folder is ever run: a user's own method file must have been named in this
     process. Raises `InputError` if it was not, or there is no such method.
     """
     if written.sha256:

@@ -29,7 +29,12 @@ PUBLISHED = {
 }
 EPOCHS = 140
 
-METHOD = Method(
+
+class Hsme(Method):
+    """The base with two streams and sphere softmax."""
+
+
+METHOD = Hsme(
     model=ModelOptions(structure="two-stems", stem_depth=4, cosine_scale=14.0),
     loss=LossOptions(triplet=False),
     dhsm=DhsmOptions(enabled=False),

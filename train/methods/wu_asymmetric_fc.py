@@ -4,13 +4,19 @@ Wu et al., "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017: it
 asymmetric fully connected layers. All else is as in wu-one-stream.
 
 Command: cdp train wu-asymmetric-fc --data.root DIR. Hardware: one GPU; time: not measured.
-Published in its paper; the CDP paper does not list it, so no figures stand here.
+The CDP paper does not list its figures, so none are given here.
 
-Chosen here beside what wu-one-stream lists: the layers are as wide as the pooled feature and equal
-when training begins; one classifier, after a ReLU, serves both.
+Chosen here, besides what wu-one-stream lists: both layers are as wide as the pooled feature and
+start with equal weights; they share one classifier, after a ReLU.
 """
 
 from train.methods import wu_one_stream
+from train.methods.base import Method
 
-METHOD = wu_one_stream.with_model(fc="per-modality")
+
+class WuAsymmetricFc(Method):
+    """wu-one-stream with a fully connected layer for each modality."""
+
+
+METHOD = wu_one_stream.with_model(WuAsymmetricFc, fc="per-modality")
 setting = wu_one_stream.setting

@@ -26,7 +26,12 @@ from train.optimizer import OptimizerOptions
 
 PUBLISHED = {"sysu": (12.0, 49.7, 66.7, 13.7)}
 
-METHOD = Method(
+
+class WuOneStream(Method):
+    """One stream, cross-entropy alone."""
+
+
+METHOD = WuOneStream(
     model=ModelOptions(backbone="resnet10t", weights="none", dropout=0.0),
     loss=LossOptions(triplet=False),
     dhsm=DhsmOptions(enabled=False),
@@ -34,9 +39,10 @@ METHOD = Method(
 )
 
 
-def with_model(**changes: Any) -> Method:
-    """The method with another network."""
-    return dataclasses.replace(METHOD, model=dataclasses.replace(METHOD.model, **changes))
+def with_model(kind: type[Method], **changes: Any) -> Method:
+    """Returns this method with another network, as an instance of `kind`."""
+    parts = {field.name: getattr(METHOD, field.name) for field in dataclasses.fields(METHOD)}
+    return kind(**parts | {"model": dataclasses.replace(METHOD.model, **changes)})
 
 
 def setting(config: Config) -> Config:

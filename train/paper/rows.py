@@ -26,6 +26,7 @@ class Row:
     about: str
     setting: Setting
     paper: dict[str, Figures] = field(default_factory=dict)  # a key of SEARCHES → figures
+    first_stage: str | None = None  # the row that is its first stage
 
 
 # The paper's searches: (kind of data set, mode of its protocol, description).

@@ -1,5 +1,6 @@
 """`cdp report`: a report on a run as one self-contained page, and its charts as PNG files."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import InputError
-from train import checkpoint, run_folder, runtime, schedule
+from train import checkpoint, run_folder, runs, runtime, schedule
 from train.config import Config
-from train.divergence import COLLAPSED
 from train.evaluation.trained import TestedRun, embed_test, open_run
 from train.live.display import Display
 from train.reporting import curves, summary, tested, translated
@@ -38,10 +38,11 @@ def report(
     run_folder.make_parent(file)
     hardware = runtime.describe(device)
     many = cfg.data.trial == "all"
+    state = runs.describe(run_dir)
     if many:
-        training, notes, sections = _of_trials(run_dir, cfg, file.parent)
+        training, notes, sections = _of_trials(run_dir, cfg, state, file.parent)
     else:
-        training, notes, sections = _of_run(run_dir, cfg, display, device_name, data_root, seed)
+        training, notes, sections = _of_run(cfg, state, display, device_name, data_root, seed)
     for note in notes:
         display.say(f"note      {note}")
     sections.append(summary.configuration(run_dir, hardware))
@@ -50,7 +51,7 @@ def report(
         for done, chart in enumerate(charts, start=1):
             run_folder.write(file.with_name(f"{chart.name}.png"), png(chart))
             progress(done, len(charts))
-    head = summary.header(run_dir, cfg, training, notes)
+    head = summary.header(run_dir, cfg, state.method or "", training, notes)
     html = page(f"{run_dir.resolve().name}: report", head, sections)
     run_folder.write(file, html.encode(errors="backslashreplace"))
     display.say(f"report    {file}")
@@ -58,45 +59,29 @@ def report(
 
 
 def _of_run(
-    run_dir: Path,
     cfg: Config,
+    state: runs.Run,
     display: Display,
     device_name: str,
     data_root: Path | None,
     seed: int,
 ) -> tuple[str, list[str], list[Section]]:
     """Returns a summary of the training, notes (such as what is missing), and the sections."""
+    run_dir = state.folder
     records = run_folder.read_metrics(run_dir)
     epochs = [record for record in records if record["event"] == "epoch"]
     evaluations = [record for record in records if record["event"] == "eval"]
-    result = run_folder.read_result(run_dir)
-    notes: list[str] = []
-    last = epochs[-1]["epoch"] if epochs else 0
-    untested = result is not None and "modes" not in result
-    if untested or not cfg.test:
-        notes = ["The run was trained without a test (--no-test)."]
-    result = None if untested else result
-    training = f"{last} of {cfg.epochs} epochs"
+    training = f"{state.epochs_done} of {cfg.epochs} epochs"
     if epochs:
         training += f" in {curves.duration(sum(record['seconds'] for record in epochs))}"
-    if cfg.history:
-        words = schedule.disclosure(cfg, cfg.epochs).get("training")
-        notes.append(f"The run was {words}.")
-        if result and result.get("training") != words:
-            notes.append("result.json dates from before the number of epochs was changed.")
-    stopped = (run_dir / COLLAPSED).is_file()
-    if stopped:
-        notes.append(
-            f"Training was stopped because all features became one point ({COLLAPSED}): figures "
-            "are chance."
-        )
-    elif last < cfg.epochs:
-        notes.append(f"The training has not finished: `cdp train --resume {run_dir}` resumes it.")
+    result = run_folder.read_result(run_dir)
+    notes = _notes(cfg, state, result)
+    result = None if result and "modes" not in result else result
     run, missing = _embed(run_dir, display, data_root, device_name)
     if missing:
         notes.append(f"Without pictures of the test: {missing}.")
-    elif not result and cfg.test and last == cfg.epochs and not stopped:
-        notes.append(f"There is no result.json: `cdp eval {run_dir}` writes it.")
+    elif result is None and cfg.test and _lacks_only_a_test(state):
+        notes.append(f"There is no result.json: `cdp eval {shlex.quote(str(run_dir))}` writes it.")
 
     source = ""
     retrieval: list[Chart | None] = [curves.accuracy(evaluations)]
@@ -130,6 +115,32 @@ def _of_run(
     return training, notes, sections
 
 
+def _notes(cfg: Config, state: runs.Run, result: dict[str, Any] | None) -> list[str]:
+    """Returns what a reader must know about the training and the age of `result`."""
+    notes = []
+    if not cfg.test or (result and "modes" not in result):
+        notes.append("The run was trained without a test (--no-test).")
+    if cfg.history:
+        words = schedule.disclosure(cfg, cfg.epochs).get("training")
+        notes.append(f"The run was {words}.")
+        if result and "modes" in result and result.get("training") != words:
+            notes.append("result.json dates from before the number of epochs was changed.")
+    if state.state != "finished" and not _lacks_only_a_test(state):
+        notes.append(_said(state))
+    return notes
+
+
+def _lacks_only_a_test(state: runs.Run) -> bool:
+    """Whether every epoch has been trained, and only the test is missing."""
+    return state.state == "interrupted" and state.epochs_done == state.epochs
+
+
+def _said(state: runs.Run) -> str:
+    if state.state == "running":
+        return "The training is still running."
+    return f"State: {state.state}; {state.note}."
+
+
 def _pictures(run: TestedRun, cfg: Config, display: Display, seed: int) -> list[Section]:
     makers: tuple[Callable[..., Section], ...] = (
         tested.distance_section,
@@ -145,7 +156,9 @@ def _pictures(run: TestedRun, cfg: Config, display: Display, seed: int) -> list[
     return sections
 
 
-def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], list[Section]]:
+def _of_trials(
+    run_dir: Path, cfg: Config, state: runs.Run, out: Path
+) -> tuple[str, list[str], list[Section]]:
     """Like `_of_run`, for a run of several trainings."""
     folders = [folder_of(run_dir, n) for n in TRIALS]
     result = run_folder.read_result(run_dir)
@@ -153,8 +166,8 @@ def _of_trials(run_dir: Path, cfg: Config, out: Path) -> tuple[str, list[str], l
     if result and "modes" not in result:
         notes.append("The run was trained without a test (--no-test).")
         result = None
-    elif result is None:
-        notes.append(f"Trials are missing: `cdp train --resume {run_dir}` trains them.")
+    if state.state != "finished":
+        notes.append(_said(state))
     if result and "training" in result:
         notes.append(f"The trainings were {result['training']}.")
     if result and "collapse" in result:

@@ -3,18 +3,21 @@
 import csv
 import io
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from rich.filesize import decimal
 
-from pipeline.datasets.records import Modality
 from pipeline.datasets.table import UNKNOWN
 from pipeline.errors import BadImageError, InputError
 from pipeline.guard import Flaw, decode
 from pipeline.reader import Reader
 from train import run_folder
+from train.evaluation.feature_cache import prune
+from train.evaluation.options import USUAL_SEARCH, SearchOptions
 from train.evaluation.search import Found, read_side, search
 from train.evaluation.trained import TrainedRun, open_run
 from train.live.display import Display
@@ -35,29 +38,29 @@ def search_run(
     gallery: Sequence[Path],
     out: Path,
     display: Display,
-    top: int = 20,
-    modalities: tuple[Modality | None, Modality | None] = (None, None),
-    flip_test: bool = False,
-    cache: Path | None = None,
+    options: SearchOptions = USUAL_SEARCH,
     device_name: str = "auto",
     overwrite: bool = False,
 ) -> Path:
     """Searches with a run's newest weights and writes the results to `out`; returns the page.
 
-    `modalities`: of queries and of gallery images without one in a CSV. Raises `InputError` as
-    `check_folder`, `open_run`, `read_side` and `search` do.
+    Raises `InputError` as `check_folder`, `open_run`, `read_side` and `search` do.
     """
     check_folder(out, overwrite)
     run = open_run(run_dir, display, device_name=device_name)
     needed = run.network.needs_modality
-    queries = read_side("--query", query, modalities[0], needed)
-    images = read_side("--gallery", gallery, modalities[1], needed)
+    queries = read_side("--query", query, options.query_modality, needed)
+    images = read_side("--gallery", gallery, options.gallery_modality, needed)
     run_folder.make_parent(out / PAGE)
-    place = cache or run_dir / CACHE
-    found = search(run, queries, images, display, place, top, flip_test)
+    cache, flip_test = options.cache or run_dir / CACHE, options.flip_test
+    began = time.time()
+    found = search(run, queries, images, display, cache, options.top, flip_test)
+    removed = prune(cache, int(options.cache_gib * 2**30), began)
     with display.progress("pictures") as progress:
         write(found, run, flip_test, out, progress)
-    _summarise(found, run, flip_test, out, place, display)
+    _summarise(found, run, flip_test, out, cache, display)
+    if removed:
+        display.note(f"removed {decimal(removed)} of features not used lately from {cache}")
     return out / PAGE
 
 

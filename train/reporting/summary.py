@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.options import unit
 from train import run_folder
 from train.config import Config
 from train.environment import environment
@@ -18,15 +19,16 @@ PAGE = Path("report", "index.html")  # in a run folder
 TILES = (("rank1", "rank-1"), ("mAP", "mAP"), ("mINP", "mINP"))
 
 
-def header(run_dir: Path, cfg: Config, training: str, notes: Sequence[str]) -> Markup:
+def header(run_dir: Path, cfg: Config, method: str, training: str, notes: Sequence[str]) -> Markup:
     """Returns the run's name, its main options and the notes."""
     mining = f"DHSM, α = {cfg.method.dhsm.alpha:g}" if cfg.method.dhsm.enabled else "no DHSM"
     options = (
+        ("method", method),
         ("data set", f"{cfg.data.kind}, {cfg.data.root}"),
         ("network", f"{cfg.method.model.backbone}, weights {cfg.method.model.weights}"),
         (
             "batches",
-            f"P {cfg.data.p} × K {cfg.data.k} pairs of {cfg.data.height_px} × "
+            f"P {cfg.data.p} × K {cfg.data.k} {unit(cfg.data)} of {cfg.data.height_px} × "
             f"{cfg.data.width_px} px, {mining}",
         ),
         ("training", f"{training}, {cfg.device}, mixed precision {cfg.precision}"),

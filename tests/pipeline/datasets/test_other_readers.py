@@ -183,6 +183,16 @@ def test_absolute_and_relative_paths_may_be_mixed(roots, tmp_path):
     ]
 
 
+def test_short_names_of_images_elsewhere_are_absolute(roots, tmp_path):
+    source = roots["table"]
+    header, *lines = source.read_text().splitlines()
+    elsewhere = tmp_path / "list.csv"
+    elsewhere.write_text("\n".join([header, *(f"{source.parent}/{line}" for line in lines)]))
+    index, reference = (read_training(DataOptions(split="train"), f) for f in (elsewhere, source))
+    assert index.short_names() == [f"{source.parent}/{name}" for name in reference.short_names()]
+    assert Path(index.short_names()[0]).is_file()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

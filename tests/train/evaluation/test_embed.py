@@ -194,6 +194,7 @@ def test_a_csv_labels_images_of_any_data_set(run, embedded, people, tmp_path, ca
     assert call("embed", run, file, "--out", out, "--device", "cpu") == 0
     assert "note" not in capsys.readouterr().out
     found = np.load(out)
+    assert found["paths"].tolist() == [str(people / str(path)) for path in query["paths"][:3]]
     assert (found["pids"].tolist(), found["camids"].tolist()) == ([70, 71, 72], [9, 9, 9])
     np.testing.assert_allclose(found["features"], query["features"][:3], rtol=1e-4, atol=1e-5)
 

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shutil
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from pipeline.datasets.kinds import read_protocol
 from pipeline.options import DataOptions
 from tests.front_door import call, refused
 from tests.untrained import make_run
+from train.evaluation import known_files
 from train.evaluation.feature_cache import Part
+from train.evaluation.known_files import digests_of
 from train.evaluation.nearest import nearest
 from train.methods.base import Method
 from train.metrics import distances
@@ -165,7 +168,7 @@ def test_a_damaged_cache_is_made_again(run, gallery, queries, tmp_path, capsys):
     search(run, gallery, queries, out, capsys, *args)
     first, num = lines_of(out), len(list(gallery.rglob("*.jpg")))
     (features,) = cache.glob("*/*.safetensors")
-    (cache / "files").write_bytes(b"damaged")
+    (cache / "known-files").write_bytes(b"damaged")
     whole = features.read_bytes()
     damages = (
         whole[:-100],  # cut
@@ -182,6 +185,64 @@ def test_a_damaged_cache_is_made_again(run, gallery, queries, tmp_path, capsys):
         assert embedded(printed) == (num, 0)
         assert lines_of(out) == first
     assert embedded(search(run, gallery, queries, out, capsys, *args)) == (0, num)
+
+
+def test_what_was_used_least_recently_makes_room(run, gallery, queries, tmp_path, capsys):
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    num = len(list(gallery.rglob("*.jpg")))
+
+    def again(*more: str) -> str:
+        return search(run, gallery, queries, out, capsys, "--cache", cache, "--overwrite", *more)
+
+    again()
+    (old,) = cache.glob("*/*.safetensors")
+    (old.parent / "mine.safetensors").touch()  # not a name that a search gives
+    os.utime(old, (1, 1))
+    assert embedded(again("--cache-gib", "0")) == (0, num)  # this search uses it
+    assert old.stat().st_mtime > 1
+    os.utime(old, (1, 1))
+    assert "removed" not in again("--flip-test")
+    assert re.search(rf"note +removed .* from {cache}", again("--flip-test", "--cache-gib", "0"))
+    assert not old.exists()
+    assert (old.parent / "mine.safetensors").exists()
+    assert embedded(again("--flip-test")) == (0, num)
+    assert embedded(again()) == (num, 0)
+    assert "--cache-gib -1.0: must be at least 0" in refused(
+        capsys,
+        "search",
+        run,
+        "--gallery",
+        gallery,
+        "--query",
+        *queries,
+        "--out",
+        out,
+        "--cache-gib",
+        "-1",
+    )
+
+
+def test_only_so_many_files_are_remembered_besides_those_of_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(known_files, "MAX_FILES", 3)
+    files = [tmp_path / f"{i}.jpg" for i in range(6)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    paths = [os.fsencode(file) for file in files]
+    monkeypatch.setattr(known_files, "SETTLED_NS", -(10**12))  # new as they are
+
+    def num_read(paths: list[bytes]) -> int:
+        read: list[int] = []
+        digests, bad = digests_of(paths, tmp_path, print, lambda done, total: read.append(total))
+        assert not bad
+        for path, digest in zip(paths, digests, strict=True):
+            content = Path(os.fsdecode(path)).read_bytes()
+            assert digest.tobytes() == blake2b(content, digest_size=16).digest()
+        return max(read, default=0)
+
+    assert [num_read(paths[:2]), num_read(paths[1:3]), num_read(paths[:3])] == [2, 1, 0]
+    assert [num_read(paths[2:6]), num_read(paths[2:6]), num_read(paths[:2])] == [3, 0, 2]
+    files[0].write_bytes(b"other")
+    assert num_read(paths[:1]) == 1
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(run, gallery, queries, tmp_path, capsys):
@@ -224,7 +285,7 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(
     assert not (out / "bad_images.tsv").exists()
 
 
-def test_a_csv_may_tell_who_is_on_its_images(run, people, tmp_path, capsys):
+def test_a_csv_may_label_its_images(run, people, tmp_path, capsys):
     index = read_protocol(DataOptions(), people).index
     rgb, infrared = (index.take(np.flatnonzero(index.modality == m)) for m in (0, 1))
     out, file, asked = tmp_path / "out", tmp_path / "gallery.csv", tmp_path / "queries.csv"
@@ -247,7 +308,7 @@ def test_a_csv_may_tell_who_is_on_its_images(run, people, tmp_path, capsys):
     assert set(lines_of(out)[0]) == {"query", "rank", "path", "distance"}
 
 
-def test_a_network_that_treats_modalities_apart_is_told_them(
+def test_a_network_that_treats_modalities_differently_needs_them(
     people, gallery, queries, tmp_path, capsys
 ):
     run = tmp_path / "run"
@@ -259,6 +320,8 @@ def test_a_network_that_treats_modalities_apart_is_told_them(
     assert "its modality is unknown and this run's network needs it (" in line
     assert "pass --gallery-modality rgb or ir, or a CSV with a column modality" in line
     assert not out.exists()
+    line = refused(capsys, "embed", run, gallery, "--out", tmp_path / "F.npz", "--device", "cpu")
+    assert "pass --modality rgb or ir, or a CSV with a column modality" in line
     told = ("--query-modality", "ir", "--overwrite")
     num = len(list(gallery.rglob("*.jpg")))
     for modality, expected in (("rgb", (num, 0)), ("ir", (num, 0)), ("rgb", (0, num))):
@@ -281,7 +344,7 @@ def test_the_page_is_whole_and_needs_nothing_else(run, gallery, queries, tmp_pat
     assert "<b>1</b> 0.00" in html  # the query itself
 
 
-def test_what_cannot_be_searched_is_one_clear_line(run, gallery, queries, tmp_path, capsys):
+def test_what_cannot_be_searched_gives_one_clear_line(run, gallery, queries, tmp_path, capsys):
     used, text, empty = tmp_path / "used", tmp_path / "notes.txt", tmp_path / "empty"
     used.mkdir()
     (used / "mine.txt").write_text("mine")

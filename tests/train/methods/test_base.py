@@ -102,7 +102,7 @@ def test_the_network_has_centers_only_for_the_center_loss():
     assert with_centers.state_dict().keys() - plain.state_dict().keys() == {"centers"}
 
 
-def test_a_network_of_ones_own_without_centers_is_refused_for_the_center_loss():
+def test_a_users_network_without_centers_is_refused_for_the_center_loss():
     method = Method(loss=LossOptions(center=0.1))
     with pytest.raises(InputError, match=r"--loss.center: the method's network makes no centers"):
         method.losses(OUT._replace(extras={}), BATCH, lambda tensor: tensor)

@@ -84,7 +84,7 @@ def test_the_triplet_loss_is_over_the_whole_batch():
     assert sorted(gathered) == sorted([tuple(out.features.shape), (4,), (4,)])
 
 
-def test_of_collapsed_features_the_identity_and_the_triplet_loss_are_known():
+def test_the_identity_and_triplet_losses_of_collapsed_features_are_known():
     known = METHOD.at_one_point(10)
     assert known == {"cls": pytest.approx(torch.tensor(10.0).log().item()), "cross_tri": 1.4}
     method = small()
@@ -102,7 +102,7 @@ def test_it_has_the_centers_of_the_center_loss_if_asked_for():
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
-def test_a_weight_that_cannot_be_is_refused(weight):
+def test_an_impossible_weight_is_refused(weight):
     with pytest.raises(InputError, match=r"--adversarial-weight .*: must be at least 0"):
         CmGan(adversarial_weight=weight)
 

@@ -108,7 +108,7 @@ def test_their_losses_are_over_the_originals_of_the_global_batch():
 
 
 @pytest.mark.parametrize("method", [TONE, BDTR], ids=["tone", "bdtr"])
-def test_what_they_say_of_one_point_is_what_their_losses_are_there(method):
+def test_predicted_losses_at_one_point_are_the_actual_ones(method):
     one_point = Outputs(torch.ones(12, 4), torch.ones(12, 4), torch.zeros(12, 5))
     found = method.losses(one_point, BATCH, lambda tensor: tensor)
     expected = method.at_one_point(5)
@@ -116,7 +116,7 @@ def test_what_they_say_of_one_point_is_what_their_losses_are_there(method):
     assert {name: float(loss) for name, loss in found.items()} == pytest.approx(expected)
 
 
-def test_a_loss_that_is_0_at_one_point_is_no_sign_of_it():
+def test_a_loss_that_is_0_at_one_point_is_not_used_as_a_sign():
     tone = dataclasses.replace(TONE, contrastive_margin=0.0)
     bdtr = dataclasses.replace(BDTR, intra_margin=0.0)
     assert tone.at_one_point(5) == {"cls": math.log(5)}

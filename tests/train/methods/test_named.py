@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from model.outputs import Examples, Outputs
 from pipeline.errors import InputError
 from tests.front_door import call, refused
-from train.config import flat
+from train.config import flat, to_json
 from train.methods import finding
 from train.methods.caj import METHOD as CAJ
 from train.paper.recipe import PARTS, of_method
 from train.presets import PRESETS, find_preset
+from train.runs import _method
 
 NAMES = ("agw", "caj", "cdp-strong")
 
@@ -47,7 +48,13 @@ def test_a_method_is_found_by_its_name_and_says_what_to_expect(name):
     assert preset.config.distance == "cosine"
 
 
-@pytest.mark.parametrize("name", ["cmgan", "hsme", "d-hsme"])
+@pytest.mark.parametrize("name", finding.names())
+def test_a_run_tells_its_method(name):
+    written = json.loads(to_json(find_preset(name).config))
+    assert _method(written) == name
+
+
+@pytest.mark.parametrize("name", ["cmgan", "hcml", "hsme", "d-hsme"])
 def test_the_figures_of_a_row_are_those_of_its_docstring(name):
     about = " ".join(find_preset(name).about.split())
     assert f"Command: cdp train {name} --data.root DIR. Hardware:" in about

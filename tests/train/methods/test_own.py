@@ -149,7 +149,7 @@ def off_area(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         ("def f(:\n", "cannot be run"),
     ],
 )
-def test_a_file_that_is_no_method_is_refused_in_a_line(source, message, people, tmp_path, capsys):
+def test_a_file_without_a_method_is_refused_in_one_line(source, message, people, tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(source)
     line = refused(capsys, "train", file, "--data.root", people, "--run-dir", tmp_path / "r")
@@ -207,18 +207,18 @@ def test_flags_that_a_methods_augment_passes_over_are_refused(flag, people, tmp_
     value = "2" if flag == "crop-padding-px" else "0.5"
     args = [*SMALL, "--data.root", people, "--run-dir", tmp_path / "r"]
     line = refused(capsys, "train", OWN, *args, f"--augmentation.{flag}", value)
-    assert "the method's augment() makes nothing of these options" in line
+    assert "the method's augment() ignores these options" in line
     assert not (tmp_path / "r").exists()
 
 
-def test_an_option_that_is_there_already_is_named(people, tmp_path, capsys):
+def test_a_methods_option_that_exists_already_is_named(people, tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text(f"{HEAD}@dataclass(frozen=True)\nclass M(Method):\n    epochs: int = 3\n{MINE}")
     assert "the field 'epochs' of its method is an option" in refused(capsys, "train", file)
 
 
 @pytest.mark.usefixtures("fresh")
-def test_a_run_does_not_go_on_with_a_changed_file(run, tmp_path, capsys):
+def test_a_run_is_not_resumed_with_a_changed_method_file(run, tmp_path, capsys):
     other = tmp_path / "own_method.py"
     other.write_text(OWN.read_text() + "\n# another line\n")
     line = refused(capsys, "train", "--resume", run, "--epochs", "9", "--method", other)

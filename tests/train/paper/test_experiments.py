@@ -13,6 +13,7 @@ import pytest
 
 from tests.front_door import SMALL, call, refused
 from train import divergence
+from train.paper import experiments
 
 OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
 
@@ -36,7 +37,7 @@ def test_every_row_is_trained_and_written(out):
     names = [f"{kind}-spectrum" for kind in kinds]
     assert list(found) == names
     for line in found.values():
-        assert (line["runs"], line["diverged"], line["data"]) == ("1", "0", "synthetic people")
+        assert (line["runs"], line["diverged"], line["data"]) == ("1", "0", "synthetic people v2")
     assert found["cross-spectrum"]["paper_rank1"] == "36.2"
     result = json.loads((out / "cdp-seed-1" / "result.json").read_text())
     assert float(found["cross-spectrum"]["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
@@ -113,6 +114,21 @@ def test_an_interrupted_experiment_continues(people, tmp_path, capsys):
     assert metrics.read_text().startswith(before)
     epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in epochs if line["event"] == "epoch"] == [1, 2, 3, 4]
+
+
+def test_a_row_goes_on_from_the_run_of_its_first_stage(people, tmp_path, monkeypatch, capsys):
+    two = experiments.Experiment("Two", (("TONE", "tone"), ("HCML", "hcml")))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "table1", two)
+    args = ("experiment", "table1", "--data", people, "--out", tmp_path, *OPTIONS)
+    assert call(*args) == 0
+    told = f"epochs 1 to 1 are those of {tmp_path / 'tone-seed-0'}"
+    assert told.replace(" ", "") in "".join(capsys.readouterr().out.split())
+    first, second = rows(tmp_path / "table1.csv").values()
+    assert (first["first_stage"], second["first_stage"]) == ("", "TONE")
+    finish = json.loads((tmp_path / "hcml-seed-0" / "metrics.jsonl").open().readline())
+    seconds = float(first["seconds"]) + finish["finish_seconds"]
+    assert float(second["seconds"]) == pytest.approx(seconds, abs=0.11)
+    assert second["rank1"] != "nan"
 
 
 def test_wrong_use_gives_one_line(people, out, capsys):

@@ -15,11 +15,15 @@ import torch
 from PIL import Image
 
 from tests.front_door import SMALL, call, refused
+from train import run_folder, runs
+from train.divergence import COLLAPSED
 from train.evaluation.trained import embed_test, open_run
 from train.live.board import scalars
 from train.live.display import Display
+from train.replay import BATCH
 from train.reporting.curves import colours_of, spectra
 from train.reporting.distances import pair_distances
+from train.reporting.report import _notes
 from train.reporting.retrieval import some_searches
 from train.reporting.tsne import in_plane, of_some_people
 
@@ -283,9 +287,28 @@ def test_an_unfinished_run_gets_a_partial_report(run, tmp_path, capsys):
     names = [section.attributes["id"] for section in page.all("section")]
     assert names == ["losses", "spectra", "speed", "configuration"]
     notes = " ".join(note.text() for note in page.all("p", class_="note"))
-    assert f"cdp train --resume {half}" in notes
+    assert f"State: interrupted; resume with cdp train --resume {half}." in notes
+    assert "method" in next(page.all("dl")).text()
     assert "holds no checkpoint" in notes
     assert "made no counterparts" in next(page.all("section", id="spectra")).text()
+
+
+@pytest.mark.parametrize(
+    ("file", "epoch", "expected"),
+    [
+        (BATCH, 2, "State: diverged; the loss became NaN"),
+        (COLLAPSED, 1, "State: collapsed; all features became one point"),
+        (COLLAPSED, 0, "State: interrupted; resume with"),  # it was resumed, and recovered
+    ],
+)
+def test_the_report_and_the_list_of_runs_agree_on_the_state(run, tmp_path, file, epoch, expected):
+    folder = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("report")))
+    (folder / "result.json").unlink()
+    first = next(r for r in records(run) if r["event"] == "epoch")
+    (folder / "metrics.jsonl").write_text(json.dumps(first) + "\n")
+    (folder / file).write_text(json.dumps({"epoch": epoch}))
+    (note,) = _notes(run_folder.read_config(folder), runs.describe(folder), None)
+    assert note.startswith(expected)
 
 
 def test_missing_data_is_a_note_but_a_wrong_data_root_is_rejected(run, tmp_path, capsys):
@@ -309,7 +332,8 @@ def test_ten_trainings_are_listed_with_their_reports(run, tmp_path):
     config = json.loads((run / "config.json").read_text())
     config["data"] |= {"kind": "regdb", "trial": "all"}
     (folder / "config.json").write_text(json.dumps(config))
-    shutil.copy(run / "result.json", folder / "trial-01")
+    for name in ("config.json", "metrics.jsonl", "result.json"):
+        shutil.copy(run / name, folder / "trial-01")
     assert call("report", folder) == 0
     page = read(folder / "report" / "index.html")
     _, *rows = cells(next(next(page.all("section", id="trials")).all("table")))
