@@ -67,24 +67,27 @@ class Network(ReidNetwork):
         image_size: ImageSize = (256, 128),
         centers: bool = False,
         metric: bool = False,
+        enter: nn.Module | None = None,
     ) -> None:
         """Builds the network, with the weights that the options name.
 
         With `centers` it learns a center per class for the center loss: "centers" in
         `Outputs.extras`, [num_classes, width], initially 0. With `metric`, retrieval compares what
-        a map per modality makes of the features (metric.py).
-        Raises `InputError` for a backbone that is unknown or cannot take images of this height and
-        width, in pixels, and for weights that cannot be loaded or do not fit.
+        a map per modality makes of the features (metric.py). `enter` replaces the structure's
+        entry. Raises `InputError` for a backbone that is unknown or cannot take images of this
+        height and width, in pixels, and for weights that cannot be loaded or do not fit.
         """
         super().__init__()
         file = _weights_file(options)
         differs = options.structure != "one-stream" or options.fc == "per-modality"
         self.needs_modality = differs or metric
-        self.needs_balanced = options.structure == "two-stems"
+        self.needs_balanced = options.structure in ("two-stems", "generated-spectrum")
         self.backbone, channels = build(options, image_size)
         pooled = channels * options.parts
         self.width = options.fc_width or pooled
-        self.enter = structures.entry(options.structure, self.backbone, options.stem_depth)
+        if enter is None:
+            enter = structures.entry(options.structure, self.backbone, options.stem_depth)
+        self.enter = enter
         self.pool = Pooling(options) if pooling.is_own(options) else nn.Identity()
         self.project = projection.make(options, pooled)
         self.neck = nn.BatchNorm1d(self.width) if options.bnneck else nn.Identity()
@@ -126,10 +129,12 @@ class Network(ReidNetwork):
         return self.metric(embedding, infrared).float()
 
     def _features(self, images: Tensor, infrared: Tensor | None) -> Tensor:
-        # What follows keeps the pixels' layout, NCHW or channels_last.
-        pixels = (images.to(self.mean.dtype) - self.mean) * self.inverse_std
-        pooled = self.pool(self.backbone(self.enter(pixels, infrared)))
-        return self.project(pooled, infrared)
+        entered = self.enter(self.normalised(images), infrared)
+        return self.project(self.pool(self.backbone(entered)), infrared)
+
+    def normalised(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Pixels as the backbone expects them, in the same layout, NCHW or channels_last."""
+        return (images.to(self.mean.dtype) - self.mean) * self.inverse_std
 
 
 def _classifier(options: ModelOptions, width: int, num_classes: int) -> nn.Module:

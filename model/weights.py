@@ -21,6 +21,7 @@ OPTIONAL = {
     r"neck\.": "the BNNeck starts afresh",
     r"project\.": "the fully connected layer starts afresh",
     r"pool\.": "the p of GeM starts afresh",
+    r"enter\.translator\.": "the translator starts afresh",
     r".*\.non_local\.": "the non-local blocks start afresh",
 }
 SHOWN = 3  # names in a list of what was left out

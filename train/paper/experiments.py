@@ -42,7 +42,7 @@ class Experiment:
 
 EXPERIMENTS = {
     "table1": Experiment(
-        "Table I: other methods, of which D2RL is missing",
+        "Table I: other methods",
         (
             ("One-stream", "wu-one-stream"),
             ("Two-stream", "wu-two-stream"),
@@ -51,18 +51,20 @@ EXPERIMENTS = {
             ("HCML", "hcml"),
             ("BDTR", "bdtr"),
             ("cmGAN", "cmgan"),
+            ("D2RL", "d2rl"),
             ("D-HSME", "d-hsme"),
             ("CDP", "cdp"),
             ("CDP+DHSM", "cdp-dhsm"),
         ),
     ),
     "table2": Experiment(
-        "Table II: other methods, of which D2RL is missing",
+        "Table II: other methods",
         (
             ("Zero-padding", "wu-zero-padding"),
             ("TONE", "tone"),
             ("HCML", "hcml"),
             ("BDTR", "bdtr"),
+            ("D2RL", "d2rl"),
             ("HSME", "hsme"),
             ("D-HSME", "d-hsme"),
             ("CDP", "cdp"),
@@ -96,12 +98,13 @@ EXPERIMENTS = {
         (("CDP-2", "cdp-2"), ("CDP-3", "cdp-3"), ("CDP", "cdp")),
     ),
     "structures": Experiment(
-        "Fig. 7: structures that train in one stage",
+        "Fig. 7: structures",
         (
             ("all-spectrum", "baseline-4"),
             ("cross-spectrum", "cdp"),
-            ("separate-spectrum", "separate-spectrum"),
+            ("generated-spectrum", "generated-spectrum"),
             ("intermediate-spectrum", "intermediate-spectrum"),
+            ("separate-spectrum", "separate-spectrum"),
         ),
     ),
     "inputs": Experiment(

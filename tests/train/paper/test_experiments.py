@@ -33,7 +33,8 @@ def out(people, tmp_path_factory) -> Path:
 
 def test_every_row_is_trained_and_written(out):
     found = rows(out / "structures.csv")
-    names = [f"{kind}-spectrum" for kind in ("all", "cross", "separate", "intermediate")]
+    kinds = ("all", "cross", "generated", "intermediate", "separate")  # as in Fig. 7
+    names = [f"{kind}-spectrum" for kind in kinds]
     assert list(found) == names
     for line in found.values():
         assert (line["runs"], line["diverged"], line["data"]) == ("1", "0", "synthetic people v2")
@@ -51,6 +52,10 @@ def test_a_run_has_its_methods_changes(out):
     assert not config("cdp")["method"]["dhsm"]["enabled"]
     assert config("separate-spectrum")["method"]["model"]["structure"] == "zero-padding-4"
     assert config("intermediate-spectrum")["method"]["model"]["structure"] == "two-stems"
+    generated = config("generated-spectrum")["method"]
+    assert generated["model"]["structure"] == "generated-spectrum"
+    assert generated["from"]["name"] == "d2rl"
+    assert generated["translator"]["width"] == 8
     assert config("cdp")["seed"] == 1
     line = json.loads((out / "baseline-4-seed-1" / "metrics.jsonl").read_text().splitlines()[0])
     assert line["confidence"] == line["probability"] == {}
@@ -84,7 +89,7 @@ def test_a_row_whose_features_collapsed_near_its_end_has_no_figures(out, people,
     args = ("--data", people, "--seed", "1", "--out", again, *OPTIONS)
     assert call("experiment", "structures", *args) == 0
     found = rows(again / "structures.csv")
-    assert [line["diverged"] for line in found.values()] == ["0", "1", "0", "0"]
+    assert [line["diverged"] for line in found.values()] == ["0", "1", "0", "0", "0"]
     assert found["cross-spectrum"]["rank1"] == "nan"
 
 
