@@ -94,7 +94,7 @@ class TranslatingNetwork(Network):
         """Raises `InputError` as `Network` does, and if the translator cannot take such images."""
         mean, std = normalisation(options.backbone)
         enter = GeneratedSpectrum(Translator(translator, image_size), mean, std)
-        super().__init__(options, num_classes, image_size, centers, enter)
+        super().__init__(options, num_classes, image_size, centers, enter=enter)
         self._loss_names = tuple(translator.loss_weights)
 
     def forward(
