@@ -73,10 +73,9 @@ class Network(ReidNetwork):
 
         With `centers` it learns a center per class for the center loss: "centers" in
         `Outputs.extras`, [num_classes, width], initially 0. With `metric`, retrieval compares what
-        a map per modality makes of the features (metric.py). `enter` takes the place of the
-        structure's entry.
-        Raises `InputError` for a backbone that is unknown or cannot take images of this height and
-        width, in pixels, and for weights that cannot be loaded or do not fit.
+        a map per modality makes of the features (metric.py). `enter` replaces the structure's
+        entry. Raises `InputError` for a backbone that is unknown or cannot take images of this
+        height and width, in pixels, and for weights that cannot be loaded or do not fit.
         """
         super().__init__()
         file = _weights_file(options)
