@@ -113,9 +113,14 @@ class TrainingStep:
         return self._losses.clone()
 
     def restart(self) -> None:
-        """Discards a recorded graph, after other weights were frozen or the optimizer was reset."""
+        """Forgets compiled and recorded code, when other weights learn or the optimizer restarts.
+
+        Compiled code does not notice that a weight has been frozen or freed.
+        """
         self._num_calls = 0
         self._graph = None
+        if self.options.compile == "on":
+            torch.compiler.reset()
 
     def _record(self, batch: PairedBatch) -> None:
         """Records `_update` on separate buffers without computing anything."""

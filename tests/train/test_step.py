@@ -190,6 +190,32 @@ def test_a_recorded_step_sees_a_new_learning_rate(unchecked, gpu):
         assert torch.equal(network.classifier.weight, before)
 
 
+def test_a_compiled_step_trains_what_a_stage_frees_and_skips_what_one_freezes(
+    unchecked, monkeypatch
+):
+    """Without a C++ compiler, but traced and differentiated as with one."""
+
+    def traced(function, **options):
+        return compiled(function, dynamic=options["dynamic"], backend="aot_eager")
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    network, _, step = make_step(compile="on")
+    names = frozenset(name for name, _ in network.named_parameters())
+
+    def moved(stage: Stage) -> set[str]:
+        if enter(stage, True, network, names, step.optimizer, ALONE):
+            step.restart()
+        before = {name: weight.clone() for name, weight in network.named_parameters()}
+        step(make_batch())
+        after = dict(network.named_parameters())
+        return {name.split(".")[0] for name in names if not torch.equal(before[name], after[name])}
+
+    assert moved(Stage("head", frozen=("backbone.",))) == {"classifier"}
+    assert moved(Stage("all")) == {"backbone", "classifier"}
+    assert moved(Stage("backbone", frozen=("classifier.",))) == {"backbone"}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("compiled", ["off", "on"])
 def test_a_recorded_step_holds_what_a_stage_freezes_and_frees_it_again(unchecked, gpu, compiled):
