@@ -1,7 +1,11 @@
 """The generated-spectrum structure: what it generates, and what learns from what."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model.generated_spectrum import TranslatingNetwork
 from model.network import Network
@@ -126,3 +130,24 @@ def test_jointly_the_identities_reach_the_translator_but_not_its_discriminators(
 def test_without_a_translator_the_structure_is_refused():
     with pytest.raises(InputError, match=r"--model.structure generated-spectrum: .* use d2rl"):
         Network(MODEL, 5, (32, 16))
+
+
+def test_a_file_gives_its_translator_too_if_it_has_one(network, tmp_path):
+    def fine_tuned(file: Path) -> TranslatingNetwork:
+        model = dataclasses.replace(MODEL, weights=str(file))
+        return TranslatingNetwork(model, 5, (32, 16), False, SMALL)
+
+    state = network.state_dict()
+    file = tmp_path / "run.safetensors"
+    save_file({f"network.{name}": value for name, value in state.items()}, file)
+    again = fine_tuned(file)
+    for name, value in again.state_dict().items():
+        if not name.startswith("classifier."):
+            assert torch.equal(value, state[name]), name
+    assert "afresh" not in again.account
+
+    one_stream = Network(ModelOptions("test_resnet", "none"), 5).backbone
+    torch.save(one_stream.state_dict(), tmp_path / "backbone.pth")
+    account = fine_tuned(tmp_path / "backbone.pth").account
+    assert "the translator starts afresh" in account
+    assert "spread over 4 channels" in account
