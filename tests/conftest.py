@@ -27,7 +27,7 @@ if worker >= 0:
 
     torch.set_num_threads(len(share))
 
-signatures.install()  # before anything imports what it checks
+signatures.install("pipeline", "model", "train")
 gc.disable()  # until all is imported: nothing of that is garbage, and looking takes seconds
 
 
