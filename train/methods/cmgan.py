@@ -9,8 +9,8 @@ Command: cdp train cmgan --data.root DIR. Hardware: one GPU; time: not measured.
 Published, SYSU-MM01 all-search single-shot: R1 27.0, R10 67.5, R20 80.6, mAP 27.8.
 
 The paper alternates between training features and discriminator. A public re-implementation does so
-by turning the sign of the whole loss in every fifth epoch, which also un-trains what the features have
-learned. Here a gradient reversal layer (Ganin & Lempitsky, ICML 2015) serves both sides in one
+by turning the sign of the whole loss in every fifth epoch, which also un-trains what the features
+have learned. Here a gradient reversal layer (Ganin & Lempitsky, ICML 2015) serves both sides in one
 backward pass.
 
 Not found, so chosen: the triplet loss compares pooled features as they are, not normalised, by

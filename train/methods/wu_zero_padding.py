@@ -1,8 +1,9 @@
 """Deep zero-padding: a one-stream network that sees gray and infrared in two separate channels.
 
 Wu et al., "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017. An RGB image becomes
-gray and fills the first channel, an infrared image the second; the other is zero. Everything else is as in
-wu-one-stream: cross-entropy only, from scratch. (`zero-padding` is this input with CDP's losses.)
+gray and fills the first channel, an infrared image the second; the other is zero. Everything else
+is as in wu-one-stream: cross-entropy only, from scratch. (`zero-padding` is this input with CDP's
+losses.)
 
 Command: cdp train wu-zero-padding --data.root DIR. Hardware: one GPU; time: not measured.
 Published (Tables I and II of the CDP paper), SYSU-MM01 all-search single-shot: R1 14.8, R10 54.1,
