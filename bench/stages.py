@@ -2,6 +2,7 @@
 
 Two ways for each stage of the pipeline: cut the graph off after it and see what it adds; leave it
 out and see what that saves. The pipeline and the step run side by side, so the slower one limits.
+At last, what an image in a second spectrum costs: a counterpart, or a translator's.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from bench.generation import compare_generation
 from bench.loader import loader_side, make_loader
 from bench.measure import Pass, Samples, Side, steady
 from bench.plan import AUGMENTED
@@ -71,14 +73,28 @@ def bench_stages(session: Session) -> None:
         session.compare("stages, host to device", {"pinned": _host_to_device(session)}, "pinned")
     with runtime.own_stream(session.device):
         step = session.compare("stages, step, truncated", _step_sides(session), "… optimizer")
+        alone = dataclasses.replace(session.config.data, spectra=())
+        num = session.config.data.p * session.config.data.k
+        compare_generation(
+            session,
+            _graph_side(session, steps, alone, images=num),
+            _graph_side(session, steps, images=num),
+        )
     session.waterfall = _waterfall(pipeline, step)
     _say_what_limits(session, pipeline, step)
 
 
 def _graph_side(
-    session: Session, steps: int, options: DataOptions | None = None, **cut: Any
+    session: Session,
+    steps: int,
+    options: DataOptions | None = None,
+    images: int | None = None,
+    **cut: Any,
 ) -> Side:
-    """The training graph alone, what comes out dropped as DALI has it."""
+    """The training graph alone, what comes out dropped as DALI has it; `images` of a batch count.
+
+    All of them by default.
+    """
     data = options or session.config.data
     source = TrainingSource(session.index, data, seed=0)
     with warnings.catch_warnings():
@@ -89,7 +105,7 @@ def _graph_side(
         source.begin(1, spectrum.uniform())
         batches = run_raw(graph, source, session.device)
         try:
-            return steady(batches, steps, session.images)
+            return steady(batches, steps, images or session.images)
         finally:
             batches.close()
 

@@ -60,6 +60,9 @@ TARGETS = {
     "streaming_over_step": Target(
         "streaming loader / what the step consumes", "end-to-end", gpu=(3.0, None)
     ),
+    "translator_over_counterparts": Target(
+        "time of a translator's images / of counterparts", "stages"
+    ),
     "step_over_eager_nchw": Target("step / eager NCHW AMP", "step", gpu=(1.8, None)),
     "step_over_timm_benchmark": Target(
         "step / timm's benchmark script, same model, size, batch", "timm", gpu=(1.0, None)

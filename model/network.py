@@ -3,7 +3,7 @@
 Options add parts of other networks: non-local blocks in the backbone, generalized mean and part
 pooling, a fully connected layer after it (projection.py), a BNNeck. RGB, infrared and counterpart
 images take the same path (Fig. 7b), except in the structures that the paper compares with, where
-they enter differently (structures.py).
+they enter differently (structures.py), and in HCML, where they leave differently (metric.py).
 Normalisation is the network's first operation, so that training, evaluation and export cannot
 differ in it. Its mean and standard deviation are what the backbone's pretrained weights expect:
 ImageNet's for a ResNet, as in the paper, but others for many transformers and EfficientNets.
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from model import pooling, projection, structures, weights
 from model.backbone import ImageSize, build, normalisation, source
 from model.heads import CosineClassifier
+from model.metric import ModalityMetric, NoMetric
 from model.options import NAMED_WEIGHTS, ModelOptions
 from model.outputs import Outputs
 from model.pooling import Pooling
@@ -65,22 +66,28 @@ class Network(ReidNetwork):
         num_classes: int,
         image_size: ImageSize = (256, 128),
         centers: bool = False,
+        metric: bool = False,
+        enter: nn.Module | None = None,
     ) -> None:
         """Builds the network, with the weights that the options name.
 
         With `centers` it learns a center per class for the center loss: "centers" in
-        `Outputs.extras`, [num_classes, width], initially 0.
-        Raises `InputError` for a backbone that is unknown or cannot take images of this height and
-        width, in pixels, and for weights that cannot be loaded or do not fit.
+        `Outputs.extras`, [num_classes, width], initially 0. With `metric`, retrieval compares what
+        a map per modality makes of the features (metric.py). `enter` replaces the structure's
+        entry. Raises `InputError` for a backbone that is unknown or cannot take images of this
+        height and width, in pixels, and for weights that cannot be loaded or do not fit.
         """
         super().__init__()
         file = _weights_file(options)
-        self.needs_modality = options.structure != "one-stream" or options.fc == "per-modality"
-        self.needs_balanced = options.structure == "two-stems"
+        differs = options.structure != "one-stream" or options.fc == "per-modality"
+        self.needs_modality = differs or metric
+        self.needs_balanced = options.structure in ("two-stems", "generated-spectrum")
         self.backbone, channels = build(options, image_size)
         pooled = channels * options.parts
         self.width = options.fc_width or pooled
-        self.enter = structures.entry(options.structure, self.backbone, options.stem_depth)
+        if enter is None:
+            enter = structures.entry(options.structure, self.backbone, options.stem_depth)
+        self.enter = enter
         self.pool = Pooling(options) if pooling.is_own(options) else nn.Identity()
         self.project = projection.make(options, pooled)
         self.neck = nn.BatchNorm1d(self.width) if options.bnneck else nn.Identity()
@@ -89,6 +96,7 @@ class Network(ReidNetwork):
         self.activation = nn.Identity() if options.fc == "none" else nn.ReLU()
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = _classifier(options, self.width, num_classes)
+        self.metric = ModalityMetric(self.width) if metric else NoMetric()
         # Counterparts are selected and triplicated in pixel space, then normalised like any image.
         mean, std = normalisation(options.backbone)
         for name, value in (
@@ -111,19 +119,22 @@ class Network(ReidNetwork):
         embedding = self.neck(features)
         logits = self.classifier(self.dropout(self.activation(embedding)))
         extras: dict[str, Tensor] = {} if self.centers is None else {"centers": self.centers}
-        return Outputs(features, embedding, logits, extras)
+        return Outputs(features, self.metric(embedding, infrared), logits, extras)
 
     def embed(
         self, images: UInt8[Tensor, "b 3 h w"], infrared: Bool[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b e"]:
         """Returns the features that retrieval compares, float32; skips the classifier."""
-        return self.neck(self._features(images, infrared)).float()
+        embedding = self.neck(self._features(images, infrared))
+        return self.metric(embedding, infrared).float()
 
     def _features(self, images: Tensor, infrared: Tensor | None) -> Tensor:
-        # What follows keeps the pixels' layout, NCHW or channels_last.
-        pixels = (images.to(self.mean.dtype) - self.mean) * self.inverse_std
-        pooled = self.pool(self.backbone(self.enter(pixels, infrared)))
-        return self.project(pooled, infrared)
+        entered = self.enter(self.normalised(images), infrared)
+        return self.project(self.pool(self.backbone(entered)), infrared)
+
+    def normalised(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Pixels as the backbone expects them, in the same layout, NCHW or channels_last."""
+        return (images.to(self.mean.dtype) - self.mean) * self.inverse_std
 
 
 def _classifier(options: ModelOptions, width: int, num_classes: int) -> nn.Module:

@@ -7,7 +7,9 @@ from typing import Literal
 from pipeline.errors import InputError
 
 NAMED_WEIGHTS = ("imagenet", "wheel", "none")  # of ModelOptions.weights; anything else is a file
-StructureName = Literal["one-stream", "zero-padding-2", "zero-padding-4", "two-stems"]
+StructureName = Literal[
+    "one-stream", "zero-padding-2", "zero-padding-4", "two-stems", "generated-spectrum"
+]
 FcName = Literal["none", "shared", "per-modality"]
 TripletKind = Literal["hard", "soft-margin", "weighted", "squared-difference"]
 
@@ -77,7 +79,9 @@ class ModelOptions:
     structure: StructureName = "one-stream"
     """one-stream: every image takes the same path; zero-padding-2: gray images in a first channel,
     infrared ones in a second (Fig. 5a); zero-padding-4: RGB images in three channels, infrared ones
-    in a fourth (Fig. 7e); two-stems: a first stage for each modality, the rest shared (Fig. 7d)."""
+    in a fourth (Fig. 7e); two-stems: a first stage for each modality, the rest shared (Fig. 7d);
+    generated-spectrum: RGB and infrared in four channels, the missing ones translated (Fig. 7c),
+    only with d2rl."""
 
     stem_depth: Literal[0, 1, 2, 3, 4] = 0
     """With two-stems: how many of a ResNet's four stages are also separate for each modality."""

@@ -19,6 +19,7 @@ CHANNELS: dict[StructureName, int] = {
     "zero-padding-2": 2,
     "zero-padding-4": 4,
     "two-stems": 3,
+    "generated-spectrum": 4,
 }
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 
@@ -26,8 +27,14 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601
 def entry(structure: StructureName, backbone: Any, stem_depth: int = 0) -> nn.Module:
     """Returns a structure's entry; two stems take the first layers and `stem_depth` stages away.
 
-    Raises `InputError` if two stems are to come from a backbone that is not a ResNet.
+    Raises `InputError` if two stems are to come from a backbone that is not a ResNet, and for the
+    generated-spectrum structure, which needs a translator (generated_spectrum.py).
     """
+    if structure == "generated-spectrum":
+        raise InputError(
+            "--model.structure generated-spectrum: this method trains no translator; use d2rl, or "
+            "another structure"
+        )
     if structure == "two-stems":
         return TwoStems(backbone, stem_depth)
     if structure == "one-stream":

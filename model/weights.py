@@ -21,6 +21,7 @@ OPTIONAL = {
     r"neck\.": "the BNNeck starts afresh",
     r"project\.": "the fully connected layer starts afresh",
     r"pool\.": "the p of GeM starts afresh",
+    r"enter\.translator\.": "the translator starts afresh",
     r".*\.non_local\.": "the non-local blocks start afresh",
 }
 SHOWN = 3  # names in a list of what was left out
@@ -63,7 +64,9 @@ def load(network: nn.Module, name: str, file: Path | None) -> str:
 def _named(tensors: Tensors, prefix: str, wanted: Tensors) -> Tensors:
     """The file's tensors under the network's names; those it has no name for keep theirs."""
     named = {
-        BACKBONE + name.removeprefix(prefix) if name.startswith(prefix) else name: tensor
+        BACKBONE + name.removeprefix(prefix)
+        if name.startswith(prefix) and name not in wanted
+        else name: tensor
         for name, tensor in tensors.items()
     }
     return structures.into_both_stems(named, wanted)
@@ -119,8 +122,9 @@ def _spread_input(tensors: Tensors, network: nn.Module) -> tuple[Tensors, list[s
 
 
 def _wanted(network: nn.Module) -> Tensors:
-    """All that a file may give: everything but the classifier."""
-    return {n: t for n, t in network.state_dict().items() if not n.startswith("classifier.")}
+    """All that a file may give: everything but the classifier and a metric learned after it."""
+    not_given = ("classifier.", "metric.")
+    return {n: t for n, t in network.state_dict().items() if not n.startswith(not_given)}
 
 
 def _check(tensors: Tensors, wanted: Tensors, network: nn.Module) -> None:

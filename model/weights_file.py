@@ -15,6 +15,7 @@ Tensors = dict[str, Tensor]
 # Where training programs put a network's tensors in what they save, the first that is there.
 NESTS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "student")
 BACKBONE = "backbone."  # before a backbone's tensors in our networks
+STEMS = "enter."  # before those of stems, which may be all there is of a backbone
 CHECKPOINT = "network."  # before a network's tensors in a run's checkpoint
 
 
@@ -50,7 +51,8 @@ def one_of_several(taken: str, others: list[str]) -> str:
 
 def _of_network(tensors: Tensors) -> Tensors:
     """Of a run's checkpoint the network, without the state of its training; others as they are."""
-    if not any(name.startswith(CHECKPOINT + BACKBONE) for name in tensors):
+    parts = tuple(CHECKPOINT + part for part in (BACKBONE, STEMS))
+    if not any(name.startswith(parts) for name in tensors):
         return tensors
     inside = {name: tensor for name, tensor in tensors.items() if name.startswith(CHECKPOINT)}
     return {name.removeprefix(CHECKPOINT): tensor for name, tensor in inside.items()}

@@ -44,6 +44,11 @@ class Progress:
     first_spread: float = 0.0  # of the features at the run's first step; 0: not known yet
     collapsed_since: int = 0  # step of the run at which features collapsed; 0: they have not
 
+    @property
+    def trained(self) -> int:
+        """How many epochs have been trained, of the last perhaps only a part."""
+        return self.epoch - (self.step == 0)
+
     def next_epoch(self, metrics_bytes: int) -> "Progress":
         """Returns the progress at the start of the next epoch."""
         return dataclasses.replace(
@@ -93,9 +98,15 @@ class State:
             **({"random.gpu": torch.cuda.get_rng_state()} if self.losses.is_cuda else {}),
         }
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restores what `tensors()` returned, from any device."""
-        self.network.load_state_dict(_named(tensors, NETWORK))
+    def load(self, tensors: dict[str, Tensor], of_first_stage: bool = False) -> None:
+        """Restores what `tensors()` returned, from any device.
+
+        The run of a first stage may lack what the network learns in later ones; that stays new.
+        """
+        found = _named(tensors, NETWORK)
+        if of_first_stage:
+            found = self.network.state_dict() | found
+        self.network.load_state_dict(found)
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _named(tensors, "optimizer.").items():
@@ -147,18 +158,20 @@ def found(run_dir: Path) -> list[Path]:
     return sorted((run_dir / run_folder.CHECKPOINTS).glob("step-*.safetensors"))
 
 
-def restore(run_dir: Path, state: State, say: Callable[[str], None]) -> Progress | None:
+def restore(
+    run_dir: Path, state: State, say: Callable[[str], None], of_first_stage: bool = False
+) -> Progress | None:
     """Loads the newest intact checkpoint into `state`; returns None if there are none.
 
-    Reports each damaged file through `say`. Raises `InputError` if all are damaged or one is of
-    another version.
+    `of_first_stage`: see `State.load`. Reports each damaged file through `say`. Raises `InputError`
+    if all are damaged or one is of another version.
     """
     paths = found(run_dir)
     damage = ""
     for path in reversed(paths):
         try:
             tensors, about = _read(path)
-            state.load(tensors)
+            state.load(tensors, of_first_stage)
             return Progress.from_json(about["progress"])
         except DamagedError as error:
             damage = str(error)
@@ -199,6 +212,16 @@ def trained_on(path: Path) -> str:
 def progress_of(path: Path) -> Progress:
     """Returns the run's progress when the checkpoint was saved."""
     return Progress.from_json(_about(path)["progress"])
+
+
+def epochs_trained(run_dir: Path) -> int:
+    """Returns how many epochs its newest readable checkpoint has trained; 0 without one."""
+    for path in reversed(found(run_dir)):
+        try:
+            return progress_of(path).trained
+        except (SafetensorError, OSError, KeyError):
+            continue
+    return 0
 
 
 def num_classes(path: Path) -> int:

@@ -1,5 +1,6 @@
 """`train()`: the whole program from top to bottom: prepare, then train, record and test epochs."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -43,7 +44,9 @@ from train.live.display import Display
 from train.loss_reader import LossReader
 from train.methods import finding
 from train.methods.base import augment
+from train.offline import embed_training
 from train.optimizer import build, set_learning_rate
+from train.stages import Embedded, Offline
 from train.step import TrainingStep
 
 NO_TEST = {"test": None, "remark": "trained without a test (--no-test)"}
@@ -73,6 +76,7 @@ class Run:
     cores_taken: float = 0.0  # by other programs during the epoch, 0…1
     interrupted: Interruption = field(default_factory=Interruption)
     show_on_board: board.Write = lambda record: None
+    finish_seconds: float = 0.0  # spent on what the stage does after its last step
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -96,15 +100,17 @@ def train(
     on_start: Callable[[], None] = lambda: None,
     resume: bool = False,
     epochs: int | None = None,
+    first_stage: Path | None = None,
 ) -> dict[str, Any]:
     """Trains, tests on unseen identities, and returns the contents of `result.json`.
 
     Calls `on_start` after all checks have passed, just before touching `run_dir`. `resume`
     continues the run in `run_dir`, whose configuration is `cfg`, from its newest checkpoint as if
     it had never stopped, bit for bit on the CPU; `epochs` then overrides `cfg.epochs`
-    (schedule.py). Raises `InputError` before touching the folder if data, options or weights cannot
-    be used, `NotFiniteError` if the loss is NaN or infinite, `CollapsedError` if all features
-    became one point, and `Interrupted` after a signal.
+    (schedule.py). `first_stage` is the folder of a finished run that is this run's first stage:
+    it then goes on from there instead of training that again. Raises `InputError` before touching
+    the folder if data, options or weights cannot be used, `NotFiniteError` if the loss is NaN or
+    infinite, `CollapsedError` if all features became one point, and `Interrupted` after a signal.
 
     Under torchrun each process takes its share of every batch, and rank 0 writes and prints.
     """
@@ -120,9 +126,10 @@ def train(
         if world.leads and not resume:
             source = finding.own_source(run.cfg.method)
             run_folder.create(run_dir, config.to_json(run.cfg), overwrite, source)
-        with running(run, resume, epochs):
+        with running(run, resume, epochs, first_stage):
             while run.progress.epoch <= run.cfg.epochs:
                 train_epoch(run)
+                finish_stage(run)
                 save_if_due(run)
                 p_hat = run.mining.probability
                 run.mining.end_epoch()  # DHSM: this epoch's sums give the next P̂
@@ -212,7 +219,7 @@ def check_network(network: object, cfg: config.Config) -> None:
 
 
 @contextmanager
-def running(run: Run, resume: bool, epochs: int | None) -> Iterator[None]:
+def running(run: Run, resume: bool, epochs: int | None, first_stage: Path | None) -> Iterator[None]:
     """Holds display, lock and signal handlers around the epochs; restores a resumed run."""
     run_dir, display, leads = run.run_dir, run.display, run.world.leads
     display.show_setup(run_dir, runtime.describe(run.device), run.cfg, run.images, run.protocol)
@@ -230,8 +237,7 @@ def running(run: Run, resume: bool, epochs: int | None) -> Iterator[None]:
         if resume:
             run.progress = checkpoint.restore(run_dir, run.state, display.say) or run.progress
             run.loader.plan.bad = run.progress.bad
-            # A started epoch keeps its learning rate.
-            trained = run.progress.epoch - (run.progress.step == 0)
+            trained = run.progress.trained  # a started epoch keeps its learning rate
             if epochs not in (None, run.cfg.epochs):
                 run.cfg = schedule.extended(run.cfg, trained, epochs)
                 display.say(f"epochs    {schedule.describe_change(run.cfg, trained)}")
@@ -242,7 +248,23 @@ def running(run: Run, resume: bool, epochs: int | None) -> Iterator[None]:
                 run_folder.roll_back(run_dir, run.progress.metrics_bytes)
             epoch, step = run.progress.epoch, run.progress.step
             display.say(f"resumed   at epoch {epoch}, after {step} of its {steps} steps")
+        elif first_stage:
+            take_over(run, first_stage)
         yield
+
+
+def take_over(run: Run, first_stage: Path) -> None:
+    """Makes the run one that has just trained its first stage, as the run in `first_stage` has."""
+    say = run.display.say
+    progress = checkpoint.restore(first_stage, run.state, say, of_first_stage=True)
+    if not progress:
+        return
+    run.progress = progress
+    run.loader.plan.bad = progress.bad
+    if run.world.leads:
+        run_folder.copy_metrics(first_stage, run.run_dir, progress.metrics_bytes)
+        checkpoint.save(run.run_dir, run.state, progress, run.trained_on)
+    say(f"trained   epochs 1 to {progress.epoch} are those of {first_stage}")
 
 
 def train_epoch(run: Run) -> None:
@@ -300,6 +322,38 @@ def enter_stage(run: Run) -> None:
         run.display.say(f"stage     {stage.name}, epochs {progress.epoch} to {last}{frozen}")
 
 
+def finish_stage(run: Run) -> None:
+    """Does what is left to do once the last step of a stage is done.
+
+    Saves a checkpoint first, from which a resumed run does it again.
+    """
+    cfg, progress, world = run.cfg, run.progress, run.world
+    place = schedule.place(cfg, progress.epoch)
+    stage = cfg.method.stages[place.stage]
+    ended = place.epoch == place.epochs and progress.step == len(run.loader)
+    if not (stage.finish and ended) or run.interrupted.signal:
+        return
+    started = time.perf_counter()
+    if world.leads:
+        checkpoint.save(run.run_dir, run.state, progress, run.trained_on)
+
+    def embed() -> Embedded:
+        with run.display.progress("embedding the training images") as shown:
+            options = runtime.share_threads(cfg.data, world)
+            return embed_training(run.network, run.images, options, run.device, world, shown)
+
+    def check() -> None:
+        if world.size == 1:  # else processes could disagree
+            run.interrupted.agree(world.collect)
+            run.interrupted.check()
+
+    with torch.no_grad():
+        done = stage.finish(run.network, Offline(embed, check))
+    world.share_weights(run.network)
+    run.display.say(f"stage     {stage.name} is over; {done}")
+    run.finish_seconds = time.perf_counter() - started
+
+
 def watch(run: Run, known: Float32[Tensor, "known names"]) -> None:
     """Warns when all features become one point; `known`: figures of the epoch's first steps."""
     names = run.step.names
@@ -332,6 +386,7 @@ def record(run: Run, p_hat: Any) -> None:
         "data_wait": progress.waited / progress.seconds,
         "cores_taken": run.cores_taken,
         "seconds": progress.seconds,
+        **({"finish_seconds": run.finish_seconds} if run.finish_seconds else {}),
         "num_bad_images": len(progress.bad),
         "confidence": dict(zip(cfg.data.spectra, run.mining.r.tolist(), strict=True)),
         "probability": dict(zip(cfg.data.spectra, p_hat.tolist(), strict=True)),

@@ -77,6 +77,7 @@ class Group:
 
     weights: Iterable[nn.Parameter]
     scale: float = 1.0
+    beta1: float = 0.9  # of Adam; sgd has --optimizer.momentum
 
 
 def learning_rate(options: OptimizerOptions, epoch: int, epochs: int) -> float:
@@ -104,7 +105,12 @@ def build(
         return torch.tensor(lr, device=device) if recorded else lr
 
     of_weights: list[dict[str, Any]] = [
-        {"params": list(group.weights), "lr": rate(group.scale), "scale": group.scale}
+        {
+            "params": list(group.weights),
+            "lr": rate(group.scale),
+            "scale": group.scale,
+            **({} if options.name == "sgd" else {"betas": (group.beta1, 0.999)}),
+        }
         for group in groups
     ]
     common: dict[str, Any] = {

@@ -196,6 +196,11 @@ def append_metrics(run_dir: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
+def copy_metrics(source: Path, run_dir: Path, length: int) -> None:
+    """Makes the first `length` bytes of the `metrics.jsonl` in `source` those in `run_dir`."""
+    write(run_dir / METRICS, (source / METRICS).read_bytes()[:length])
+
+
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Returns the records of `metrics.jsonl`, except an incomplete last line.
 

@@ -42,7 +42,8 @@ def is_end(cfg: Config, epoch: int) -> bool:
 def extended(cfg: Config, trained: int, epochs: int) -> Config:
     """Returns `cfg` with `epochs` epochs, the first `trained` of which keep their learning rates.
 
-    Raises `InputError` if more than `epochs` are trained already.
+    Raises `InputError` if more than `epochs` are trained already, or if the run would go back to a
+    stage that is over, or pass over one.
     """
     past = cfg.history[-1].until if cfg.history else 0
     trained = max(trained, past)  # an older checkpoint may replace a damaged one
@@ -57,7 +58,25 @@ def extended(cfg: Config, trained: int, epochs: int) -> Config:
         history.append(Stretch(trained, cfg.epochs))
     while history and history[-1].epochs == epochs:  # back to an earlier total
         history.pop()
-    return dataclasses.replace(cfg, epochs=epochs, history=tuple(history))
+    longer = dataclasses.replace(cfg, epochs=epochs, history=tuple(history))
+    _check_order(longer, trained)
+    return longer
+
+
+def _check_order(cfg: Config, trained: int) -> None:
+    """Raises `InputError` if what follows the `trained` epochs is no stage that may follow."""
+    if not 0 < trained < cfg.epochs:
+        return
+    last, following = place(cfg, trained), place(cfg, trained + 1)
+    is_over = last.epoch == last.epochs and cfg.method.stages[last.stage].finish is not None
+    if following.stage in {last.stage + is_over, last.stage + 1}:
+        return
+    was, next_ = (cfg.method.stages[at.stage].name for at in (last, following))
+    state = f"stage {was!r} is over" if is_over else f"epoch {trained} was in stage {was!r}"
+    raise InputError(
+        f"--epochs {cfg.epochs}: {state}, but epoch {trained + 1} would be in stage {next_!r}, as "
+        "stages are shares of the epochs; train anew with so many epochs"
+    )
 
 
 def disclosure(cfg: Config, epoch: int) -> dict[str, str]:

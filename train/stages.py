@@ -10,11 +10,30 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from jaxtyping import Bool, Float32, Int64
+from numpy import ndarray
 from torch import nn
 
 from model.network import ReidNetwork
 from pipeline.errors import InputError
 from train.distributed import World
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """The n training images that can be read, as the network embeds them now."""
+
+    features: Float32[ndarray, "n d"]
+    pids: Int64[ndarray, " n"]
+    infrared: Bool[ndarray, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """What `Stage.finish` may call, on every process alike."""
+
+    embed: Callable[[], Embedded]  # without augmentation, in evaluation mode
+    check: Callable[[], None]  # raises `Interrupted` after a signal; what was begun is begun again
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +53,10 @@ class Stage:
 
     begin: Callable[[ReidNetwork], None] | None = None
     """Changes the network in place, without gradients, once, before the stage's first step."""
+
+    finish: Callable[[ReidNetwork, Offline], str] | None = None
+    """Changes the network in place, without gradients, after the stage's last step, and returns
+    what it did, in words. It must do the same when called again, as a resumed run may do."""
 
 
 @dataclass(frozen=True, slots=True)

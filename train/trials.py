@@ -10,7 +10,7 @@ from pipeline.datasets import regdb
 from pipeline.datasets.kinds import KINDS, kind_of, original_kind, read_training
 from pipeline.errors import InputError
 from pipeline.options import Trial
-from train import config, run_folder, schedule, start
+from train import checkpoint, config, run_folder, schedule, start
 from train.config import Device
 from train.data import name_of_training, read_test
 from train.distributed import find_world
@@ -24,12 +24,17 @@ TRIALS = range(1, regdb.NUM_TRIALS + 1)  # the only protocol of several training
 
 
 def train_trials(
-    cfg: config.Config, run_dir: Path, display: Display, overwrite: bool = False
+    cfg: config.Config,
+    run_dir: Path,
+    display: Display,
+    overwrite: bool = False,
+    first_stage: Path | None = None,
 ) -> dict[str, Any]:
     """Trains and tests each trial in its own run folder under `run_dir`; returns the summary.
 
-    Raises `InputError` before touching `run_dir` if the data set has only one training, and as
-    `train` does.
+    `first_stage` holds ten runs, each the first stage of a trial, as in `train`. Raises
+    `InputError` before touching `run_dir` if the data set has only one training, and as `train`
+    does.
     """
     _check_alone()
     if cfg.data.root is None:
@@ -50,16 +55,23 @@ def train_trials(
     def create_folder() -> None:
         run_folder.create(run_dir, config.to_json(cfg), overwrite)
 
-    train(_of_trial(cfg, 1), folder_of(run_dir, 1), display, overwrite, create_folder)
-    return continue_trials(run_dir, display)
+    first = first_stage and folder_of(first_stage, 1)
+    of_trial = _of_trial(cfg, 1)
+    folder = folder_of(run_dir, 1)
+    train(of_trial, folder, display, overwrite, create_folder, first_stage=first)
+    return continue_trials(run_dir, display, first_stage=first_stage)
 
 
 def continue_trials(
-    run_dir: Path, display: Display, device: Device | None = None, epochs: int | None = None
+    run_dir: Path,
+    display: Display,
+    device: Device | None = None,
+    epochs: int | None = None,
+    first_stage: Path | None = None,
 ) -> dict[str, Any]:
     """Trains the trials of `run_dir` that have no result yet; resumes one that was started.
 
-    `device`, `epochs` and errors as in `resume`.
+    `device`, `epochs` and errors as in `resume`; `first_stage` as in `train_trials`.
     """
     _check_alone()
     cfg = _read(run_dir, device)
@@ -69,12 +81,15 @@ def continue_trials(
                 f"--epochs {epochs}: the trainings in {run_dir} have {cfg.epochs} epochs and can "
                 f"only be extended; pass {cfg.epochs} or more"
             )
+        for folder in filter(run_folder.is_run, (folder_of(run_dir, n) for n in TRIALS)):
+            schedule.extended(_read(folder, device), checkpoint.epochs_trained(folder), epochs)
         cfg = dataclasses.replace(cfg, epochs=epochs)
         run_folder.set_epochs(run_dir, cfg)
     for trial in TRIALS:
         folder = folder_of(run_dir, trial)
         if not run_folder.is_run(folder):
-            train(_of_trial(cfg, trial), folder, display)
+            first = first_stage and folder_of(first_stage, trial)
+            train(_of_trial(cfg, trial), folder, display, first_stage=first)
             continue
         of_trial = _read(folder, device)
         if of_trial.epochs == cfg.epochs and _is_done(folder, of_trial):

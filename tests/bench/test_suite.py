@@ -51,6 +51,7 @@ def test_the_whole_suite_prints_tables_and_writes_json_and_a_picture(
     for title in (
         "stages, pipeline, truncated",
         "stages, augmentation",
+        "stages, second spectrum, originals/s",
         "loader, page cache",
         "peers",
         "augmented",

@@ -9,7 +9,7 @@ from model.options import ModelOptions
 from model.structures import CHANNELS, LUMA, ZeroPadding
 from pipeline.errors import InputError
 
-STRUCTURES = tuple(CHANNELS)
+STRUCTURES = tuple(name for name in CHANNELS if name != "generated-spectrum")  # its own file
 INFRARED = torch.tensor([False, True, True, False, True, False])
 HALVES = torch.arange(6) >= 3  # the layout of a balanced batch
 

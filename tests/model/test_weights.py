@@ -262,6 +262,7 @@ def test_centers_of_the_center_loss_are_left_out(tmp_path):
         {"structure": "one-stream"},
         {"structure": "zero-padding-4"},
         {"structure": "two-stems"},
+        {"structure": "two-stems", "stem_depth": 4},  # no part of the backbone is shared
         AGW | {"stem_depth": 2, "parts": 2, "last_stride": 1, "non_local_inner": "half"},
     ],
 )

@@ -28,6 +28,7 @@ from train.distributed import find_world, joined
 from train.live.display import Display
 from train.loop import train
 from train.methods import finding
+from train.offline import embed_training
 from train.runtime import StepOptions
 from train.stages import Stage, enter, learning
 from train.step import TrainingStep
@@ -83,11 +84,14 @@ def steps(root: Path) -> dict[str, torch.Tensor]:
         rows = torch.cat([means.flatten(1), pids[:, None]], dim=1)
         gathered.append(rows[rows[:, 0].argsort()])  # ranks have another order
     assert torch.equal(network.classifier.weight, before / 2)  # it did not learn
+    embedded = embed_training(network, read_training(options, root), options, CPU, world)
     state = {f"weight {name}": value for name, value in network.state_dict().items()}
     return state | {
         "losses": torch.stack(losses),
         "gathered": torch.stack(gathered),
         "confidence": torch.stack([mining.sums, mining.counts]),
+        "training features": torch.from_numpy(embedded.features),
+        "training pids": torch.from_numpy(embedded.pids),
     }
 
 

@@ -20,7 +20,7 @@ from train.live.display import Display
 
 EPOCHS = 3
 ARGS = [*SMALL, "--epochs", str(EPOCHS), "--log-every", "1", "--eval-every", "2"]
-TIMES = {"images_per_second", "data_wait", "cores_taken", "seconds"}
+TIMES = {"images_per_second", "data_wait", "cores_taken", "seconds", "finish_seconds"}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Methods of several stages: which epoch is in which, what is frozen, and exact resumption."""
 
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,12 +98,51 @@ def test_the_learning_rate_starts_over_in_every_stage():
     assert [e for e in range(1, 17) if schedule.begins_stage(of_one, e)] == [1]
 
 
-def test_made_longer_a_run_keeps_the_stages_that_it_has_trained():
+@pytest.mark.parametrize(
+    ("trained", "epochs", "now", "then"),
+    [
+        (5, 16, "1", "0"),  # 1-8, 9-12, 13-16: back to the first
+        (8, 16, "2", "1"),  # finished, back to the second
+        (3, 4, "0", "2"),  # 1-2, 3, 4: passes over the second
+    ],
+)
+def test_a_new_total_that_would_lead_back_or_past_a_stage_is_refused(trained, epochs, now, then):
     cfg = Config(epochs=8, method=Halves())  # 1-4, 5-6, 7-8
-    longer = schedule.extended(cfg, 5, 16)  # 1-8, 9-12, 13-16
-    stages = [schedule.place(longer, epoch).stage for epoch in range(1, 17)]
-    assert stages == [0] * 4 + [1] + [0] * 3 + [1] * 4 + [2] * 4
-    assert [e for e in range(1, 17) if schedule.begins_stage(longer, e)] == [1, 5, 6, 9, 13]
+    told = (
+        f"^--epochs {epochs}: epoch {trained} was in stage '{now}', but epoch {trained + 1} would "
+        f"be in stage '{then}', as stages are shares of the epochs; train anew with so many epochs$"
+    )
+    with pytest.raises(InputError, match=told):
+        schedule.extended(cfg, trained, epochs)
+
+
+def test_a_run_is_made_longer_where_its_stages_still_follow_one_another():
+    cfg = Config(epochs=8, method=Halves())  # 1-4, 5-6, 7-8
+    for trained, epochs, expected in (
+        (3, 16, [0] * 8 + [1] * 4 + [2] * 4),
+        (4, 16, [0] * 8 + [1] * 4 + [2] * 4),  # the first stage goes on, and has not ended
+        (8, 10, [0] * 4 + [1] * 2 + [2] * 4),
+    ):
+        longer = schedule.extended(cfg, trained, epochs)
+        assert [schedule.place(longer, e).stage for e in range(1, epochs + 1)] == expected
+        begins = [e for e in range(1, epochs + 1) if schedule.begins_stage(longer, e)]
+        assert begins == [expected.index(stage) + 1 for stage in (0, 1, 2)]
+
+
+@dataclass(frozen=True)
+class Finished(Method):
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (Stage("features", finish=lambda network, offline: ""),)
+
+
+def test_a_run_that_has_finished_its_stage_for_good_is_not_made_longer():
+    cfg = Config(epochs=4, method=Finished())
+    assert schedule.extended(cfg, 3, 6).epochs == 6
+    assert schedule.extended(cfg, 4, 4) == cfg
+    with pytest.raises(InputError, match="--epochs 6: stage 'features' is over, but epoch 5 would"):
+        schedule.extended(cfg, 4, 6)
+    assert schedule.extended(Config(epochs=4), 4, 6).epochs == 6  # what other methods do
 
 
 class Two(ReidNetwork):
@@ -271,3 +311,11 @@ def test_stages_that_cannot_be_are_named_in_a_line(stages, message, people, tmp_
 def test_stages_that_are_none_are_refused():
     with pytest.raises(InputError, match="there must be one"):
         lengths((), 3)
+
+
+def test_a_refused_extension_leaves_the_run_as_it_was(whole, file, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    line = refused(capsys, "train", "--resume", run, "--method", file, "--epochs", "9")
+    assert "--epochs 9: epoch 3 was in stage 'free', but epoch 4 would be in stage 'held'" in line
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -9,7 +9,9 @@ import pytest
 
 from tests import trees
 from tests.front_door import call, refused
-from train import divergence
+from train import checkpoint, divergence
+from train.live.display import Display
+from train.trials import continue_trials
 
 TINY = [
     *("--precision", "off", "--model.backbone", "test_resnet", "--model.weights", "none"),
@@ -70,6 +72,17 @@ def test_trials_train_on_different_people(run):
     assert [c["data"]["trial"] for c in configs] == [1, 2]
     weights = [next((run / f"trial-{n:02d}" / "checkpoints").iterdir()) for n in (1, 2)]
     assert weights[0].read_bytes() != weights[1].read_bytes()
+
+
+def test_a_trial_begins_with_the_first_stage_of_the_same_trial(run, tmp_path, capsys):
+    again = Path(shutil.copytree(run, tmp_path / "again"))
+    shutil.rmtree(again / "trial-10")
+    continue_trials(again, Display(), first_stage=run)
+    told = f"epochs 1 to 1 are those of {run / 'trial-10'}"
+    assert told.replace(" ", "") in "".join(capsys.readouterr().out.split())
+    first, second = (checkpoint.latest(r / "trial-10") for r in (run, again))
+    assert first.read_bytes() == second.read_bytes()
+    assert (again / "result.json").read_bytes() == (run / "result.json").read_bytes()
 
 
 def test_an_interrupted_run_resumes_with_the_missing_trials(run, tmp_path, capsys):

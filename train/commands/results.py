@@ -73,7 +73,8 @@ def experiment(args: list[str]) -> None:
         """Folder for run folders and tables; default runs/experiments-DATA. Runs finished there are
         not repeated."""
         quick: bool = False
-        """Two epochs per run, to try out the table; its figures are meaningless."""
+        """Two epochs per run, more for further stages, to try out the table; its figures are
+        meaningless."""
 
     table = "\n\n".join(f"{name}: {e.title}" for name, e in EXPERIMENTS.items())
     about = f"Runs the rows of a table or figure of the paper.\n\n{table}"

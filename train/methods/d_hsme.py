@@ -36,6 +36,7 @@ PUBLISHED = {
     "regdb": (50.9, 73.4, 81.7, 47.0),
     "regdb-thermal": (50.2, 72.4, 81.1, 46.2),
 }
+FIRST_STAGE = "hsme"
 
 
 def decorrelated(weight: Float[Tensor, "m d"]) -> Float[Tensor, "m d"]:

@@ -1,7 +1,8 @@
 """The paper's tables as experiments: each row is trained once per seed, in its own run folder.
 
 Tables share the runs of common rows, and finished runs are never repeated, so an interrupted
-experiment continues where it stopped.
+experiment continues where it stopped. A method whose first stage is another row goes on from that
+row's finished run, which gives what training both stages does, to the bit on a CPU.
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ from train.paper.recipe import PARTS, of_method
 from train.paper.rows import SEARCHES
 from train.paper.tables import Row
 from train.replay import BATCH
-from train.trials import resume, train_trials
+from train.stages import lengths
+from train.trials import continue_trials, resume, train_trials
 
 QUICK: dict[str, Any] = {"epochs": 2, "eval_every": 0, "checkpoint_every": 0}
 
@@ -40,25 +42,29 @@ class Experiment:
 
 EXPERIMENTS = {
     "table1": Experiment(
-        "Table I: other methods, of which HCML and D2RL are missing",
+        "Table I: other methods",
         (
             ("One-stream", "wu-one-stream"),
             ("Two-stream", "wu-two-stream"),
             ("Zero-padding", "wu-zero-padding"),
             ("TONE", "tone"),
+            ("HCML", "hcml"),
             ("BDTR", "bdtr"),
             ("cmGAN", "cmgan"),
+            ("D2RL", "d2rl"),
             ("D-HSME", "d-hsme"),
             ("CDP", "cdp"),
             ("CDP+DHSM", "cdp-dhsm"),
         ),
     ),
     "table2": Experiment(
-        "Table II: other methods, of which HCML and D2RL are missing",
+        "Table II: other methods",
         (
             ("Zero-padding", "wu-zero-padding"),
             ("TONE", "tone"),
+            ("HCML", "hcml"),
             ("BDTR", "bdtr"),
+            ("D2RL", "d2rl"),
             ("HSME", "hsme"),
             ("D-HSME", "d-hsme"),
             ("CDP", "cdp"),
@@ -92,12 +98,13 @@ EXPERIMENTS = {
         (("CDP-2", "cdp-2"), ("CDP-3", "cdp-3"), ("CDP", "cdp")),
     ),
     "structures": Experiment(
-        "Fig. 7: structures that train in one stage",
+        "Fig. 7: structures",
         (
             ("all-spectrum", "baseline-4"),
             ("cross-spectrum", "cdp"),
-            ("separate-spectrum", "separate-spectrum"),
+            ("generated-spectrum", "generated-spectrum"),
             ("intermediate-spectrum", "intermediate-spectrum"),
+            ("separate-spectrum", "separate-spectrum"),
         ),
     ),
     "inputs": Experiment(
@@ -152,6 +159,7 @@ class Run:
     method: str
     cfg: Config
     folder: Path
+    first_stage: "Run | None" = None  # of the row that is its first stage, on the same seed
 
     @property
     def is_done(self) -> bool:
@@ -162,6 +170,7 @@ class Run:
     def outcome(self, mode: int) -> dict[str, Any] | None:
         """Returns the result in one mode, with seed and training seconds; None if it diverged.
 
+        The seconds are those of all its stages, also of one that another row's run trained.
         The figures of collapsed features are chance, and would look like the row's own in a table.
         """
         file = self.folder / run_folder.RESULT
@@ -169,7 +178,8 @@ class Run:
             return None
         folders = [f.parent for f in self.folder.rglob(run_folder.METRICS)]
         events = [event for folder in folders for event in run_folder.read_metrics(folder)]
-        seconds = sum(event["seconds"] for event in events if event["event"] == "epoch")
+        epochs = [event for event in events if event["event"] == "epoch"]
+        seconds = sum(event["seconds"] + event.get("finish_seconds", 0) for event in epochs)
         result = run_folder.read_result(self.folder)
         assert result, "the file exists"
         if "collapse" in result:
@@ -228,42 +238,76 @@ def _runs(experiment: Experiment, base: Config, seeds: int, out: Path) -> Iterat
     """Yields the runs of all rows, seed by seed."""
     for seed in range(base.seed, base.seed + seeds):
         for label, method in experiment.rows:
-            cfg = dataclasses.replace(row(method).setting(base), seed=seed)
-            yield Run(label, method, cfg, out / f"{method}-seed-{seed}")
+            first = row(method).first_stage
+            first_run = _run(first, first, base, seed, out) if first else None
+            yield _run(label, method, base, seed, out, first_run)
+
+
+def _run(
+    label: str, method: str, base: Config, seed: int, out: Path, first_stage: Run | None = None
+) -> Run:
+    cfg = dataclasses.replace(row(method).setting(base), seed=seed)
+    return Run(label, method, cfg, out / f"{method}-seed-{seed}", first_stage)
 
 
 def _rows(experiment: Experiment, runs: list[Run], searches: list[str]) -> list[Row]:
     """Returns the experiment's rows, once per search (a key of `SEARCHES`)."""
-    found = []
+    found, labels = [], {method: label for label, method in experiment.rows}
     for i, search in enumerate(searches):
         _, mode, words = SEARCHES[search]
         for label, method in experiment.rows:
             outcomes = [run.outcome(mode) for run in runs if run.label == label]
             suffix = f", {words.partition(', ')[2]}" if i else ""
-            found.append(Row(label + suffix, row(method).paper.get(search), outcomes))
+            first = labels.get(row(method).first_stage or "", row(method).first_stage)
+            found.append(Row(label + suffix, row(method).paper.get(search), outcomes, first))
     return found
 
 
 def _check_same(run: Run) -> None:
     """Raises `InputError` if the folder holds a run with other options."""
+    difference = _difference(run)
+    if difference:
+        raise InputError(
+            f"{run.folder}: was made with {difference} is requested now; choose another --out, or "
+            "remove that folder"
+        )
+
+
+def _difference(run: Run) -> str:
+    """In what the run in its folder, if any, differs from what is wanted; empty: in nothing."""
     if not (run.folder / run_folder.CONFIG).is_file():
-        return
+        return ""
     saved = run_folder.read_config(run.folder)
     # Ignore options that a run resolves by itself.
     own = {name: getattr(saved, name) for name in ("step", "device", "precision")}
     wanted = with_data(dataclasses.replace(run.cfg, **own), cache=saved.data.cache)
     for name, value in flat(wanted).items():
         if flat(saved)[name] != value:
-            raise InputError(
-                f"{run.folder}: was made with --{name} {flat(saved)[name]}, but {value} is "
-                "requested now; choose another --out, or remove that folder"
-            )
+            return f"--{name} {flat(saved)[name]}, but {value}"
+    return ""
+
+
+def first_stage_of(run: Run) -> Path | None:
+    """The folder of a finished run that did what the run's own first stage would do, if any."""
+    first = run.first_stage
+    if not first or not (first.folder / run_folder.RESULT).is_file() or _difference(first):
+        return None
+    ignored = {"epochs"} if run.cfg.eval_every else {"epochs", "distance"}
+    options, own = flat(first.cfg), flat(run.cfg)
+    if any(own[name] != value for name, value in options.items() if name not in ignored):
+        return None
+    length = lengths(run.cfg.method.stages, run.cfg.epochs)[0]
+    return first.folder if length == first.cfg.epochs else None
 
 
 def _train(run: Run, display: Display) -> None:
-    if (run.folder / run_folder.CONFIG).is_file():
+    first, is_begun = first_stage_of(run), (run.folder / run_folder.CONFIG).is_file()
+    if run.cfg.data.trial == "all":
+        if is_begun:
+            continue_trials(run.folder, display, first_stage=first)
+        else:
+            train_trials(run.cfg, run.folder, display, first_stage=first)
+    elif is_begun:
         resume(run.folder, display)
-    elif run.cfg.data.trial == "all":
-        train_trials(run.cfg, run.folder, display)
     else:
-        train(run.cfg, run.folder, display)
+        train(run.cfg, run.folder, display, first_stage=first)

@@ -15,12 +15,14 @@ FULL = 200  # epochs of a method that leaves their number to the data set
 
 
 def warm_up(config: Config) -> Config:
-    """The rate rises in the first tenth of the epochs, at least in the first of several."""
-    return options("optimizer", warmup_epochs=_warmup(config.epochs / 10, config.epochs))(config)
+    """The rate rises in the first tenth of the epochs."""
+    warmup = _warmup(config.epochs / 10, [config.epochs])
+    return options("optimizer", warmup_epochs=warmup)(config)
 
 
-def _warmup(epochs: float, of: int) -> int:
-    return min(_scaled(epochs), of - 1)
+def _warmup(epochs: float, of_stages: list[int]) -> int:
+    """Rounded, at most a third of the first stage, and shorter than any; stages in epochs."""
+    return min(_scaled(epochs), of_stages[0] // 3, min(of_stages) - 1)
 
 
 def _scaled(value: float) -> int:
@@ -31,28 +33,35 @@ def _scaled(value: float) -> int:
 def whole(name: str) -> Setting:
     """A method of train/methods/, with the experiment's backbone, image size, batches and epochs.
 
-    What it gives in pixels or epochs is scaled from its own image size and number of epochs. If it
-    has more stages than the experiment epochs, it gets one for each.
+    What it gives in pixels or epochs is scaled from its own image size and number of epochs. A
+    method that continues another one's training has that one's epochs for its first stage, and
+    further ones in proportion; every stage has at least one.
     """
 
     def setting(base: Config) -> Config:
-        module = finding.named(name)
-        its = module.setting(dataclasses.replace(base, method=module.METHOD, epochs=FULL))
+        module, its = finding.named(name), _in_its_setting(name, base)
+        first = _in_its_setting(getattr(module, "FIRST_STAGE", name), base)
         kept = {name: getattr(base.data, name) for name in ("height_px", "width_px", "p", "k")}
         of_it = its.method
         padding = of_it.augmentation.crop_padding_px * base.data.height_px / its.data.height_px
-        epochs = max(base.epochs, len(of_it.stages))
+        epochs = max(round(base.epochs * its.epochs / first.epochs), len(of_it.stages))
         warmup = of_it.optimizer.warmup_epochs * epochs / its.epochs
-        shortest = min(lengths(of_it.stages, epochs))
         backbone, weights = base.method.model.backbone, base.method.model.weights
         changed = all_of(
             options("model", backbone=backbone, weights=weights),
             options("augmentation", crop_padding_px=_scaled(padding)),
-            options("optimizer", warmup_epochs=_warmup(warmup, shortest) if warmup else 0),
+            options("optimizer", warmup_epochs=_warmup(warmup, lengths(of_it.stages, epochs))),
         )
         return with_data(dataclasses.replace(changed(its), epochs=epochs), **kept)
 
     return setting
+
+
+def _in_its_setting(name: str, base: Config) -> Config:
+    """The method in the setting that its file gives it, on the data of `base`."""
+    module = finding.named(name)
+    its: Config = module.setting(dataclasses.replace(base, method=module.METHOD, epochs=FULL))
+    return its
 
 
 PARTS: dict[str, Row] = {
@@ -87,4 +96,5 @@ def of_method(name: str) -> Row:
     """A method of train/methods/ as a row, with what was published of it."""
     module = finding.named(name)
     about = (module.__doc__ or "").strip().splitlines()[0]
-    return Row(about, whole(name), getattr(module, "PUBLISHED", {}))
+    first = getattr(module, "FIRST_STAGE", None)
+    return Row(about, whole(name), getattr(module, "PUBLISHED", {}), first)

@@ -12,6 +12,7 @@ from typing import Any
 
 from model.options import StructureName
 from train.config import Config, with_data, with_method
+from train.methods import d2rl
 
 FIGURES = ("rank1", "rank10", "rank20", "mAP")
 Figures = tuple[float, float, float, float]
@@ -25,6 +26,7 @@ class Row:
     about: str
     setting: Setting
     paper: dict[str, Figures] = field(default_factory=dict)  # a key of SEARCHES → figures
+    first_stage: str | None = None  # the row that is its first stage
 
 
 # The paper's searches: (kind of data set, mode of its protocol, description).
@@ -63,6 +65,15 @@ def spectra(*names: str) -> Setting:
 def structure(name: StructureName) -> Setting:
     """Uses originals only, in another structure of Fig. 7."""
     return all_of(alone, options("model", structure=name))
+
+
+def generated(config: Config) -> Config:
+    """Uses originals only, and D2RL's translator and stages with the options of the method."""
+    own = {f.name: getattr(config.method, f.name) for f in dataclasses.fields(config.method)}
+    method = d2rl.D2rl(**own, translator=d2rl.fitting(config))
+    epochs = max(config.epochs, len(method.stages))
+    changed = dataclasses.replace(config, method=method, epochs=epochs)
+    return options("model", structure=d2rl.STRUCTURE)(changed)
 
 
 def shuffled(config: Config) -> Config:
@@ -171,6 +182,11 @@ ROWS: dict[str, Row] = {
     "zero-padding": Row(
         "Originals alone, zero-padded to two channels, gray and infrared (Fig. 5a).",
         structure("zero-padding-2"),
+    ),
+    "generated-spectrum": Row(
+        "Originals alone in four channels, RGB and infrared; D2RL's translator makes those that an "
+        "image lacks (Fig. 7c).",
+        all_of(alone, generated),
     ),
     "separate-spectrum": Row(
         "Originals alone, zero-padded to four channels, RGB and infrared (Fig. 7e).",

@@ -27,6 +27,7 @@ class Row:
     label: str
     paper: Figures | None
     outcomes: list[dict[str, Any] | None]
+    first_stage: str | None = None  # the row whose run is its first stage
 
     def values(self, figure: str) -> list[float]:
         """Returns the figure's values over the runs that converged."""
@@ -113,16 +114,17 @@ def _shown(title: str, ours: str, theirs: str, rows: list[Row]) -> Table:
 
 def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
     seeds = len(rows[0].outcomes)
-    heads = ["", *SHORT.values(), *(f"paper {name}" for name in SHORT.values())]
+    heads = ["", *SHORT.values(), *(f"paper {name}" for name in SHORT.values()), "seconds"]
     lines = [
         f"# {title}",
         "",
-        f"Percent. First four columns: {ours}, mean ± standard deviation of {seeds} seed(s). Last "
-        f"four: published by its paper for {theirs}; comparable only if the data are the same.",
+        f"Percent. First four columns: {ours}, mean ± standard deviation of {seeds} seed(s). Next "
+        f"four: published by its paper for {theirs}; comparable only if the data are the same. "
+        f"Seconds: training, mean of the runs.{_of_first_stages(rows)}",
         "",
         f"| {' | '.join(heads)} |",
         f"|---{'|---:' * (len(heads) - 1)}|",
-        *(f"| {' | '.join([row.label, *_cells(row)])} |" for row in rows),
+        *(f"| {' | '.join([row.label, *_cells(row), _seconds(row)])} |" for row in rows),
     ]
     if seeds > 1:
         first = rows[0]
@@ -143,6 +145,17 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _seconds(row: Row) -> str:
+    mean = mean_std(row.values("seconds"))[0]
+    return "–" if np.isnan(mean) else f"{mean:.0f}"
+
+
+def _of_first_stages(rows: list[Row]) -> str:
+    """Says which rows' seconds include those of another row, from whose run they went on."""
+    told = [f"{row.label} includes {row.first_stage}" for row in rows if row.first_stage]
+    return f" {'; '.join(told)}, its first stage." if told else ""
+
+
 def _summary_lines(ours: str, theirs: str, rows: list[Row]) -> list[dict[str, Any]]:
     lines = []
     for row in rows:
@@ -151,6 +164,8 @@ def _summary_lines(ours: str, theirs: str, rows: list[Row]) -> list[dict[str, An
         for figure in FIGURES:
             mean, std = mean_std(row.values(figure))
             line |= {figure: round(mean, 4), f"{figure}_std": round(std, 4)}
+        line["seconds"] = round(mean_std(row.values("seconds"))[0], 1)
+        line["first_stage"] = row.first_stage or ""  # whose seconds are included
         line["paper_data"] = theirs if row.paper else ""
         paper = row.paper or ("",) * len(FIGURES)
         line |= {f"paper_{name}": x for name, x in zip(FIGURES, paper, strict=True)}

@@ -12,7 +12,7 @@ from train import checkpoint, run_folder, runs, runtime, schedule
 from train.config import Config
 from train.evaluation.trained import TestedRun, embed_test, open_run
 from train.live.display import Display
-from train.reporting import curves, summary, tested
+from train.reporting import curves, summary, tested, translated
 from train.reporting.drawing import Chart, png
 from train.reporting.page import Markup, Section, page
 from train.trials import TRIALS, folder_of
@@ -146,6 +146,7 @@ def _pictures(run: TestedRun, cfg: Config, display: Display, seed: int) -> list[
         tested.distance_section,
         tested.plane_section,
         tested.search_section,
+        *([translated.translated_section] if translated.translates(run) else []),
     )
     sections = []
     with display.progress("pictures") as progress:

@@ -13,7 +13,7 @@ from model.heads import CosineClassifier
 from model.options import ModelOptions
 from pipeline.errors import InputError
 from tests.front_door import call
-from train import checkpoint, schedule
+from train import checkpoint, schedule, stages
 from train.methods import d_hsme
 from train.methods.base import without_weights
 from train.methods.d_hsme import decorrelated
@@ -120,14 +120,18 @@ def test_identities_that_cannot_all_be_orthogonal_are_refused():
         method.network(width + 1, (32, 16))
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("hsme", 2), ("d-hsme", 3), ("cmgan", 2)])
-def test_an_experiment_gives_every_stage_an_epoch_and_adds_no_crop_and_no_warm_up(name, epochs):
+@pytest.mark.parametrize(
+    ("name", "lengths", "quick"),
+    [("hsme", [12], [2]), ("d-hsme", [12, 6, 6], [2, 1, 1]), ("cmgan", [12], [2])],
+)
+def test_an_experiment_gives_d_hsme_hsmes_epochs_first_and_adds_no_crop(name, lengths, quick):
     base = PRESETS["demo"].config
-    found = whole(name)(dataclasses.replace(base, epochs=2))
-    assert found.epochs == epochs
-    assert found.method.augmentation.crop_padding_px == 0
-    assert found.method.optimizer.warmup_epochs == (1 if name == "hsme" else 0)
-    assert whole(name)(base).epochs == 12
+    for epochs, expected in ((12, lengths), (2, quick)):
+        found = whole(name)(dataclasses.replace(base, epochs=epochs))
+        assert stages.lengths(found.method.stages, found.epochs) == expected
+        assert found.method.augmentation.crop_padding_px == 0
+        warmup = 2 if epochs == 12 and name != "cmgan" else 0
+        assert found.method.optimizer.warmup_epochs == warmup
 
 
 def test_d_hsme_trains_with_a_decorrelated_classifier_and_is_tested(people, tmp_path):

@@ -54,7 +54,7 @@ def test_a_run_tells_its_method(name):
     assert _method(written) == name
 
 
-@pytest.mark.parametrize("name", ["cmgan", "hsme", "d-hsme"])
+@pytest.mark.parametrize("name", ["cmgan", "hcml", "hsme", "d-hsme"])
 def test_the_figures_of_a_row_are_those_of_its_docstring(name):
     about = " ".join(find_preset(name).about.split())
     assert f"Command: cdp train {name} --data.root DIR. Hardware:" in about

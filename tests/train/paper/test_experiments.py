@@ -13,6 +13,7 @@ import pytest
 
 from tests.front_door import SMALL, call, refused
 from train import divergence
+from train.paper import experiments
 
 OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
 
@@ -32,7 +33,8 @@ def out(people, tmp_path_factory) -> Path:
 
 def test_every_row_is_trained_and_written(out):
     found = rows(out / "structures.csv")
-    names = [f"{kind}-spectrum" for kind in ("all", "cross", "separate", "intermediate")]
+    kinds = ("all", "cross", "generated", "intermediate", "separate")  # as in Fig. 7
+    names = [f"{kind}-spectrum" for kind in kinds]
     assert list(found) == names
     for line in found.values():
         assert (line["runs"], line["diverged"], line["data"]) == ("1", "0", "synthetic people v2")
@@ -50,6 +52,10 @@ def test_a_run_has_its_methods_changes(out):
     assert not config("cdp")["method"]["dhsm"]["enabled"]
     assert config("separate-spectrum")["method"]["model"]["structure"] == "zero-padding-4"
     assert config("intermediate-spectrum")["method"]["model"]["structure"] == "two-stems"
+    generated = config("generated-spectrum")["method"]
+    assert generated["model"]["structure"] == "generated-spectrum"
+    assert generated["from"]["name"] == "d2rl"
+    assert generated["translator"]["width"] == 8
     assert config("cdp")["seed"] == 1
     line = json.loads((out / "baseline-4-seed-1" / "metrics.jsonl").read_text().splitlines()[0])
     assert line["confidence"] == line["probability"] == {}
@@ -83,7 +89,7 @@ def test_a_row_whose_features_collapsed_near_its_end_has_no_figures(out, people,
     args = ("--data", people, "--seed", "1", "--out", again, *OPTIONS)
     assert call("experiment", "structures", *args) == 0
     found = rows(again / "structures.csv")
-    assert [line["diverged"] for line in found.values()] == ["0", "1", "0", "0"]
+    assert [line["diverged"] for line in found.values()] == ["0", "1", "0", "0", "0"]
     assert found["cross-spectrum"]["rank1"] == "nan"
 
 
@@ -108,6 +114,21 @@ def test_an_interrupted_experiment_continues(people, tmp_path, capsys):
     assert metrics.read_text().startswith(before)
     epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [line["epoch"] for line in epochs if line["event"] == "epoch"] == [1, 2, 3, 4]
+
+
+def test_a_row_goes_on_from_the_run_of_its_first_stage(people, tmp_path, monkeypatch, capsys):
+    two = experiments.Experiment("Two", (("TONE", "tone"), ("HCML", "hcml")))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "table1", two)
+    args = ("experiment", "table1", "--data", people, "--out", tmp_path, *OPTIONS)
+    assert call(*args) == 0
+    told = f"epochs 1 to 1 are those of {tmp_path / 'tone-seed-0'}"
+    assert told.replace(" ", "") in "".join(capsys.readouterr().out.split())
+    first, second = rows(tmp_path / "table1.csv").values()
+    assert (first["first_stage"], second["first_stage"]) == ("", "TONE")
+    finish = json.loads((tmp_path / "hcml-seed-0" / "metrics.jsonl").open().readline())
+    seconds = float(first["seconds"]) + finish["finish_seconds"]
+    assert float(second["seconds"]) == pytest.approx(seconds, abs=0.11)
+    assert second["rank1"] != "nan"
 
 
 def test_wrong_use_gives_one_line(people, out, capsys):

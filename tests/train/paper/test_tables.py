@@ -78,3 +78,19 @@ def test_files_keep_our_figures_and_the_papers_apart(tmp_path, capsys):
 def test_labels_give_the_number_of_spectra():
     assert table_plot.number_of_spectra(["none", "gray", "gray R G B"]) == [0, 1, 4]
     assert table_plot.number_of_spectra(["CDP", "none"]) is None
+
+
+def test_seconds_include_those_of_a_first_stage_and_the_table_says_so(tmp_path, capsys):
+    rows = [row("TONE", 1, 2), Row("HCML", None, [outcome(0, 1.0), None], "TONE")]
+    rows[1].outcomes[0]["seconds"] = 20.0
+    write(tmp_path / "t", "A table", "our people", "SYSU-MM01", rows, Display())
+    text = (tmp_path / "t.md").read_text()
+    assert "Seconds: training, mean of the runs. HCML includes TONE, its first stage." in text
+    assert [line.split("|")[-2].strip() for line in text.splitlines() if line.startswith("| ")][
+        :3
+    ] == ["seconds", "2", "20"]
+    lines = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert [(line["seconds"], line["first_stage"]) for line in lines] == [
+        ("1.5", ""),
+        ("20.0", "TONE"),
+    ]
