@@ -43,6 +43,14 @@ def test_every_row_is_trained_and_written(out):
     assert float(found["cross-spectrum"]["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
 
 
+def test_figures_beside_synthetic_people_are_those_of_the_papers_table(people):
+    def published(name: str) -> list[str]:
+        return experiments._searches(experiments.EXPERIMENTS[name], people, "sysu")
+
+    assert published("table1") == ["sysu"]
+    assert published("table2") == ["regdb"]
+
+
 def test_a_run_has_its_methods_changes(out):
     def config(name: str) -> dict:
         return json.loads((out / f"{name}-seed-1" / "config.json").read_text())
