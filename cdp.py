@@ -18,7 +18,8 @@ USAGE = """\
 cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
 
   cdp train PRESET [--field value …]      train, then test on unseen identities; presets: {presets},
-                                          and the paper's methods, baseline-1 … cdp-rgb-hsv
+                                          the paper's rows, baseline-1 … cdp-rgb-hsv, and other
+                                          methods, such as agw; `cdp train --help` lists them all
   cdp train --resume RUN_DIR              resume an interrupted run, also on other hardware;
                                           --epochs N changes the total number of epochs
   cdp train --replay-batch RUN_DIR        show the batch at which the loss became NaN

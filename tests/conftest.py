@@ -1,6 +1,7 @@
 """Shared fixtures: small data sets on disk, and skipping of GPU tests."""
 
 import fcntl
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+from tests import signatures
 
 if TYPE_CHECKING:  # keeps the process that only distributes tests fast to start
     import torch
@@ -23,6 +26,14 @@ if worker >= 0:
     import torch
 
     torch.set_num_threads(len(share))
+
+signatures.install("pipeline", "model", "train")
+gc.disable()  # until all is imported: nothing of that is garbage, and looking takes seconds
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,8 @@ triplet loss equals its margin and the cross-entropy ln M; nothing is NaN, and r
 chance.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
@@ -58,9 +60,20 @@ def check_finite(
 
 
 @torch.no_grad()
-def spread(features: Float32[Tensor, "n d"]) -> Float32[Tensor, ""]:
-    """Root mean square distance of features from their mean."""
-    return (features - features.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+def spread(
+    features: Float32[Tensor, "n d"], gather: Callable[[Tensor], Tensor]
+) -> Float32[Tensor, ""]:
+    """Returns the root mean square distance of the global batch's features from their mean.
+
+    `features` are this rank's, as many as each other rank's. Gathers a mean of each rank, not its
+    features.
+    """
+    mean = features.mean(dim=0)
+    within = (features - mean).square().sum(dim=1).mean()
+    ranks = gather(torch.cat([mean, within[None]])[None])
+    means = ranks[:, :-1]
+    between = (means - means.mean(dim=0)).square().sum(dim=1).mean()
+    return (ranks[:, -1].mean() + between).sqrt()
 
 
 def collapsed(

@@ -327,6 +327,7 @@ def finish_stage(run: Run) -> None:
 
     Saves a checkpoint first, from which a resumed run does it again.
     """
+    run.finish_seconds = 0.0
     cfg, progress, world = run.cfg, run.progress, run.world
     place = schedule.place(cfg, progress.epoch)
     stage = cfg.method.stages[place.stage]

@@ -169,8 +169,9 @@ class TrainingStep:
         check_losses(losses, self.weights)
         parts = [losses[name] for name in self.weights]
         weighted = [weight * losses[name] for name, weight in self.weights.items()]
-        originals = self.world.gather(batch.originals(out.features.detach()).float())
-        every = torch.stack([reduce(torch.add, weighted), *parts, spread(originals)])
+        originals = batch.originals(out.features.detach()).float()
+        spread_of_all = spread(originals, self.world.gather)
+        every = torch.stack([reduce(torch.add, weighted), *parts, spread_of_all])
         if batch.views == 1:
             return every, None
         logits = batch.counterparts(out.logits.detach())

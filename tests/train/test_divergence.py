@@ -22,8 +22,26 @@ GONE = [math.log(600) + 0.3, math.log(600), 0.3, 0.01]
 
 def test_the_spread_is_the_root_mean_square_distance_from_the_mean():
     features = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 3.0], [0.0, -3.0]])
-    assert spread(features).item() == pytest.approx(math.sqrt((1 + 1 + 9 + 9) / 4))
-    assert spread(features[:1].expand(4, 2)).item() == 0
+    assert spread(features, lambda of_rank: of_rank).item() == pytest.approx(
+        math.sqrt((1 + 1 + 9 + 9) / 4)
+    )
+    assert spread(features[:1].expand(4, 2), lambda of_rank: of_rank).item() == 0
+
+
+@pytest.mark.parametrize(("scale", "rel"), [(1.0, 1e-5), (1e-4, 0.02)])
+def test_the_spread_over_ranks_is_that_of_all_their_features(scale, rel):
+    """Also where the features are almost one point, far from 0."""
+    torch.manual_seed(0)
+    features = 100 + scale * torch.randn(12, 5)
+    sent: list[torch.Tensor] = []
+    for share in features.split(4):
+        spread(share, lambda row: sent.append(row) or row)
+    assert [tuple(row.shape) for row in sent] == [(1, 6)] * 3  # not all features
+    distance = features.double() - features.double().mean(dim=0)
+    expected = distance.square().sum(dim=1).mean().sqrt().item()
+    for share in features.split(4):
+        found = spread(share, lambda row: torch.cat(sent))
+        assert found.item() == pytest.approx(expected, rel=rel)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +119,8 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsy
 
     assert call("report", run, "--device", "cpu") == 0
     page = (run / "report" / "index.html").read_text()
-    assert "all features became one point (collapsed.json): figures are chance" in page
-    assert "has not finished" not in page
+    assert "State: collapsed; all features became one point, so figures are chance" in page
+    assert "resume with" not in page
 
 
 def test_a_collapsed_run_may_continue_and_its_result_says_so(people, tmp_path, capsys):

@@ -16,7 +16,7 @@ from train.evaluation.options import EvalOptions, ReRanking
 from train.evaluation.re_ranking import rank_re_ranked
 from train.evaluation.sides import cameras_of, check_sides, remark_on
 from train.live.display import Display
-from train.metrics import Distance, Images, rank, summary
+from train.metrics import Distance, Images, Ranking, rank, summary
 from train.runtime import resolve_device
 
 
@@ -46,44 +46,14 @@ def score(
     if protocol not in RULES:
         raise InputError(f"--protocol {protocol}: unknown; choose one of {', '.join(RULES)}")
     rule = RULES[protocol]
-    queries = [queries] if isinstance(queries, Features) else list(queries)
-    galleries = [galleries] if isinstance(galleries, Features) else list(galleries)
-    num_trials = max(1, len(queries), len(galleries))
-    for side, of_side in (("--query", queries), ("--gallery", galleries)):
-        if len(of_side) not in (1, num_trials):
-            raise InputError(
-                f"{side}: {len(of_side)} files for {num_trials} trials; pass one per trial, or one "
-                "for all"
-            )
-    queries, galleries = (
-        of_side * (num_trials // len(of_side)) for of_side in (queries, galleries)
-    )
+    queries, galleries = _as_trials(queries, galleries)
     _check_alike([*queries, *galleries])
     torch_device = resolve_device(device)
     rankings = []
     for number, (query, gallery) in enumerate(zip(queries, galleries, strict=True), start=1):
         check_sides(query, gallery, protocol, distance)
-        pids = np.concatenate([query.pids, gallery.pids])
-        codes = rule.exclusion(pids, np.concatenate([query.camids, gallery.camids]))
-        split = len(query.pids)
-        searched, images = (
-            Images(*(torch.from_numpy(np.ascontiguousarray(a)).to(torch_device) for a in arrays))
-            for arrays in (
-                (query.features, query.pids, codes[:split]),
-                (gallery.features, gallery.pids, codes[split:]),
-            )
-        )
-        everything = torch.arange(len(gallery.pids), device=torch_device)
-        search = (searched, images, [everything], rule.cmc_unique_pids, distance)
-        try:
-            rankings += rank_re_ranked(*search, re_ranking) if re_ranking else rank(*search)
-        except InputError:
-            raise
-        except ValueError as error:
-            raise InputError(
-                f"{gallery.name}: {error} (protocol {protocol}: {rule.about})"
-            ) from error
-        on_progress(number, num_trials)
+        rankings += _ranked(query, gallery, protocol, distance, torch_device, re_ranking)
+        on_progress(number, len(queries))
     cameras = {"query": cameras_of(queries), "gallery": cameras_of(galleries)}
     about: dict[str, Any] = {"protocol": protocol, "distance": distance, "unit": "percent"}
     about |= EvalOptions(queries[0].flip_test, re_ranking).disclosure()
@@ -97,6 +67,52 @@ def score(
         "cameras": cameras,
         **({"remark": remark} if remark else {}),
     }
+
+
+def _as_trials(
+    queries: Features | Sequence[Features], galleries: Features | Sequence[Features]
+) -> tuple[list[Features], list[Features]]:
+    """Returns the queries and the gallery of each trial; raises `InputError` if numbers differ."""
+    queries = [queries] if isinstance(queries, Features) else list(queries)
+    galleries = [galleries] if isinstance(galleries, Features) else list(galleries)
+    num_trials = max(1, len(queries), len(galleries))
+    for side, of_side in (("--query", queries), ("--gallery", galleries)):
+        if len(of_side) not in (1, num_trials):
+            raise InputError(
+                f"{side}: {len(of_side)} files for {num_trials} trials; pass one per trial, or one "
+                "for all"
+            )
+    return queries * (num_trials // len(queries)), galleries * (num_trials // len(galleries))
+
+
+def _ranked(
+    query: Features,
+    gallery: Features,
+    protocol: str,
+    distance: Distance,
+    device: torch.device,
+    re_ranking: ReRanking | None,
+) -> list[Ranking]:
+    """Ranks a trial's gallery; raises `InputError` naming it if no query has a match there."""
+    rule = RULES[protocol]
+    pids = np.concatenate([query.pids, gallery.pids])
+    codes = rule.exclusion(pids, np.concatenate([query.camids, gallery.camids]))
+    split = len(query.pids)
+    searched, images = (
+        Images(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays))
+        for arrays in (
+            (query.features, query.pids, codes[:split]),
+            (gallery.features, gallery.pids, codes[split:]),
+        )
+    )
+    everything = torch.arange(len(gallery.pids), device=device)
+    search = (searched, images, [everything], rule.cmc_unique_pids, distance)
+    try:
+        return rank_re_ranked(*search, re_ranking) if re_ranking else rank(*search)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{gallery.name}: {error} (protocol {protocol}: {rule.about})") from error
 
 
 def _check_alike(files: Sequence[Features]) -> None:

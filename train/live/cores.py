@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 NANOSECONDS = 1e-9
 MUCH = 0.25  # share of the cores; own threads that outnumber them lose a few percent
 
@@ -47,9 +49,12 @@ def num_cores() -> int:
 def advice(taken: float, epoch: int, on_cpu: bool, run_dir: Path) -> str:
     """Returns one line that says what was taken in `epoch`, and what helps."""
     cores = num_cores()
-    told = f"other programs took {100 * taken:.0f} % of this run's {cores} cores in epoch {epoch}"
+    of_cores = "the core" if cores == 1 else f"the {cores} cores"
+    told = f"other programs took {100 * taken:.0f} % of {of_cores} of this run in epoch {epoch}"
     if not on_cpu:
         return f"{told}; stop them if the GPU waits for data"
+    if torch.get_num_threads() == 1:
+        return f"{told}; stop them, or expect it to take longer"
     threads = max(1, int(cores * (1 - taken)))
     return (
         f"{told}, which costs it more than that, because torch's threads wait for each other; "

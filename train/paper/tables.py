@@ -152,8 +152,8 @@ def _seconds(row: Row) -> str:
 
 def _of_first_stages(rows: list[Row]) -> str:
     """Says which rows' seconds include those of another row, from whose run they went on."""
-    told = [f"{row.label} includes {row.first_stage}" for row in rows if row.first_stage]
-    return f" {'; '.join(told)}, its first stage." if told else ""
+    told = ((row.label, row.first_stage) for row in rows if row.first_stage)
+    return "".join(f" Those of {label} include its first stage, {first}." for label, first in told)
 
 
 def _summary_lines(ours: str, theirs: str, rows: list[Row]) -> list[dict[str, Any]]:

@@ -50,9 +50,12 @@ def test_a_second_program_on_the_same_core_takes_a_part_of_it() -> None:
         os.sched_setaffinity(0, before_test)
 
 
-def test_advice_names_the_threads_that_are_left() -> None:
+def test_advice_names_the_threads_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 4)
     text = advice(0.5, 3, True, Path("runs/demo"))
     left = max(1, num_cores() // 2)
     assert "took 50 %" in text
     assert f"OMP_NUM_THREADS={left} cdp train --resume runs/demo" in text
     assert "OMP" not in advice(0.5, 3, False, Path("runs/demo"))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    assert "OMP" not in advice(0.5, 3, True, Path("runs/demo"))

@@ -43,6 +43,14 @@ def test_every_row_is_trained_and_written(out):
     assert float(found["cross-spectrum"]["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
 
 
+def test_figures_beside_synthetic_people_are_those_of_the_papers_table(people):
+    def published(name: str) -> list[str]:
+        return experiments._searches(experiments.EXPERIMENTS[name], people, "sysu")
+
+    assert published("table1") == ["sysu"]
+    assert published("table2") == ["regdb"]
+
+
 def test_a_run_has_its_methods_changes(out):
     def config(name: str) -> dict:
         return json.loads((out / f"{name}-seed-1" / "config.json").read_text())
@@ -120,14 +128,14 @@ def test_a_row_goes_on_from_the_run_of_its_first_stage(people, tmp_path, monkeyp
     two = experiments.Experiment("Two", (("TONE", "tone"), ("HCML", "hcml")))
     monkeypatch.setitem(experiments.EXPERIMENTS, "table1", two)
     args = ("experiment", "table1", "--data", people, "--out", tmp_path, *OPTIONS)
-    assert call(*args) == 0
+    assert call(*args, "--eval-every", "0") == 0
     told = f"epochs 1 to 1 are those of {tmp_path / 'tone-seed-0'}"
     assert told.replace(" ", "") in "".join(capsys.readouterr().out.split())
     first, second = rows(tmp_path / "table1.csv").values()
     assert (first["first_stage"], second["first_stage"]) == ("", "TONE")
     finish = json.loads((tmp_path / "hcml-seed-0" / "metrics.jsonl").open().readline())
     seconds = float(first["seconds"]) + finish["finish_seconds"]
-    assert float(second["seconds"]) == pytest.approx(seconds, abs=0.11)
+    assert seconds - 0.1 < float(second["seconds"]) < seconds + 2
     assert second["rank1"] != "nan"
 
 

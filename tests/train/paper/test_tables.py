@@ -85,7 +85,9 @@ def test_seconds_include_those_of_a_first_stage_and_the_table_says_so(tmp_path, 
     rows[1].outcomes[0]["seconds"] = 20.0
     write(tmp_path / "t", "A table", "our people", "SYSU-MM01", rows, Display())
     text = (tmp_path / "t.md").read_text()
-    assert "Seconds: training, mean of the runs. HCML includes TONE, its first stage." in text
+    assert (
+        "Seconds: training, mean of the runs. Those of HCML include its first stage, TONE." in text
+    )
     assert [line.split("|")[-2].strip() for line in text.splitlines() if line.startswith("| ")][
         :3
     ] == ["seconds", "2", "20"]
