@@ -39,6 +39,11 @@ def is_end(cfg: Config, epoch: int) -> bool:
     return epoch in (cfg.epochs, *(past.until for past in cfg.history if past.until == past.epochs))
 
 
+def is_due(every: int, epoch: int) -> bool:
+    """Whether `epoch` is a multiple of `every`; 0 means never."""
+    return every > 0 and epoch % every == 0
+
+
 def extended(cfg: Config, trained: int, epochs: int) -> Config:
     """Returns `cfg` with `epochs` epochs, the first `trained` of which keep their learning rates.
 
