@@ -36,7 +36,7 @@ from train.trials import resume
 
 CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).parents[2]
-DATA = DataOptions(height_px=32, width_px=16, p=8, k=4, threads=1, cache="none")
+DATA = DataOptions(height_px=32, width_px=16, p=8, k=8, threads=1, cache="none")
 OWN = REPOSITORY / "tests" / "own_method.py"  # CDP with a third loss
 METHOD = finding.own(OWN).METHOD
 # For the exact steps: losses that depend on the whole batch.
