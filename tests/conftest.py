@@ -24,8 +24,10 @@ if worker >= 0:
     share = cores[worker :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or cores
     os.sched_setaffinity(0, share)
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(len(share))
+    threadpool_limits(len(share))  # NumPy's BLAS has counted the cores before
 
 signatures.install("pipeline", "model", "train")
 gc.disable()  # until all is imported: nothing of that is garbage, and looking takes seconds

@@ -1,6 +1,7 @@
 """`cdp experiment` from the command line: rows, resuming, sharing of runs, wrong use."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 from tests.front_door import SMALL, call, refused
 from train import divergence
+from train.methods import hcml
 from train.paper import experiments
 
 OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
@@ -127,6 +129,8 @@ def test_an_interrupted_experiment_continues(people, tmp_path, capsys):
 def test_a_row_goes_on_from_the_run_of_its_first_stage(people, tmp_path, monkeypatch, capsys):
     two = experiments.Experiment("Two", (("TONE", "tone"), ("HCML", "hcml")))
     monkeypatch.setitem(experiments.EXPERIMENTS, "table1", two)
+    shorter = dataclasses.replace(hcml.METHOD, metric_iterations=5)
+    monkeypatch.setattr(hcml, "METHOD", shorter)
     args = ("experiment", "table1", "--data", people, "--out", tmp_path, *OPTIONS)
     assert call(*args, "--eval-every", "0") == 0
     told = f"epochs 1 to 1 are those of {tmp_path / 'tone-seed-0'}"
