@@ -16,6 +16,7 @@ import cdp
 from pipeline.datasets import synthetic
 from tests.front_door import SMALL, call, refused
 from train import checkpoint
+from train.presets import PRESETS
 
 REPOSITORY = Path(cdp.__file__).parent
 EPOCH_FIELDS = {
@@ -295,6 +296,16 @@ def test_every_command_has_help(args, capsys):
     if args[0] == "train":
         for option in ("--data.root", "--dhsm.alpha", "--optimizer.lr", "--run-dir", "default"):
             assert option in printed
+
+
+def test_the_list_of_commands_is_printed_without_loading_torch():
+    code = "import sys, cdp\ntry: cdp.main()\nfinally: print('torch' in sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-c", code, "--help"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    words = told.stdout.replace(",", " ").split()
+    assert set(PRESETS) <= set(words)
+    assert words[-1] == "False"
 
 
 def test_without_arguments_cdp_names_five_commands_for_beginners(capsys):

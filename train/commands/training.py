@@ -12,13 +12,6 @@ from train.commands.own import load_method
 HARDWARE = ("--device", "--step.", "--data.cache", "--nproc-per-node")
 
 
-def preset_names() -> list[str]:
-    """Returns the names of the presets, without methods."""
-    from train.presets import PRESETS
-
-    return list(PRESETS)
-
-
 def option(args: list[str], name: str) -> str | None:
     """Returns the value of an option that the preset depends on, before options are parsed."""
     for arg, following in zip(args, [*args[1:], ""], strict=True):
