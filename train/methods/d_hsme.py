@@ -28,7 +28,6 @@ from model.network import ReidNetwork
 from pipeline.errors import InputError
 from train.config import Config
 from train.methods import hsme
-from train.methods.base import Method
 from train.stages import Stage
 
 PUBLISHED = {
@@ -60,7 +59,7 @@ def decorrelate(network: ReidNetwork) -> None:
 
 
 @dataclass(frozen=True)
-class DHsme(Method):
+class DHsme(hsme.Hsme):
     """HSME in three stages."""
 
     @property
@@ -77,9 +76,9 @@ class DHsme(Method):
         network = super().network(num_classes, image_size)
         if network.width < num_classes:
             raise InputError(
-                f"--model.backbone {self.model.backbone}: features have {network.width} "
-                f"dimensions, in which the {num_classes} identities cannot all be orthogonal, as "
-                "d-hsme has them; take a wider backbone"
+                f"--model.fc {self.model.fc}: features have {network.width} dimensions, in which "
+                f"the {num_classes} identities cannot all be orthogonal, as d-hsme has them; pass "
+                f"--model.fc-width {num_classes} or more, or --model.fc none"
             )
         return network
 

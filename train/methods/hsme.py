@@ -12,11 +12,13 @@ Not found, so chosen: the streams share nothing but the classifier; dropout, opt
 are those of SphereReID (Fan et al., 2019), where sphere softmax comes from: Adam, 140 epochs,
 warm-up in the first 20, a tenth of the rate after 80 and after 100; batches are CDP's. The paper
 also speaks of an "identification constraint", whose form was not found either, so there is none
-here. Its further stages are those of d_hsme.py.
+here. Its further stages are those of d_hsme.py. A small backbone, whose features have fewer
+dimensions than identities are many, gets a shared layer that has as many: d_hsme.py needs them.
 """
 
 import dataclasses
 
+from model.network import Network, ReidNetwork
 from model.options import LossOptions, ModelOptions
 from train.config import Config, with_data
 from train.dhsm import DhsmOptions
@@ -32,6 +34,17 @@ EPOCHS = 140
 
 class Hsme(Method):
     """The base with two streams and sphere softmax."""
+
+    def network(self, num_classes: int, image_size: tuple[int, int]) -> ReidNetwork:
+        """The base's; if its features are too narrow, with a layer as wide as identities are many.
+
+        Whoever chooses another layer (--model.fc) gets that.
+        """
+        network = super().network(num_classes, image_size)
+        if network.width >= num_classes or self.model.fc != "none":
+            return network
+        wide = dataclasses.replace(self.model, fc="shared", fc_width=num_classes)
+        return Network(wide, num_classes, image_size, self.loss.center > 0)
 
 
 METHOD = Hsme(

@@ -196,7 +196,7 @@ def run_experiment(
     """Trains the experiment's missing rows and writes its tables and picture to `out`.
 
     `base` is CDP+DHSM on the given data; each row modifies it. Raises `InputError` if a run folder
-    in `out` was made with other options, and as `train` does.
+    in `out` was made with other options, and, after all other rows, if a row cannot be trained.
     """
     if find_world().size > 1:
         raise InputError(
@@ -214,16 +214,22 @@ def run_experiment(
     runs = list(_runs(experiment, base, seeds, out))
     for run in runs:
         _check_same(run)
+    refused: dict[str, str] = {}  # rows that cannot be trained like this, and why
     for i, run in enumerate(runs, start=1):
         heading = f"[{i}/{len(runs)}] {run.label}, seed {run.cfg.seed}"
         if run.is_done:
             display.say(f"{heading}: done, {run.folder}")
+            continue
+        if run.label in refused:
             continue
         display.say(f"\n{heading}: {row(run.method).about}")
         try:
             _train(run, display)
         except DivergedError as error:
             display.say(f"{heading}: did not converge; {error}")
+        except InputError as error:
+            refused[run.label] = str(error)
+            display.say(f"{heading}: left out; {error}")
     searches = _searches(experiment, root, kind)
     tables.write(
         out / name,
@@ -233,6 +239,9 @@ def run_experiment(
         _rows(experiment, runs, searches),
         display,
     )
+    if refused:
+        reason = next(iter(refused.values()))
+        raise InputError(f"cdp experiment: the table lacks {', '.join(refused)}: {reason}")
 
 
 def _searches(experiment: Experiment, root: Path, kind: KindName) -> list[str]:
@@ -267,10 +276,13 @@ def _rows(experiment: Experiment, runs: list[Run], searches: list[str]) -> list[
     for i, search in enumerate(searches):
         _, mode, words = SEARCHES[search]
         for label, method in experiment.rows:
-            outcomes = [run.outcome(mode) for run in runs if run.label == label]
+            of_row = [run for run in runs if run.label == label]
+            outcomes = [run.outcome(mode) for run in of_row]
+            untrained = sum(not run.is_done for run in of_row)
             suffix = f", {words.partition(', ')[2]}" if i else ""
             first = labels.get(row(method).first_stage or "", row(method).first_stage)
-            found.append(Row(label + suffix, row(method).paper.get(search), outcomes, first))
+            paper = row(method).paper.get(search)
+            found.append(Row(label + suffix, paper, outcomes, first, untrained))
     return found
 
 

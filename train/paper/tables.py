@@ -22,12 +22,18 @@ SHORT = {"rank1": "R1", "rank10": "R10", "rank20": "R20", "mAP": "mAP"}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of an experiment: its runs' results (None: diverged) and the paper's figures."""
+    """A row of an experiment: its runs' results (None: no figures) and the paper's figures."""
 
     label: str
     paper: Figures | None
     outcomes: list[dict[str, Any] | None]
     first_stage: str | None = None  # the row whose run is its first stage
+    num_untrained: int = 0  # runs that could not be trained; the others without figures diverged
+
+    @property
+    def num_diverged(self) -> int:
+        """How many runs became NaN, infinite or one point."""
+        return sum(outcome is None for outcome in self.outcomes) - self.num_untrained
 
     def values(self, figure: str) -> list[float]:
         """Returns the figure's values over the runs that converged."""
@@ -88,9 +94,8 @@ def _cells(row: Row, between: str = " ") -> list[str]:
         mean, std = mean_std(row.values(figure))
         spread = "" if np.isnan(std) else f"{between}± {std:.1f}"
         cells.append("–" if np.isnan(mean) else f"{mean:.1f}{spread}")
-    failed = sum(outcome is None for outcome in row.outcomes)
-    if failed:
-        cells[0] += f"{between}({failed} diverged)"
+    if row.num_diverged:
+        cells[0] += f"{between}({row.num_diverged} diverged)"
     return cells + ([f"{x:.1f}" for x in row.paper] if row.paper else ["–"] * len(FIGURES))
 
 
@@ -159,8 +164,9 @@ def _of_first_stages(rows: list[Row]) -> str:
 def _summary_lines(ours: str, theirs: str, rows: list[Row]) -> list[dict[str, Any]]:
     lines = []
     for row in rows:
-        line: dict[str, Any] = {"row": row.label, "data": ours, "runs": len(row.outcomes)}
-        line["diverged"] = sum(outcome is None for outcome in row.outcomes)
+        line: dict[str, Any] = {"row": row.label, "data": ours}
+        line["runs"] = len(row.outcomes) - row.num_untrained
+        line["diverged"] = row.num_diverged
         for figure in FIGURES:
             mean, std = mean_std(row.values(figure))
             line |= {figure: round(mean, 4), f"{figure}_std": round(std, 4)}

@@ -41,6 +41,17 @@ def test_streams_share_the_classifier_alone():
     assert network.width == 2048
 
 
+def test_features_of_a_small_backbone_become_as_wide_as_identities_are_many():
+    small = dataclasses.replace(METHOD.model, backbone="test_resnet", weights="none")
+    method = dataclasses.replace(METHOD, model=small)
+    assert method.network(90, (32, 16)).width == 96  # the backbone's own
+    wide = method.network(120, (32, 16)).eval()
+    images = torch.zeros(4, 3, 32, 16, dtype=torch.uint8)
+    infrared = torch.tensor([False, False, True, True])
+    assert wide.embed(images, infrared).shape == (4, 120)
+    assert decorrelated(wide.classifier.weight).shape == (120, 120)
+
+
 def test_the_rate_warms_up_and_falls_as_that_of_sphere_reid():
     config = find_preset("hsme").config
     rates = [config.method.lr_at(epoch, 140) for epoch in range(1, 141)]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.front_door import SMALL, call, refused
 from train import divergence
-from train.methods import hcml
+from train.methods import d_hsme, hcml
 from train.paper import experiments
 
 OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
@@ -141,6 +141,23 @@ def test_a_row_goes_on_from_the_run_of_its_first_stage(people, tmp_path, monkeyp
     seconds = float(first["seconds"]) + finish["finish_seconds"]
     assert seconds - 0.1 < float(second["seconds"]) < seconds + 2
     assert second["rank1"] != "nan"
+
+
+def test_a_row_that_cannot_be_trained_does_not_keep_the_others_from_it(
+    people, tmp_path, monkeypatch, capsys
+):
+    rows_of_two = (("D-HSME", "d-hsme"), ("CDP", "cdp"))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "table1", experiments.Experiment("", rows_of_two))
+    narrow = dataclasses.replace(d_hsme.METHOD.model, fc="shared", fc_width=4)
+    method = dataclasses.replace(d_hsme.METHOD, model=narrow)
+    monkeypatch.setattr(d_hsme, "METHOD", method)
+    args = ("experiment", "table1", "--data", people, "--out", tmp_path, *OPTIONS)
+    message = refused(capsys, *args, "--seeds", "2")
+    assert "the table lacks D-HSME: --model.fc shared: features have 4 dimensions" in message
+    assert not (tmp_path / "d-hsme-seed-0" / "result.json").exists()
+    found = rows(tmp_path / "table1.csv")
+    assert (found["CDP"]["runs"], found["CDP"]["diverged"]) == ("2", "0")
+    assert (found["D-HSME"]["runs"], found["D-HSME"]["diverged"]) == ("0", "0")
 
 
 def test_wrong_use_gives_one_line(people, out, capsys):
