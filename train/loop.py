@@ -55,7 +55,7 @@ def train(
     continues the run in `run_dir`, whose configuration is `cfg`, from its newest checkpoint as if
     it had never stopped, bit for bit on the CPU; `epochs` then overrides `cfg.epochs`
     (schedule.py). `first_stage` is the folder of a finished run that is this run's first stage:
-    it then goes on from there instead of training that again. Raises `InputError` before touching
+    it continues from there instead of training it again. Raises `InputError` before touching
     the folder if data, options or weights cannot be used, `NotFiniteError` if the loss is NaN or
     infinite, `CollapsedError` if all features became one point, and `Interrupted` after a signal.
 

@@ -48,7 +48,7 @@ def extended(cfg: Config, trained: int, epochs: int) -> Config:
     """Returns `cfg` with `epochs` epochs, the first `trained` of which keep their learning rates.
 
     Raises `InputError` if more than `epochs` are trained already, or if the run would go back to a
-    stage that is over, or pass over one.
+    stage that is over, or skip one.
     """
     past = cfg.history[-1].until if cfg.history else 0
     trained = max(trained, past)  # an older checkpoint may replace a damaged one
@@ -69,7 +69,7 @@ def extended(cfg: Config, trained: int, epochs: int) -> Config:
 
 
 def _check_order(cfg: Config, trained: int) -> None:
-    """Raises `InputError` if what follows the `trained` epochs is no stage that may follow."""
+    """Raises `InputError` if the stage after the first `trained` epochs may not follow theirs."""
     if not 0 < trained < cfg.epochs:
         return
     last, following = place(cfg, trained), place(cfg, trained + 1)
@@ -80,7 +80,7 @@ def _check_order(cfg: Config, trained: int) -> None:
     state = f"stage {was!r} is over" if is_over else f"epoch {trained} was in stage {was!r}"
     raise InputError(
         f"--epochs {cfg.epochs}: {state}, but epoch {trained + 1} would be in stage {next_!r}, as "
-        "stages are shares of the epochs; train anew with so many epochs"
+        "stages are shares of the epochs; start a new run with that many epochs"
     )
 
 

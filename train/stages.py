@@ -30,10 +30,10 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Offline:
-    """What `Stage.finish` may call, on every process alike."""
+    """What `Stage.finish` may call; every process must make the same calls."""
 
     embed: Callable[[], Embedded]  # without augmentation, in evaluation mode
-    check: Callable[[], None]  # raises `Interrupted` after a signal; what was begun is begun again
+    check: Callable[[], None]  # raises `Interrupted` after a signal; the stage's end is then redone
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ class Stage:
     """Of the epochs, relative to the other stages' shares."""
 
     frozen: tuple[str, ...] = ()
-    """Parameters whose names begin so do not learn; batch norm's statistics do go on."""
+    """Prefixes of the names of parameters that do not learn; batch norm still updates its
+    statistics."""
 
     begin: Callable[[ReidNetwork], None] | None = None
     """Changes the network in place, without gradients, once, before the stage's first step."""

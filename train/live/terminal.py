@@ -1,4 +1,4 @@
-"""Spells characters that a terminal's encoding lacks in ASCII; notices when nobody reads on."""
+"""Spells characters that a terminal's encoding lacks in ASCII; notices when the reader has gone."""
 
 import codecs
 import os

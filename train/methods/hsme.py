@@ -38,7 +38,7 @@ class Hsme(Method):
     def network(self, num_classes: int, image_size: tuple[int, int]) -> ReidNetwork:
         """The base's; if its features are too narrow, with a layer as wide as identities are many.
 
-        Whoever chooses another layer (--model.fc) gets that.
+        A layer chosen with --model.fc is left as it is.
         """
         network = super().network(num_classes, image_size)
         if network.width >= num_classes or self.model.fc != "none":

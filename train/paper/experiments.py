@@ -1,8 +1,8 @@
 """The paper's tables as experiments: each row is trained once per seed, in its own run folder.
 
 Tables share the runs of common rows, and finished runs are never repeated, so an interrupted
-experiment continues where it stopped. A method whose first stage is another row goes on from that
-row's finished run, which gives what training both stages does, to the bit on a CPU.
+experiment continues where it stopped. A method whose first stage is another row continues that
+row's finished run, which gives what training both stages gives, bit for bit on a CPU.
 """
 
 import dataclasses

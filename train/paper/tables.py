@@ -156,7 +156,7 @@ def _seconds(row: Row) -> str:
 
 
 def _of_first_stages(rows: list[Row]) -> str:
-    """Says which rows' seconds include those of another row, from whose run they went on."""
+    """Says which rows' seconds include those of another row, whose run they continued."""
     told = ((row.label, row.first_stage) for row in rows if row.first_stage)
     return "".join(f" Those of {label} include its first stage, {first}." for label, first in told)
 
