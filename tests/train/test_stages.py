@@ -110,7 +110,8 @@ def test_a_new_total_that_would_lead_back_or_past_a_stage_is_refused(trained, ep
     cfg = Config(epochs=8, method=Halves())  # 1-4, 5-6, 7-8
     told = (
         f"^--epochs {epochs}: epoch {trained} was in stage '{now}', but epoch {trained + 1} would "
-        f"be in stage '{then}', as stages are shares of the epochs; start a new run with that many epochs$"
+        f"be in stage '{then}', as stages are shares of the epochs; start a new run with that many "
+        "epochs$"
     )
     with pytest.raises(InputError, match=told):
         schedule.extended(cfg, trained, epochs)
