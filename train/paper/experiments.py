@@ -272,7 +272,8 @@ def _run(
 
 def _rows(experiment: Experiment, runs: list[Run], searches: list[str]) -> list[Row]:
     """Returns the experiment's rows, once per search (a key of `SEARCHES`)."""
-    found, labels = [], {method: label for label, method in experiment.rows}
+    every = (pair for table in EXPERIMENTS.values() for pair in table.rows)
+    found, labels = [], {method: label for label, method in every}
     for i, search in enumerate(searches):
         _, mode, words = SEARCHES[search]
         for label, method in experiment.rows:
