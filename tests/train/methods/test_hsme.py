@@ -49,7 +49,7 @@ def test_features_of_a_small_backbone_become_as_wide_as_identities_are_many():
     images = torch.zeros(4, 3, 32, 16, dtype=torch.uint8)
     infrared = torch.tensor([False, False, True, True])
     assert wide.embed(images, infrared).shape == (4, 120)
-    assert decorrelated(wide.classifier.weight).shape == (120, 120)
+    assert decorrelated(wide.classifier.weight.detach()).shape == (120, 120)
 
 
 def test_the_rate_warms_up_and_falls_as_that_of_sphere_reid():
@@ -124,11 +124,11 @@ def test_d_hsme_is_hsme_and_two_further_stages():
 
 
 def test_identities_that_cannot_all_be_orthogonal_are_refused():
-    model = ModelOptions("test_resnet", "none", structure="two-stems")
+    model = ModelOptions("test_resnet", "none", structure="two-stems", fc="shared", fc_width=8)
     method = dataclasses.replace(d_hsme.METHOD, model=model)
-    width = method.network(5, (32, 16)).width
-    with pytest.raises(InputError, match=f"features have {width} dimensions"):
-        method.network(width + 1, (32, 16))
+    assert method.network(8, (32, 16)).width == 8
+    with pytest.raises(InputError, match="features have 8 dimensions, .* pass --model.fc-width 9"):
+        method.network(9, (32, 16))
 
 
 @pytest.mark.parametrize(
