@@ -127,7 +127,7 @@ def test_identities_that_cannot_all_be_orthogonal_are_refused():
     model = ModelOptions("test_resnet", "none", structure="two-stems", fc="shared", fc_width=8)
     method = dataclasses.replace(d_hsme.METHOD, model=model)
     assert method.network(8, (32, 16)).width == 8
-    with pytest.raises(InputError, match="features have 8 dimensions, .* pass --model.fc-width 9"):
+    with pytest.raises(InputError, match=r"features have 8 dimensions, .* pass --model.fc-width 9"):
         method.network(9, (32, 16))
 
 
