@@ -177,7 +177,10 @@ def _page(found: Found, run: TrainedRun, flip_test: bool, progress: Progress) ->
             *(element("p", note, class_="note") for note in notes),
         ]
     )
-    lead = f"Each query with the {top} nearest of {found.num_searched} gallery images."
+    lead = (
+        f"Each query with the {top} nearest of {found.num_searched} gallery images. Below a "
+        "picture: its rank, its distance to the query, and its name; a click opens the image."
+    )
     sides = (found.query, found.gallery)
     readers = [Reader(side.index, run.data.range_16bit) for side in sides]
     with ThreadPoolExecutor(8) as threads:
