@@ -47,14 +47,13 @@ saved.
 """
 
 FIRST_STEPS = """\
-cdp: trains and tests networks for RGB-infrared person re-identification. To begin:
+cdp: trains networks for RGB-infrared person re-identification. To begin:
 
   cdp train demo --run-dir runs/demo  synthetic people: minutes on two CPU cores
   cdp report runs/demo                how that run went: an HTML page
   cdp data check DIR                  is your data set complete and readable?
   cdp train sysu --data.root DIR      train on it; or regdb, llcm
-  cdp train table --data.root X.csv   train on your own images, listed in a CSV
-  cdp train --resume RUN_DIR          continue a run that was interrupted or died
+  cdp train table --data.root F.csv   train on your own images, listed in a CSV
   cdp doctor                          what this machine offers, what is off, why
 
 cdp --help lists every command; --help after a command, its options.
