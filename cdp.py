@@ -15,11 +15,12 @@ from train.commands.training import replay_batch, resume, train
 from train.live.terminal import never_fail, reader_left
 
 USAGE = """\
-cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
+cdp: trains and tests networks for RGB-infrared person re-identification, on a DALI pipeline
 
-  cdp train PRESET [--field value …]      train, then test on unseen identities; presets: demo,
-                                          sysu, regdb, llcm, table, the paper's rows, baseline-1 …
-                                          cdp-rgb-hsv, and other methods, such as agw;
+  cdp train PRESET [--option value …]     train, then test on unseen identities; presets: demo,
+                                          sysu, regdb, llcm, table (a CSV of your own images); or a
+                                          method: agw and others, the paper's baseline-1 …
+                                          cdp-rgb-hsv, or your own file, my_method.py;
                                           `cdp train --help` lists them all
   cdp train --resume RUN_DIR              resume an interrupted run, also on other hardware;
                                           --epochs N changes the total number of epochs
@@ -27,13 +28,13 @@ cdp: trains and tests RGB-infrared person re-identification on a DALI pipeline
   cdp eval RUN_DIR                        test a trained run again
   cdp report RUN_DIR                      write an HTML page and charts of how a run went
   cdp score --query Q.npz --gallery G.npz --protocol P
-                                          compute official figures for features made elsewhere
+                                          test features made elsewhere, by official protocols
   cdp experiment NAME                     reproduce a table of the paper; runs only missing rows
   cdp embed RUN_DIR [IMAGES…] --out F     write a trained network's features as .npz files
   cdp search RUN_DIR --gallery DIR --query IMAGES… --out DIR
-                                          show the images nearest to each query; also as CSV
+                                          find the images most similar to each query: page and CSV
   cdp export RUN_DIR --format F           export a trained network: safetensors, onnx, torchscript
-  cdp runs [DIR]                          list the runs in runs/, their progress and figures
+  cdp runs [DIR]                          list the runs in runs/ or DIR: progress and figures
   cdp doctor                              show what this machine offers, what is off, and why
   cdp bench PART…|all                     measure images/s of loader, step, both, and peers
   cdp data make DIR                       write the embedded synthetic people as JPEG files
@@ -47,12 +48,13 @@ saved.
 """
 
 FIRST_STEPS = """\
-cdp: trains and tests RGB-infrared person re-identification. To begin:
+cdp: trains networks for RGB-infrared person re-identification. To begin:
 
   cdp train demo --run-dir runs/demo  synthetic people: minutes on two CPU cores
   cdp report runs/demo                how that run went: an HTML page
   cdp data check DIR                  is your data set complete and readable?
-  cdp train sysu --data.root DIR      train on it; or regdb, llcm, table (CSV)
+  cdp train sysu --data.root DIR      train on it; or regdb, llcm
+  cdp train table --data.root F.csv   train on your own images, listed in a CSV
   cdp doctor                          what this machine offers, what is off, why
 
 cdp --help lists every command; --help after a command, its options.

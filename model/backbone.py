@@ -113,9 +113,9 @@ def _pretrained(name: str, arguments: dict[str, Any]) -> Any:
         return timm.create_model(name, pretrained=True, num_classes=0, **arguments)
     except Exception as error:
         raise InputError(
-            f"--model.weights imagenet: could not load weights for {name} ({_first_line(error)}); "
-            "pass --model.weights FILE with weights you have, or --model.weights none to train "
-            "from scratch"
+            f"--model.weights imagenet: could not load weights for {name}, which timm downloads "
+            f"once ({_first_line(error).partition('. ')[0]}); offline, pass --model.weights FILE "
+            "with weights you have, or --model.weights none to train from scratch"
         ) from error
     finally:
         hub_log.setLevel(level)

@@ -52,7 +52,7 @@ def check(
     pids = groups.pids
     if p > len(pids):
         raise InputError(
-            f"--data.p {p}: the data has only {len(pids)} training identities ({index.root}); "
+            f"--data.p {p}: the data has only {len(pids)} training identities; "
             f"pass --data.p {max(2, len(pids))} or less"
         )
     if sampling == "random":

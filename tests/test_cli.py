@@ -308,14 +308,17 @@ def test_the_list_of_commands_is_printed_without_loading_torch():
     assert words[-1] == "False"
 
 
-def test_without_arguments_cdp_names_five_commands_for_beginners(capsys):
+def test_without_arguments_cdp_names_six_commands_for_beginners(capsys):
     assert call() == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     lines = [line for line in printed.err.splitlines() if line.startswith("  ")]
     assert max(map(len, lines)) <= 80
     begun = [" ".join(line.split()[1:3]) for line in lines]
-    assert begun == ["train demo", "report runs/demo", "data check", "train sysu", "doctor what"]
+    assert begun == [
+        *("train demo", "report runs/demo", "data check", "train sysu", "train table"),
+        "doctor what",
+    ]
     assert "cdp --help" in printed.err
     assert call("--help") == 0
     every = capsys.readouterr().out

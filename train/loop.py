@@ -118,7 +118,7 @@ def running(run: Run, resume: bool, epochs: int | None, first_stage: Path | None
             if leads:
                 run_folder.roll_back(run_dir, run.progress.metrics_bytes)
             epoch, step = run.progress.epoch, run.progress.step
-            display.say(f"resumed   at epoch {epoch}, after {step} of its {steps} steps")
+            display.say(f"resumed   in epoch {epoch}, after step {step} of {steps}")
         elif first_stage:
             take_over(run, first_stage)
         yield

@@ -27,6 +27,10 @@ def kind_of(root: Path, kind: KindName = "auto") -> KindName:
     Raises `InputError` if `root` does not exist or holds no known data set.
     """
     if not root.exists():
+        if kind == "table" or root.suffix == ".csv":
+            raise InputError(
+                f"--data.root {root}: no such file; expected a CSV of {','.join(table.COLUMNS)}"
+            )
         raise InputError(
             f"--data.root {root}: no such folder; "
             f"`cdp data make {root}` writes a synthetic set there"

@@ -67,7 +67,7 @@ class Display:
         self.say(f"device    {hardware}; mixed precision {cfg.precision}")
         self.say(
             f"training  {len(np.unique(images.pids))} identities, {len(images) - infrared} RGB and "
-            f"{infrared} infrared images from {images.root}"
+            f"{infrared} infrared images from {cfg.data.root or images.root}"
         )
         self.say(
             f"network   {cfg.method.model.backbone}, weights {cfg.method.model.weights}, "

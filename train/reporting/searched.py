@@ -177,7 +177,10 @@ def _page(found: Found, run: TrainedRun, flip_test: bool, progress: Progress) ->
             *(element("p", note, class_="note") for note in notes),
         ]
     )
-    lead = f"Each query with the {top} nearest of {found.num_searched} gallery images."
+    lead = (
+        f"Each query with the {top} nearest of {found.num_searched} gallery images. Below a "
+        "picture: its rank, its distance to the query, and its folder and file; a click opens it."
+    )
     sides = (found.query, found.gallery)
     readers = [Reader(side.index, run.data.range_16bit) for side in sides]
     with ThreadPoolExecutor(8) as threads:
@@ -227,6 +230,7 @@ def _article(
                 element("a", image, href=path.as_uri()),
                 element("span", element("b", str(rank)), f" {distance:#.3g}"),
                 *(element("span", words) for words in who),
+                element("span", f"{path.parent.name}/", class_="name"),
                 element("span", path.name, class_="name"),
                 title=os.fsencode(path).decode(errors="backslashreplace"),
                 **({"class_": verdict} if verdict else {}),

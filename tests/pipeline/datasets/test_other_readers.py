@@ -243,6 +243,9 @@ def test_an_unknown_folder_is_refused_with_the_layouts(tmp_path):
         kind_of(tmp_path)
     with pytest.raises(InputError, match=r"nowhere: no such folder; `cdp data make"):
         kind_of(tmp_path / "nowhere", "sysu")
+    for name, kind in (("people.csv", "auto"), ("nowhere", "table")):
+        with pytest.raises(InputError, match=r"no such file; expected a CSV of path,pid,camid"):
+            kind_of(tmp_path / name, kind)
 
 
 def test_one_trial_is_read_at_a_time(roots):
