@@ -84,7 +84,7 @@ def test_an_interrupted_run_resumes_as_if_never_interrupted(
     assert line == f"cdp: {number.name}: saved; resume with `cdp train --resume {run}`"
     assert signal.getsignal(number) == before
     assert call("train", "--resume", run) == 0
-    assert f"after {step % (steps_of(whole) + 1)} of its" in capsys.readouterr().out
+    assert f"after step {step % (steps_of(whole) + 1)} of" in capsys.readouterr().out
     assert_same_run(run, whole)
 
 
