@@ -34,9 +34,8 @@ PRESETS: dict[str, Preset] = {
         """CDP+DHSM on the embedded synthetic people, small enough for two CPU cores.
 
 Command: cdp train demo. Hardware: two CPU cores; time: under 4 minutes, no download, no GPU.
-Expected: rank-1 about 4 times chance (measured on version 1 of the people). Because it trains
-from scratch, its network, unlike the paper's, has a BNNeck, compares by cosine and keeps its
-learning rate longer.""",
+Expected: rank-1 about 4 times chance. Because it trains from scratch, its network, unlike the
+paper's, has a BNNeck, compares by cosine and keeps its learning rate longer.""",
         Config(
             data=DataOptions(height_px=64, width_px=32, p=8, k=4),
             method=Method(
