@@ -55,10 +55,8 @@ def _translator(session: Session) -> tuple[Callable[[], object], Callable[[], ob
     height, width = size = image_size(config.data)
     half = config.data.p * config.data.k // 2
     torch.manual_seed(config.seed)
-    made: torch.nn.Module = Translator(fitting(config), size)
-    made = made.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    assert isinstance(made, Translator)
-    translator = made
+    translator = Translator(fitting(config), size)
+    translator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def images(channels: int) -> Tensor:
         pixels = 2 * torch.rand(half, channels, height, width, device=device) - 1

@@ -39,7 +39,7 @@ def triplet_loss(
     Each anchor is compared with its farthest positive and its nearest negative in the batch, by
     Euclidean distance. An anchor without a positive other than itself has positive distance 0.
     """
-    positive, negative = _hardest(pairwise_distance(features), _same(pids))
+    positive, negative = _hardest_of_identities(features, pids)
     return F.relu(margin + positive - negative).mean()
 
 
@@ -50,7 +50,7 @@ def soft_margin_triplet_loss(
 
     Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017.
     """
-    positive, negative = _hardest(pairwise_distance(features), _same(pids))
+    positive, negative = _hardest_of_identities(features, pids)
     return F.softplus(positive - negative).mean()
 
 
@@ -119,10 +119,9 @@ def hetero_center_triplet_loss(
     centers, present = _centers(features, pids, modality)
     usable = present.flatten()
     distance = pairwise_distance(centers.flatten(0, 1))
-    # Masked centers must be neither a positive (distance 0) nor a negative (infinity).
     same = _same(pids.repeat(2))
-    positive = distance.masked_fill(~(same & usable), 0).amax(dim=1)
-    negative = distance.masked_fill(same | ~usable, torch.inf).amin(dim=1)
+    # Masked centers are neither positives nor negatives.
+    positive, negative = hardest(distance, same & usable, ~same & usable)
     hinge = F.relu(margin + positive - negative).masked_fill(~usable, 0)
     return hinge.sum() / usable.sum()
 
@@ -153,11 +152,19 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _hardest(distance: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
-    """Each anchor's distance to its farthest positive and its nearest negative (or infinity)."""
-    farthest_positive = distance.masked_fill(~same, 0).amax(dim=1)
-    nearest_negative = distance.masked_fill(same, torch.inf).amin(dim=1)
+def hardest(
+    distance: Float[Tensor, "n n"], positive: Bool[Tensor, "n n"], negative: Bool[Tensor, "n n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Each anchor's distance to its farthest positive (or 0) and nearest negative (or infinity)."""
+    farthest_positive = distance.masked_fill(~positive, 0).amax(dim=1)
+    nearest_negative = distance.masked_fill(~negative, torch.inf).amin(dim=1)
     return farthest_positive, nearest_negative
+
+
+def _hardest_of_identities(features: Tensor, pids: Tensor) -> tuple[Tensor, Tensor]:
+    """`hardest` with the images of an anchor's identity, itself included, as positives."""
+    same = _same(pids)
+    return hardest(pairwise_distance(features), same, ~same)
 
 
 def _weighted_difference(features: Tensor, pids: Tensor) -> tuple[Tensor, Bool[Tensor, " n"]]:

@@ -6,13 +6,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
-class NoMetric(nn.Module):
-    """Features as they are."""
-
-    def forward(self, x: Tensor, infrared: Tensor | None) -> Tensor:
-        return x
-
-
 class ModalityMetric(nn.Module):
     """Features of length 1, mapped by one affine map for RGB and another for infrared images.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from model import pooling, projection, structures, weights
 from model.backbone import ImageSize, build, normalisation, source
 from model.heads import CosineClassifier
-from model.metric import ModalityMetric, NoMetric
+from model.metric import ModalityMetric
 from model.options import NAMED_WEIGHTS, ModelOptions
 from model.outputs import Outputs
 from model.pooling import Pooling
@@ -96,7 +96,7 @@ class Network(ReidNetwork):
         self.activation = nn.Identity() if options.fc == "none" else nn.ReLU()
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = _classifier(options, self.width, num_classes)
-        self.metric = ModalityMetric(self.width) if metric else NoMetric()
+        self.metric = ModalityMetric(self.width) if metric else projection.NoLayer()
         # Counterparts are selected and triplicated in pixel space, then normalised like any image.
         mean, std = normalisation(options.backbone)
         for name, value in (

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from model.losses import at_least_float32, pairwise_distance
+from model.losses import at_least_float32, hardest, pairwise_distance
 
 
 def contrastive_loss(
@@ -74,12 +74,10 @@ def cross_modality_triplet_loss(
     (cmGAN), IJCAI 2018. Euclidean distances, mean over the anchors that have both a positive and a
     negative in the other modality; 0 if none has.
     """
-    distance = pairwise_distance(features)
     positive, negative = _across(pids, modality)
-    farthest_positive = distance.masked_fill(~positive, 0).amax(dim=1)
-    nearest_negative = distance.masked_fill(~negative, torch.inf).amin(dim=1)
+    farthest, nearest = hardest(pairwise_distance(features), positive, negative)
     usable = positive.any(dim=1) & negative.any(dim=1)
-    return _mean(F.relu(margin + farthest_positive - nearest_negative), usable)
+    return _mean(F.relu(margin + farthest - nearest), usable)
 
 
 def _normalised_distance(features: Tensor) -> Float[Tensor, "n n"]:

@@ -23,10 +23,10 @@ def make(options: ModelOptions, width: int) -> nn.Module:
 
 
 class NoLayer(nn.Module):
-    """Pooled features as they are."""
+    """Features as they are."""
 
-    def forward(self, pooled: Tensor, infrared: Tensor | None) -> Tensor:
-        return pooled
+    def forward(self, features: Tensor, infrared: Tensor | None) -> Tensor:
+        return features
 
 
 class Shared(nn.Module):

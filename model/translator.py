@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from pipeline.errors import InputError
 
@@ -159,7 +160,8 @@ class Translator(nn.Module):
         critics = self.critics[modality]
         assert isinstance(critics, nn.ModuleList)
         for critic in critics:
-            found.append(critic(images, held))
+            weights = {name: w.detach() for name, w in critic.named_parameters()} if held else {}
+            found.append(functional_call(critic, weights, images))
             images = F.avg_pool2d(images, 3, stride=2, padding=1, count_include_pad=False)
         return found
 
@@ -215,20 +217,13 @@ class Critic(nn.Module):
         )
         self.last = nn.Conv2d(widths[-1], 1, 1)
 
-    def forward(self, images: Tensor, held: bool = False) -> Tensor:
-        """Scores of patches, [b, 1, i, j]; if `held`, without a gradient in its weights."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of patches, [b, 1, i, j]."""
         x = images
         for layer in self.layers:
-            x = F.leaky_relu(_apply(layer, x, held), 0.2)
-        return _apply(self.last, x, held)
-
-
-def _apply(layer: nn.Module, x: Tensor, held: bool) -> Tensor:
-    assert isinstance(layer, nn.Conv2d)
-    assert layer.bias is not None
-    weight: Tensor = layer.weight.detach() if held else layer.weight
-    bias: Tensor = layer.bias.detach() if held else layer.bias
-    return layer._conv_forward(x, weight, bias)
+            x = F.leaky_relu(layer(x), 0.2)
+        scores: Tensor = self.last(x)
+        return scores
 
 
 def _encoder(options: TranslatorOptions, channels: int) -> nn.Sequential:

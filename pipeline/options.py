@@ -221,6 +221,11 @@ def image_size(options: DataOptions) -> tuple[int, int]:
     return options.height_px, options.width_px
 
 
+def num_cores() -> int:
+    """Returns the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def num_threads(options: DataOptions) -> int:
     """Returns DALI's CPU threads: as requested, or one per core that this process may use."""
-    return options.threads or len(os.sched_getaffinity(0))
+    return options.threads or num_cores()

@@ -1,12 +1,13 @@
 """What a measurement depends on: hardware, driver, clocks, versions, date."""
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pipeline.options import num_cores
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "numpy", "pillow", "timm", "spdl-io")
 NVIDIA_SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
@@ -19,7 +20,7 @@ def environment() -> dict[str, Any]:
     about: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": cpu_model(),
-        "num_cores": len(os.sched_getaffinity(0)),
+        "num_cores": num_cores(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "gpu": None,

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 
 from pipeline.errors import InputError
-from pipeline.options import DataOptions, num_threads
+from pipeline.options import DataOptions, num_cores, num_threads
 from train.distributed import ALONE, World
 
 Switch = Literal["auto", "on", "off"]
@@ -178,5 +178,5 @@ def describe(device: torch.device) -> str:
     """Describes in one line the hardware and where JPEGs are decoded."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, DALI decodes on the GPU (mixed)"
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     return f"CPU ({cores} core{'s' if cores > 1 else ''}), DALI decodes on the CPU"

@@ -46,10 +46,10 @@ def cores() -> list[Check]:
     """The cores this process may use, and the threads that follow from them."""
     import torch
 
-    from pipeline.options import DataOptions, num_threads
+    from pipeline.options import DataOptions, num_cores, num_threads
     from train.environment import cpu_model
 
-    allowed, present = len(os.sched_getaffinity(0)), os.cpu_count()
+    allowed, present = num_cores(), os.cpu_count()
     threads = num_threads(DataOptions())
     value = f"{allowed} of {present} cores, {cpu_model()}"
     why = f"threads: DALI {threads}, torch {torch.get_num_threads()}"

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 
+from pipeline.options import num_cores
 from train.live import cores
 
 T = TypeVar("T")
@@ -85,4 +86,4 @@ class Clock:
 
     def cores_taken(self) -> float:
         """Returns the share of this process's cores, 0…1, that other programs took since then."""
-        return cores.share_taken(self._usage, cores.usage(), cores.num_cores())
+        return cores.share_taken(self._usage, cores.usage(), num_cores())

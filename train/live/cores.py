@@ -1,12 +1,13 @@
 """How much of this process's cores other programs take, from the counters of Linux's scheduler."""
 
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from pipeline.options import num_cores
 
 NANOSECONDS = 1e-9
 MUCH = 0.25  # share of the cores; own threads that outnumber them lose a few percent
@@ -39,11 +40,6 @@ def share_taken(before: Usage, after: Usage, num_cores: int) -> float:
     available = (after.at - before.at) * num_cores
     unused = available - (after.ran - before.ran)
     return min(1.0, max(0.0, min(after.waited - before.waited, unused)) / available)
-
-
-def num_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def advice(taken: float, epoch: int, on_cpu: bool, run_dir: Path) -> str:

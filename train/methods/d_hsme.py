@@ -83,12 +83,7 @@ class DHsme(hsme.Hsme):
         return network
 
 
-METHOD = DHsme(
-    model=hsme.METHOD.model,
-    loss=hsme.METHOD.loss,
-    dhsm=hsme.METHOD.dhsm,
-    optimizer=hsme.METHOD.optimizer,
-)
+METHOD = DHsme(**vars(hsme.METHOD))
 
 
 def setting(config: Config) -> Config:

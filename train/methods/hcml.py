@@ -104,12 +104,7 @@ def _set(layer: nn.Linear, mean: Float64[ndarray, " d"], matrix: Float64[ndarray
     layer.bias.copy_(torch.from_numpy(-mean @ matrix))
 
 
-METHOD = Hcml(
-    model=tone.METHOD.model,
-    loss=tone.METHOD.loss,
-    dhsm=tone.METHOD.dhsm,
-    optimizer=tone.METHOD.optimizer,
-)
+METHOD = Hcml(**vars(tone.METHOD))
 
 
 def setting(config: Config) -> Config:

@@ -305,9 +305,10 @@ def _difference(run: Run) -> str:
     # Ignore options that a run resolves by itself.
     own = {name: getattr(saved, name) for name in ("step", "device", "precision")}
     wanted = with_data(dataclasses.replace(run.cfg, **own), cache=saved.data.cache)
+    made_with = flat(saved)
     for name, value in flat(wanted).items():
-        if flat(saved)[name] != value:
-            return f"--{name} {flat(saved)[name]}, but {value}"
+        if made_with[name] != value:
+            return f"--{name} {made_with[name]}, but {value}"
     return ""
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from train.live.cores import MUCH, Usage, advice, num_cores, share_taken, usage
+from pipeline.options import num_cores
+from train.live.cores import MUCH, Usage, advice, share_taken, usage
 
 
 @pytest.mark.parametrize(
