@@ -167,10 +167,10 @@ with_dali peers 90 "${cdp[@]}" bench peers decoder "${options[@]}" --json "$out/
 
 pytest=("$python" -m pytest -m gpu -v -o faulthandler_timeout=60 --durations=10)
 job clock 40 "${pytest[@]}" -n 0 tests/train/live/test_clock.py
-tests=(tests/train/test_step.py tests/train/test_metrics.py)
+tests=(tests/train/test_step.py tests/train/test_metrics.py tests/train/test_loss_reader.py)
 if [[ -z $no_batches ]]; then
   tests+=(tests/test_gpu.py tests/pipeline/test_graph.py tests/pipeline/test_cache.py)
-  tests+=(tests/train/test_packed.py)
+  tests+=(tests/pipeline/test_augment.py tests/train/test_packed.py tests/bench/test_peers.py)
 fi
 job tests 600 "${pytest[@]}" -n 4 "${tests[@]}"
 exit 0 # regardless of the last job; see the summary

@@ -144,6 +144,17 @@ def test_a_job_that_hangs_is_stopped_and_leaves_its_stack(tmp_path):
     assert "most recent call first" in (out / "summary.md").read_text()
 
 
+def test_the_day_runs_every_file_that_has_tests_for_a_gpu():
+    marker = "pytest." + "mark.gpu"
+    marked = (
+        str(file.relative_to(REPO))
+        for file in REPO.glob("tests/**/test_*.py")
+        if marker in file.read_text()
+    )
+    missing = [file for file in marked if file not in DAY.read_text()]
+    assert not missing, f"add to {DAY.name}: {missing}"
+
+
 def test_wrong_use_is_rejected_before_anything_runs(tmp_path):
     def refused(*args: str, **environ: str) -> str:
         done = subprocess.run(

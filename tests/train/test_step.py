@@ -12,12 +12,15 @@ from model.losses import triplet_loss
 from model.options import ModelOptions, StructureName
 from pipeline.batch import PairedBatch
 from pipeline.errors import InputError
+from pipeline.options import num_views
 from train import checkpoint, run_folder
 from train.checkpoint import Progress, State
 from train.dhsm import DhsmOptions, Mining
 from train.distributed import ALONE
+from train.methods import finding
 from train.methods.base import Method
 from train.optimizer import OptimizerOptions, build
+from train.presets import find_preset
 from train.runtime import StepOptions, own_stream, resolve_precision, resolve_step
 from train.stages import Stage, enter, learning
 from train.step import TrainingStep
@@ -283,6 +286,28 @@ def test_every_structure_steps_on_the_gpu(unchecked, gpu, structure, views):
         batch = dataclasses.replace(batch, images=batch.images[:, :views].contiguous())
         losses = [step(batch)[0].item() for _ in range(25)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cdp-dhsm", *finding.names()])
+def test_every_method_steps_on_the_gpu(name, unchecked, gpu):
+    """Recorded if its shapes allow; not compiled, to save time."""
+    config = find_preset(name).config
+    model = dataclasses.replace(config.method.model, backbone="test_resnet", weights="none")
+    method = dataclasses.replace(config.method, model=model)
+    views = num_views(config.data)
+    torch.manual_seed(0)
+    with own_stream(gpu):
+        network = method.network(4, SIZES["cuda"]).to(gpu).train()
+        how = resolve_step(StepOptions(compile="off"), gpu, "bf16", network.fixed_shapes)
+        optimizer = build(method.groups(network), method.optimizer, how, gpu)
+        mining = Mining(method.dhsm, len(config.data.spectra), gpu)
+        step = TrainingStep(network, method, optimizer, mining, "bf16", gpu, how)
+        batch = make_batch(device=gpu)
+        batch = dataclasses.replace(batch, images=batch.images[:, :views].contiguous())
+        losses = torch.stack([step(batch) for _ in range(8)])
+    assert losses.isfinite().all()
+    assert len({*losses[:, 0].tolist()}) > 4, "the weights hardly change"
 
 
 @pytest.mark.gpu
