@@ -5,8 +5,10 @@ counterpart, on the device and without host syncs. At the end of the epoch, Eq. 
 into the next epoch's P̂, in float64 on the host.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +30,18 @@ class DhsmOptions:
     alpha: float = 0.1
     """α of Eq. 7: weight of the old P̂ in the new one."""
 
+    prefer: Literal["hard", "easy"] = "hard"
+    """Which spectra get more probability: hard ones (Eq. 6), or easy ones, as a control."""
+
+    start: tuple[float, ...] = ()
+    """P̂ of the first epoch, in the order of --data.spectra and up to a factor; empty: uniform.
+    Without updates, it is P̂ of every epoch."""
+
     def __post_init__(self) -> None:
+        if self.start and not (min(self.start) >= 0 < sum(self.start) < math.inf):
+            raise InputError(
+                f"--dhsm.start {self.start}: must not be negative, and not 0 in all spectra"
+            )
         if not 0 <= self.alpha <= 1:
             raise InputError(f"--dhsm.alpha {self.alpha}: must be in 0…1")
 
@@ -43,11 +56,20 @@ class Mining:
         device: torch.device,
         total: Callable[[Tensor], Tensor] = lambda values: values,
     ) -> None:
-        """Starts with uniform P̂ and zero R; `total` sums over the processes that share a batch."""
+        """Starts with zero R; `total` sums over the processes that share a batch.
+
+        Raises `InputError` if the options' P̂ is of another number of spectra.
+        """
+        if options.start and len(options.start) != num_spectra:
+            raise InputError(
+                f"--dhsm.start {options.start}: gives {len(options.start)} probabilities, but "
+                f"--data.spectra has {num_spectra}; give one for each"
+            )
         self._options = options
         self._total = total
         self._codes = torch.arange(num_spectra, device=device)
-        self.probability = np.full(num_spectra, 1 / max(1, num_spectra))
+        start = np.array(options.start or [1.0] * num_spectra)
+        self.probability = start / start.sum()
         self.r = np.zeros(num_spectra)
         self.sums = torch.zeros(num_spectra, dtype=torch.float64, device=device)
         self.counts = torch.zeros(num_spectra, dtype=torch.float64, device=device)
@@ -85,7 +107,8 @@ class Mining:
         self.counts.zero_()
         self.r = confidence(sums, counts, self.r)
         if self._options.enabled and len(self.r) > 1:
-            self.probability = next_probability(self.probability, self.r, self._options.alpha)
+            r = self.r if self._options.prefer == "hard" else 1 - self.r
+            self.probability = next_probability(self.probability, r, self._options.alpha)
         return self.probability
 
 

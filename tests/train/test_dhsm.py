@@ -1,5 +1,7 @@
 """Eq. 5-7 by hand, every degenerate case, and the sums of `Mining`."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,32 @@ def test_p_hat_stays_without_dhsm_or_with_one_spectrum(enabled, num_spectra):
     mining.add(torch.ones(2, num_spectra, dtype=torch.float64))
     assert (mining.end_epoch() == before).all()
     assert (mining.r == 1).all()
+
+
+def test_easy_spectra_get_more_probability_when_they_are_preferred():
+    mining = Mining(DhsmOptions(alpha=0.0, prefer="easy"), 4, torch.device("cpu"))
+    mining.add(torch.tensor([[0.1, 0.2, 0.3, 0.4], [1, 1, 1, 1]], dtype=torch.float64))
+    np.testing.assert_allclose(mining.end_epoch(), [0.1, 0.2, 0.3, 0.4])
+
+
+def test_p_hat_starts_where_it_is_told_to_and_stays_there_without_dhsm():
+    options = DhsmOptions(enabled=False, start=(1.0, 2.0, 3.0, 2.0))
+    mining = Mining(options, 4, torch.device("cpu"))
+    expected = [0.125, 0.25, 0.375, 0.25]
+    np.testing.assert_allclose(mining.probability, expected)
+    mining.add(torch.ones(2, 4, dtype=torch.float64))
+    np.testing.assert_allclose(mining.end_epoch(), expected)
+
+
+@pytest.mark.parametrize("start", [(0.0, 0.0), (1.0, -1.0), (1.0, math.nan), (1.0, math.inf)])
+def test_a_start_that_gives_no_probabilities_is_refused(start):
+    with pytest.raises(InputError, match=r"--dhsm\.start"):
+        DhsmOptions(start=start)
+
+
+def test_a_start_for_another_number_of_spectra_is_refused():
+    with pytest.raises(InputError, match=r"gives 3 probabilities, but --data\.spectra has 4"):
+        Mining(DhsmOptions(start=(1.0, 1.0, 1.0)), 4, torch.device("cpu"))
 
 
 def test_eq_6_by_hand():

@@ -23,6 +23,7 @@ from train.divergence import COLLAPSED, DivergedError
 from train.live.display import Display
 from train.loop import train
 from train.paper import rows, tables
+from train.paper.controls import CONTROLS
 from train.paper.recipe import PARTS, of_method
 from train.paper.rows import SEARCHES
 from train.paper.tables import Row
@@ -133,8 +134,16 @@ EXPERIMENTS = {
         (("CDP", "cdp"), ("CDP+DHSM", "cdp-dhsm")),
     ),
     "science": Experiment(
-        "All-spectrum, cross-spectrum, and dynamic sampling",
-        (("baseline-4", "baseline-4"), ("CDP", "cdp"), ("CDP+DHSM", "cdp-dhsm")),
+        "All-spectrum, cross-spectrum, dynamic sampling and its controls",
+        (
+            ("baseline-4", "baseline-4"),
+            ("CDP", "cdp"),
+            ("CDP+DHSM", "cdp-dhsm"),
+            ("P̂ fixed at DHSM's end", "dhsm-end"),
+            ("easy spectra", "dhsm-easy"),
+            ("α = 0.5", "dhsm-alpha-0.5"),
+            ("α = 0.9", "dhsm-alpha-0.9"),
+        ),
     ),
     "recipe": Experiment(
         "The field's recipe, one part at a time, and whole methods",
@@ -148,10 +157,9 @@ EXPERIMENTS = {
 
 
 def row(name: str) -> rows.Row:
-    """Returns a row of the paper, a part of the recipe, or a method, by name."""
-    if name in rows.ROWS:
-        return rows.ROWS[name]
-    return PARTS[name] if name in PARTS else of_method(name)
+    """Returns a row of the paper, a control, a part of the recipe, or a method, by name."""
+    known = rows.ROWS | CONTROLS | PARTS
+    return known[name] if name in known else of_method(name)
 
 
 @dataclass(frozen=True, slots=True)
