@@ -28,6 +28,7 @@ def bench(args: list[str]) -> None:
         data_root: Path | None = None,
         device: Device = "auto",
         quick: bool = False,
+        rounds: int | None = None,
         json: Path | None = None,
         plot: Path | None = None,
         timm_script: Path | None = None,
@@ -46,7 +47,8 @@ def bench(args: list[str]) -> None:
                 steps without a GPU.
             data_root: Data set to measure on; default: the embedded crops.
             device: auto uses the GPU if there is one.
-            quick: Fewer rounds, for a first impression.
+            quick: Fewer and shorter rounds, for a first impression.
+            rounds: How often to measure each side; default: 9, or 3 if quick.
             json: File to write every sample to, with hardware and versions.
             plot: PNG file to draw all results to.
             timm_script: benchmark.py of timm's repository; part timm compares it with our step.
@@ -65,7 +67,12 @@ def bench(args: list[str]) -> None:
                 "do; choose another preset"
             )
         chosen = tuple(PARTS) if "all" in parts else parts
-        run_bench(chosen, preset, data_root, device, quick, json, plot, timm_script, trace, sweep)
+        if rounds is not None and rounds < 1:
+            raise InputError(f"--rounds {rounds}: must be at least 1")
+        run_bench(
+            *(chosen, preset, data_root, device, quick, json, plot, timm_script, trace, sweep),
+            rounds=rounds,
+        )
 
     return tyro.cli(parse, prog="cdp bench", args=args)
 

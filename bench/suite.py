@@ -42,6 +42,7 @@ def run_bench(
     timm_script: Path | None = None,
     trace_dir: Path | None = None,
     sweep: bool = True,
+    rounds: int | None = None,
 ) -> dict[str, Any]:
     """Measures these parts; prints tables and JSON lines, writes a JSON file and a picture.
 
@@ -57,7 +58,7 @@ def run_bench(
     root = locate(data_root, display)
     device = runtime.resolve_device(device_name)
     runtime.set_up(device)
-    rounds, steps = _rounds_and_steps(quick)
+    rounds, steps = _rounds_and_steps(quick, rounds)
     display.say(f"device    {runtime.describe(device)}; {rounds} rounds of {steps} steps each")
 
     result: dict[str, Any] = environment() | {"quick": quick, "device": device.type}
@@ -71,7 +72,7 @@ def run_bench(
 
     for name in parts:
         chosen = preset or ("sysu" if device.type == "cuda" or name in WITHOUT_A_MODEL else "demo")
-        session = make_session(chosen, root, device, display, quick, timm_script)
+        session = make_session(chosen, root, device, display, quick, timm_script, rounds)
         session.comparisons, session.ratios, session.keep = result["comparisons"], ratios, keep
         if trace_dir:
             session.trace = partial(_trace, session, trace_dir)
@@ -127,6 +128,7 @@ def make_session(
     display: Display,
     quick: bool = False,
     timm_script: Path | None = None,
+    rounds: int | None = None,
 ) -> Session:
     """Makes a session with the preset's batches and network on this data set.
 
@@ -137,7 +139,7 @@ def make_session(
     index = read_training(config.data, root)
     if index.is_packed:
         raise InputError(f"--data-root {root}: is packed; name loose files, which peers can read")
-    rounds, steps = _rounds_and_steps(quick)
+    rounds, steps = _rounds_and_steps(quick, rounds)
     return Session(
         index=index,
         num_classes=len(np.unique(index.pids)),
@@ -153,8 +155,9 @@ def make_session(
     )
 
 
-def _rounds_and_steps(quick: bool) -> tuple[int, int]:
-    return (QUICK_ROUNDS, QUICK_STEPS) if quick else (ROUNDS, STEPS)
+def _rounds_and_steps(quick: bool, rounds: int | None) -> tuple[int, int]:
+    usual, steps = (QUICK_ROUNDS, QUICK_STEPS) if quick else (ROUNDS, STEPS)
+    return rounds or usual, steps
 
 
 def _measurable(config: Config, root: Path) -> Config:

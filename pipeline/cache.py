@@ -133,7 +133,8 @@ class PixelCache:
                 self._num_missing -= len(found)
                 if not self._num_missing:
                     self.close()
-            # 5x faster than [rows] on the CPU
+            if self.device.type != "cuda":  # as fast on one core as torch on two, and 5x [rows]
+                return torch.from_numpy(self._pixels.numpy().take(rows, axis=0))
             return self._pixels.index_select(0, self._rows(rows))
 
     def _rows(self, rows: Int64[ndarray, " n"]) -> Int64[Tensor, " n"]:
