@@ -41,7 +41,7 @@ def bench(args: list[str]) -> None:
         `cdp bench scale` and `cdp bench packed`.
 
         Args:
-            parts: Any of stages, decoder, loader, peers, augmented (the peers with augmentations),
+            parts: Any of stages, loader, peers, augmented (the peers with augmentations),
                 step, end-to-end, timm; or all.
             preset: Preset for batches and network; default: the paper's (sysu), but the demo's for
                 steps without a GPU.

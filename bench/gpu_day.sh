@@ -163,7 +163,7 @@ if [[ $timm ]]; then
 else
   left_out timm "TIMM_SCRIPT names no benchmark.py"
 fi
-with_dali peers 90 "${cdp[@]}" bench peers decoder "${options[@]}" --json "$out/peers.json"
+with_dali peers 90 "${cdp[@]}" bench peers "${options[@]}" --json "$out/peers.json"
 
 pytest=("$python" -m pytest -m gpu -v -o faulthandler_timeout=60 --durations=10)
 job clock 40 "${pytest[@]}" -n 0 tests/train/live/test_clock.py

@@ -22,7 +22,6 @@ from bench.step import make_step, resident_batch
 from pipeline import spectrum
 from pipeline.augment import augmented
 from pipeline.batches import device_id, run_raw
-from pipeline.errors import InputError
 from pipeline.graph import Stage, training_graph
 from pipeline.options import AugmentationOptions, DataOptions, num_threads
 from pipeline.source import TrainingSource
@@ -30,10 +29,6 @@ from train import runtime
 
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
 OPTIONAL: tuple[Stage, ...] = ("flip", "counterpart", "stack")
-# Shares of a batch for the JPEG engine. DALI's own is 0.65; upstream tried 0.9 and went back, for
-# its slowest batches took too long.
-HARDWARE_LOADS = (0.0, 0.3, 0.65, 0.9)
-DEFAULT_DECODER = "hw 0.65"
 AUGMENTATIONS = {
     "crop": AugmentationOptions(crop_padding_px=10),
     "crop, a pair's apart": AugmentationOptions(crop_padding_px=10, share_crop=False),
@@ -110,33 +105,6 @@ def _graph_side(
             batches.close()
 
     return side
-
-
-def bench_decoder(session: Session) -> None:
-    """Decoding alone, by the share of a batch that the GPU's JPEG engine gets."""
-    if session.device.type != "cuda":
-        session.display.say("decoder: not measured, there is no GPU")
-        return
-    _compare_decoders(session, session.loader_steps(make_loader(session, cache="none")))
-
-
-def _compare_decoders(session: Session, steps: int) -> None:
-    sides: dict[str, Side] = {}
-    left_out: dict[str, str] = {}
-    for load in HARDWARE_LOADS:
-        name = f"hw {load}"
-        try:
-            options = dataclasses.replace(session.config.data, hw_decoder_load=load)
-            decoding = _graph_side(session, steps, options, last="decode")
-            decoding()
-        except (RuntimeError, InputError) as error:  # what this driver or DALI cannot do
-            left_out[name] = " ".join(str(error).split())[:200]
-            session.display.say(f"decoder: {name} left out ({left_out[name]})")
-        else:
-            sides[name] = decoding
-    if sides:
-        base = DEFAULT_DECODER if DEFAULT_DECODER in sides else next(iter(sides))
-        session.compare("decoder", sides, base, left_out=left_out)
 
 
 def _host_to_device(session: Session) -> Side:

@@ -25,8 +25,8 @@ from train.step import TrainingStep
 if TYPE_CHECKING:  # imports DALI, which a step alone does not need
     from pipeline.loader import TrainingLoader
 
-PARTS = ("stages", "decoder", "loader", "peers", "augmented", "step", "end-to-end", "timm")
-WITHOUT_A_MODEL = ("decoder", "loader", "peers", "augmented")
+PARTS = ("stages", "loader", "peers", "augmented", "step", "end-to-end", "timm")
+WITHOUT_A_MODEL = ("loader", "peers", "augmented")
 ROUNDS, STEPS = 9, 20
 QUICK_ROUNDS, QUICK_STEPS = 3, 8
 
@@ -97,8 +97,6 @@ def _part(name: str) -> Callable[[Session], None]:
     match name:
         case "stages":
             from bench.stages import bench_stages as measure
-        case "decoder":
-            from bench.stages import bench_decoder as measure
         case "loader":
             from bench.loader import bench_loader as measure
         case "peers":

@@ -236,7 +236,7 @@ def _decode(encoded: Any, options: DataOptions, device_id: int | None) -> Any:
         output_type=types.RGB,
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,  # the CPU decoder's chroma upsampling
-        hw_decoder_load=options.hw_decoder_load,
+        hw_decoder_load=0.0,  # the JPEG engine misreads some gray files (bench/NOTES.md)
         affine=False,  # several graphs' threads on the same few cores would wait for each other
         preallocate_height_hint=height,
         preallocate_width_hint=width,

@@ -76,8 +76,8 @@ def check_header(image: Encoded) -> Header:
 def _has_an_end(jpeg: bytes) -> bool:
     """Is there an end-of-image marker after the last scan?
 
-    Neither marker can occur inside the picture's data. A GPU's JPEG engine does not report a
-    truncated picture.
+    Neither marker can occur inside the picture's data. Not every decoder reports a truncated
+    picture.
     """
     end = jpeg.rfind(END_OF_IMAGE)
     return end >= 0 and jpeg.find(START_OF_SCAN, end) < 0

@@ -70,13 +70,9 @@ class DataOptions:
     prefetch: int = 2
     """Batches that DALI prepares ahead (prefetch queue depth)."""
 
-    hw_decoder_load: float = 0.65
-    """Share of a batch for the GPU's JPEG hardware decoder, if it has one."""
-
     cache: CacheName = "auto"
     """Where to keep decoded and resized pixels after their first use: in host memory, in GPU
-    memory, or nowhere; auto: wherever there is ample room. Batches are bit-identical either way,
-    except that on a GPU an uncached image may meet a different decoder the next time."""
+    memory, or nowhere; auto: wherever there is ample room. Batches are bit-identical either way."""
 
     range_16bit: tuple[int, int] | None = None
     """LOW HIGH: the values in 16-bit PNG images (from thermal cameras) that become black and white;
@@ -107,7 +103,7 @@ class DataOptions:
                 )
         if len(set(self.spectra)) < len(self.spectra):
             raise InputError(f"--data.spectra {' '.join(self.spectra)}: names a spectrum twice")
-        for name in ("flip", "jitter", "hw_decoder_load", "max_bad"):
+        for name in ("flip", "jitter", "max_bad"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(
                     f"--data.{name.replace('_', '-')} {getattr(self, name)}: must be in 0…1"

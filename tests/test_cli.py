@@ -160,7 +160,7 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         ),
         (["data", "check", "/nowhere"], "/nowhere: no such folder"),
         (["data", "check", "PEOPLE", "--kind", "regdb"], "faults (missing list"),
-        (["bench", "nonsense"], "no part 'nonsense'; there are stages, decoder, loader, peers"),
+        (["bench", "nonsense"], "no part 'nonsense'; there are stages, loader, peers"),
         (["bench", "step", "--preset", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
         (
             ["bench", "loader", "--json", "/proc/x/b.json"],

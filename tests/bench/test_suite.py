@@ -87,7 +87,7 @@ def test_the_whole_suite_prints_tables_and_writes_json_and_a_picture(
 def test_two_parts_run_and_no_sweep_skips_other_batch_sizes(people, tiny, tmp_path):
     made = tmp_path / "b.json"
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu", "--quick")
-    assert call("bench", "step", "decoder", *args, "--no-sweep", "--json", made) == 0
+    assert call("bench", "step", "timm", *args, "--no-sweep", "--json", made) == 0
     assert [c["bench"] for c in json.loads(made.read_text())["comparisons"]] == ["step"]
 
 

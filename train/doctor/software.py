@@ -126,7 +126,8 @@ def decoders() -> list[Check]:
 
 def _decoder(kind: str, works: bool, has_gpu: bool) -> Check:
     if works:
-        return Check(DECODERS[kind], "decodes a JPEG")
+        why = "not used: it misreads some gray JPEGs" if kind == "HW_GPU_ONLY" else ""
+        return Check(DECODERS[kind], "decodes a JPEG", why=why)
     if kind == "CPU_ONLY":
         return Check(DECODERS[kind], "none", "missing", "it cannot decode a JPEG; uv sync")
     return Check(DECODERS[kind], "none", "off", "not on this GPU" if has_gpu else "needs a GPU")
