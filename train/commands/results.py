@@ -72,6 +72,8 @@ def experiment(args: list[str]) -> None:
         out: Path | None = None
         """Folder for run folders and tables; default runs/experiments-DATA. Runs finished there are
         not repeated."""
+        rows: tuple[str, ...] = ()
+        """Train and show only these rows, by the names of their run folders; default: all."""
         quick: bool = False
         """Two epochs per run, more for further stages, to try out the table; its figures are
         meaningless."""
@@ -110,5 +112,6 @@ def experiment(args: list[str]) -> None:
             arguments.out,
             arguments.quick,
             Display(),
+            arguments.rows,
         ),
     )

@@ -199,12 +199,19 @@ class Run:
 
 
 def run_experiment(
-    name: str, base: Config, seeds: int, out: Path | None, quick: bool, display: Display
+    name: str,
+    base: Config,
+    seeds: int,
+    out: Path | None,
+    quick: bool,
+    display: Display,
+    only: tuple[str, ...] = (),
 ) -> None:
     """Trains the experiment's missing rows and writes its tables and picture to `out`.
 
-    `base` is CDP+DHSM on the given data; each row modifies it. Raises `InputError` if a run folder
-    in `out` was made with other options, and, after all other rows, if a row cannot be trained.
+    `base` is CDP+DHSM on the given data; each row modifies it. `only` names the rows to train; an
+    empty one means all. Raises `InputError` if a run folder in `out` was made with other options,
+    and, after all other rows, if a row cannot be trained.
     """
     if find_world().size > 1:
         raise InputError(
@@ -214,7 +221,7 @@ def run_experiment(
         raise InputError("cdp experiment: needs test figures for its tables; leave --no-test out")
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: must be at least 1")
-    experiment = EXPERIMENTS[name]
+    experiment = _only(EXPERIMENTS[name], only)
     root = locate(base.data.root, display).absolute()
     kind = kind_of(root, base.data.kind)
     base = with_data(dataclasses.replace(base, **(QUICK if quick else {})), root=root, kind=kind)
@@ -250,6 +257,16 @@ def run_experiment(
     if refused:
         reason = next(iter(refused.values()))
         raise InputError(f"cdp experiment: the table lacks {', '.join(refused)}: {reason}")
+
+
+def _only(experiment: Experiment, only: tuple[str, ...]) -> Experiment:
+    """Returns the experiment with only the rows of these names; of none: with all."""
+    known = [method for _, method in experiment.rows]
+    for method in only:
+        if method not in known:
+            raise InputError(f"--rows {method}: no such row here; there are {', '.join(known)}")
+    rows_left = tuple(pair for pair in experiment.rows if not only or pair[1] in only)
+    return dataclasses.replace(experiment, rows=rows_left)
 
 
 def _searches(experiment: Experiment, root: Path, kind: KindName) -> list[str]:

@@ -14,8 +14,11 @@ import pytest
 
 from tests.front_door import SMALL, call, refused
 from train import divergence
+from train.config import flat
 from train.methods import d_hsme, hcml
 from train.paper import experiments
+from train.paper.controls import CONTROLS
+from train.presets import PRESETS
 
 OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
 
@@ -80,6 +83,28 @@ def test_finished_runs_are_shared_and_not_repeated(out, people, capsys):
     assert "[1/2] CDP, seed 1: done" in printed
     assert "[2/2] CDP+DHSM, seed 1: CDP with Dynamic Hard Spectrum Mining" in printed
     assert {f: f.stat().st_mtime_ns for f in written} == written
+
+
+def test_only_the_named_rows_are_trained_and_shown(out, people, capsys):
+    args = ("--data", people, "--seed", "1", "--out", out, *OPTIONS)
+    assert call("experiment", "inputs", "--rows", "cdp", *args) == 0
+    assert list(rows(out / "inputs.csv")) == ["channel expansion"]
+    line = refused(capsys, "experiment", "inputs", "--rows", "cdp", "cdp-1", *args)
+    assert "--rows cdp-1: no such row here; there are zero-padding, baseline-4, cdp" in line
+
+
+def test_controls_differ_from_dhsm_in_dhsm_alone():
+    base = flat(PRESETS["demo"].config)
+    changed = {}
+    for name in CONTROLS:
+        options = flat(experiments.row(name).setting(PRESETS["demo"].config))
+        changed[name] = {k.removeprefix("dhsm."): v for k, v in options.items() if v != base[k]}
+    assert changed == {
+        "dhsm-end": {"enabled": False, "start": (0.26, 0.23, 0.29, 0.22)},
+        "dhsm-easy": {"prefer": "easy"},
+        "dhsm-alpha-0.5": {"alpha": 0.5},
+        "dhsm-alpha-0.9": {"alpha": 0.9},
+    }
 
 
 def test_a_nan_loss_makes_a_diverged_row(people, tmp_path):
