@@ -158,7 +158,7 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
         lines += [
             "",
             f"Difference from {first.label}, by seed: mean [95 % interval], p (Student's t); n: "
-            "seeds that a true difference of one point needs to be found with a probability of 0.8.",
+            "seeds that a true difference of one point needs to be found, 4 times in 5.",
             "",
             f"| | {' | '.join(SHORT.values())} |",
             f"|---{'|---:' * len(SHORT)}|",
