@@ -58,7 +58,8 @@ def experiment(args: list[str]) -> None:
     from pipeline.errors import InputError
     from train.config import Config
     from train.live.display import Display
-    from train.paper.experiments import EXPERIMENTS, run_experiment
+    from train.paper.contents import EXPERIMENTS
+    from train.paper.experiments import run_experiment
     from train.presets import PRESETS
 
     @dataclass(frozen=True)

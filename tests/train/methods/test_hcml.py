@@ -21,8 +21,9 @@ from tests.train.test_resume import assert_same_run, lines
 from train import checkpoint, loop, run_folder
 from train.live.display import Display
 from train.methods import hcml, tone
-from train.paper.experiments import EXPERIMENTS, first_stage_of
+from train.paper.contents import EXPERIMENTS
 from train.paper.experiments import _run as planned
+from train.paper.experiments import first_stage_of
 from train.presets import PRESETS, find_preset
 from train.stages import Embedded, Offline
 

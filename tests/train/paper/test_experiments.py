@@ -16,7 +16,7 @@ from tests.front_door import SMALL, call, refused
 from train import divergence
 from train.config import flat
 from train.methods import d_hsme, hcml
-from train.paper import experiments
+from train.paper import contents, experiments
 from train.paper.controls import CONTROLS
 from train.presets import PRESETS
 
@@ -50,7 +50,7 @@ def test_every_row_is_trained_and_written(out):
 
 def test_figures_beside_synthetic_people_are_those_of_the_papers_table(people):
     def published(name: str) -> list[str]:
-        return experiments._searches(experiments.EXPERIMENTS[name], people, "sysu")
+        return experiments._searches(contents.EXPERIMENTS[name], people, "sysu")
 
     assert published("table1") == ["sysu"]
     assert published("table2") == ["regdb"]
@@ -97,7 +97,7 @@ def test_controls_differ_from_dhsm_in_dhsm_alone():
     base = flat(PRESETS["demo"].config)
     changed = {}
     for name in CONTROLS:
-        options = flat(experiments.row(name).setting(PRESETS["demo"].config))
+        options = flat(contents.row(name).setting(PRESETS["demo"].config))
         changed[name] = {k.removeprefix("dhsm."): v for k, v in options.items() if v != base[k]}
     assert changed == {
         "dhsm-end": {"enabled": False, "start": (0.26, 0.23, 0.29, 0.22)},
@@ -152,8 +152,8 @@ def test_an_interrupted_experiment_continues(people, tmp_path, capsys):
 
 
 def test_a_row_goes_on_from_the_run_of_its_first_stage(people, tmp_path, monkeypatch, capsys):
-    two = experiments.Experiment("Two", (("TONE", "tone"), ("HCML", "hcml")))
-    monkeypatch.setitem(experiments.EXPERIMENTS, "table1", two)
+    two = contents.Experiment("Two", (("TONE", "tone"), ("HCML", "hcml")))
+    monkeypatch.setitem(contents.EXPERIMENTS, "table1", two)
     shorter = dataclasses.replace(hcml.METHOD, metric_iterations=5)
     monkeypatch.setattr(hcml, "METHOD", shorter)
     args = ("experiment", "table1", "--data", people, "--out", tmp_path, *OPTIONS)
@@ -172,7 +172,7 @@ def test_a_row_that_cannot_be_trained_does_not_keep_the_others_from_it(
     people, tmp_path, monkeypatch, capsys
 ):
     rows_of_two = (("D-HSME", "d-hsme"), ("CDP", "cdp"))
-    monkeypatch.setitem(experiments.EXPERIMENTS, "table1", experiments.Experiment("", rows_of_two))
+    monkeypatch.setitem(contents.EXPERIMENTS, "table1", contents.Experiment("", rows_of_two))
     narrow = dataclasses.replace(d_hsme.METHOD.model, fc="shared", fc_width=4)
     method = dataclasses.replace(d_hsme.METHOD, model=narrow)
     monkeypatch.setattr(d_hsme, "METHOD", method)

@@ -7,7 +7,7 @@ import pytest
 from model.translator import TranslatorOptions
 from tests import trees
 from train.config import flat
-from train.paper.experiments import EXPERIMENTS, row
+from train.paper.contents import EXPERIMENTS, row
 from train.paper.rows import ALIASES, ROWS
 from train.presets import PRESETS, find_preset
 
