@@ -138,8 +138,11 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train", "nonsense"], "no preset 'nonsense'; there are demo, sysu, regdb, llcm, table"),
-        (["train"], "which preset? one of demo, sysu, regdb, llcm, table"),
+        (
+            ["train", "nonsense"],
+            "no preset 'nonsense'; there are demo, small, sysu, regdb, llcm, table",
+        ),
+        (["train"], "which preset? one of demo, small, sysu, regdb, llcm, table"),
         (["train", "demo", "--data.root", "/nowhere"], "/nowhere: no such folder; `cdp data make"),
         (["train", "demo", "--data.root", "PEOPLE", "--data.p", "99"], "has only 12 training"),
         (
@@ -161,7 +164,10 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
         (["data", "check", "/nowhere"], "/nowhere: no such folder"),
         (["data", "check", "PEOPLE", "--kind", "regdb"], "faults (missing list"),
         (["bench", "nonsense"], "no part 'nonsense'; there are stages, loader, peers"),
-        (["bench", "step", "--preset", "nonsense"], "no preset 'nonsense'; there are demo, sysu"),
+        (
+            ["bench", "step", "--preset", "nonsense"],
+            "no preset 'nonsense'; there are demo, small, sysu",
+        ),
         (
             ["bench", "loader", "--json", "/proc/x/b.json"],
             "/proc/x/b.json: cannot create its folder",

@@ -69,7 +69,7 @@ def title(root: Path) -> str | None:
 class SyntheticOptions:
     """What the synthetic data set holds."""
 
-    num_train: int = 150
+    num_train: int = 590
     """Identities to train on."""
 
     num_val: int = 10
@@ -78,7 +78,7 @@ class SyntheticOptions:
     num_test: int = 100
     """Identities to test on."""
 
-    images_per_camera: int = 3
+    images_per_camera: int = 2
     """Mean number of images of an identity per camera that sees it."""
 
     seed: int = 0

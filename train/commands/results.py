@@ -68,7 +68,7 @@ def experiment(args: list[str]) -> None:
         seeds: int = 1
         """Runs per row, with seeds --seed, --seed + 1, …; tables give mean ± deviation."""
         preset: str | None = None
-        """Preset that the rows modify; default: demo for synthetic data, else the one for the data
+        """Preset that the rows modify; default: small for synthetic data, else the one for the data
         set's kind."""
         out: Path | None = None
         """Folder for run folders and tables; default runs/experiments-DATA. Runs finished there are
@@ -98,9 +98,9 @@ def experiment(args: list[str]) -> None:
         return tyro.cli(Arguments, prog=prog, description=about, default=default, args=args)
 
     # The preset sets the defaults of all other options, and the data may determine the preset.
-    first = parse("demo")
+    first = parse("small")
     root = first.config.data.root
-    chosen = first.preset or "demo"
+    chosen = first.preset or "small"
     if not first.preset and root and not synthetic.recipe(root):
         chosen = original_kind(root, first.config.data.kind)
     arguments = parse(chosen)
