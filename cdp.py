@@ -18,9 +18,9 @@ USAGE = """\
 cdp: trains and tests networks for RGB-infrared person re-identification, on a DALI pipeline
 
   cdp train PRESET [--option value …]     train, then test on unseen identities; presets: demo,
-                                          sysu, regdb, llcm, table (a CSV of your own images); or a
-                                          method: agw and others, the paper's baseline-1 …
-                                          cdp-rgb-hsv, or your own file, my_method.py;
+                                          small, sysu, regdb, llcm, table (a CSV of your own
+                                          images); or a method: agw and others, the paper's
+                                          baseline-1 … cdp-rgb-hsv, or your own file, my_method.py;
                                           `cdp train --help` lists them all
   cdp train --resume RUN_DIR              resume an interrupted run, also on other hardware;
                                           --epochs N changes the total number of epochs
