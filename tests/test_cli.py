@@ -125,10 +125,11 @@ def test_an_existing_run_is_not_touched_without_overwrite(run, people, tmp_path,
     assert keepsake.read_text() == "not a run"
 
 
-def test_overwrite_replaces_a_run(run, people, tmp_path):
+def test_overwrite_replaces_a_run(run, people, tmp_path, capsys):
     folder = tmp_path / "run"
     args = ("train", "demo", "--data.root", people, "--run-dir", folder, *SMALL, "--epochs", "1")
     assert call(*args) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next      cdp report {folder}"
     (folder / "old").touch()
     assert call(*args, "--overwrite") == 0
     assert not (folder / "old").exists()

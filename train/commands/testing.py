@@ -74,7 +74,8 @@ def score(args: list[str]) -> None:
         """Computes CMC, mAP and mINP for features from any model.
 
         A file holds the arrays features [n, d] float32, pids [n] int64, camids [n] int64, as
-        written by numpy.savez. In Python: train.evaluation.score.score.
+        written by numpy.savez; other floating-point and integer types are converted. In Python:
+        train.evaluation.score.score.
 
         Args:
             query: .npz file of the queries; one for all trials, or one per trial.

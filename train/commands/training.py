@@ -22,6 +22,19 @@ def option(args: list[str], name: str) -> str | None:
     return None
 
 
+def say_next(run_dir: Path, own: str = "") -> None:
+    """Prints the command to run after a training; `own` names the user's method file."""
+    from train import run_folder
+    from train.distributed import find_world
+    from train.live.display import Display
+
+    if not find_world().leads:
+        return
+    if run_folder.read_config(run_dir).data.trial == "all":
+        run_dir = run_dir / "trial-01"
+    Display().say(f"next      cdp report {shlex.quote(str(run_dir))}{own}")
+
+
 def train(args: list[str]) -> None:
     import re
     import time
@@ -83,6 +96,7 @@ def train(args: list[str]) -> None:
         lambda: run(arguments.config, run_dir, Display(), arguments.overwrite),
         run_dir,
     )
+    say_next(run_dir, own)
 
 
 def replay_batch(args: list[str]) -> None:
@@ -133,7 +147,8 @@ def resume(args: list[str]) -> None:
         command = f"cdp train --resume {shlex.quote(str(run_dir))}"
         command += f" --epochs {epochs}" if epochs is not None else ""
         command += f" --device {device}" if device else ""
-        command += f" --method {shlex.quote(str(method))}" if method else ""
+        own = f" --method {shlex.quote(str(method))}" if method else ""
+        command += own
         try:
             run_to_end(command, lambda: resume_run(run_dir, Display(), device, epochs), run_dir)
         except InputError as error:
@@ -143,5 +158,6 @@ def resume(args: list[str]) -> None:
                     f"with `{command} --device auto`"
                 ) from error
             raise
+        say_next(run_dir, own)
 
     tyro.cli(parse, prog="cdp train --resume", args=args)

@@ -28,6 +28,7 @@ from train.metrics import FIGURES
 
 MAX_FAULTS = 20  # shown of each kind
 
+USUAL_LOSSES = {"cls", "tri"}  # of which the line of an epoch shows only the total
 SPECTRUM_STYLES = {"R": "red", "G": "green", "B": "blue", "X": "white"}
 
 
@@ -138,11 +139,14 @@ class Display:
             self._refresh()
             return
         spectra = " ".join(f"{name} {p:.2f}" for name, p in record["probability"].items())
+        losses = {key[5:]: value for key, value in record.items() if key.startswith("loss_")}
+        parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self.say(
             f"epoch {record['epoch']:3d}  loss {record['loss']:.3f}  "
             f"{record['images_per_second']:6.0f} images/s  "
             f"data wait {100 * record['data_wait']:4.1f} %"
             + (f"  P̂ {spectra}" if spectra else "")
+            + (f"  {parts}" if losses.keys() - USUAL_LOSSES else "")
             + (f"  {record['num_bad_images']} bad images" if record["num_bad_images"] else "")
         )
 
