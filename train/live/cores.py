@@ -46,9 +46,7 @@ def advice(taken: float, epoch: int, on_cpu: bool, run_dir: Path) -> str:
     """Returns one line that says what was taken in `epoch`, and what helps."""
     cores = num_cores()
     of_cores = "its only CPU core" if cores == 1 else f"its {cores} CPU cores"
-    told = (
-        f"in epoch {epoch}, this run lost {100 * taken:.0f} % of {of_cores} to other programs"
-    )
+    told = f"in epoch {epoch}, this run lost {100 * taken:.0f} % of {of_cores} to other programs"
     if not on_cpu:
         return f"{told}; stop them if the GPU waits for data"
     if torch.get_num_threads() == 1:

@@ -86,7 +86,8 @@ def _of_own_class(method: Method, module: str) -> Method:
     """The method as an instance of a class that `module` defines, from which its runs are named."""
     kind = type(method)
     own_kind = type(kind.__name__, (kind,), {"__module__": module, "__doc__": kind.__doc__})
-    return cast(Method, own_kind(**{f.name: getattr(method, f.name) for f in fields(method) if f.init}))
+    options = {f.name: getattr(method, f.name) for f in fields(method) if f.init}
+    return cast(Method, own_kind(**options))
 
 
 def origin(method: Method) -> Origin:
