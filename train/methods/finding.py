@@ -77,7 +77,7 @@ def own(file: Path) -> ModuleType:
             "@dataclass(frozen=True) above it"
         )
     if kind.__module__ != name:  # METHOD = Method(…), or another file's class
-        module.METHOD = _of_own_class(module.METHOD, name)
+        vars(module)["METHOD"] = _of_own_class(module.METHOD, name)
     own_module[:] = [module]
     return module
 
