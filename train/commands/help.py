@@ -39,8 +39,9 @@ def cli(
     if {"-h", "--help"} & set(args):
         about, _, options = inspect.cleandoc(parse.__doc__ or "").partition("\n\nArgs:\n")
         print(f"{wrapped(description or about)}\n")
-        joined = re.sub(r"\n {5,}", " ", options)
-        parse.__doc__ = f"{about}\n\nArgs:\n{joined}"
+        if options:
+            joined = re.sub(r"\n {5,}", " ", options)
+            inspect.unwrap(parse).__doc__ = f"{about}\n\nArgs:\n{joined}"  # jaxtyping may wrap it
         _prepare_fields(parse, default)
         more["description"] = ""
     return tyro.cli(parse, prog=prog, args=args, **more)
