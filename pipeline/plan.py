@@ -76,8 +76,8 @@ class Plan:
         self.bad[error.row] = error.reason
         if len(self.bad) > self._options.max_bad * len(self.index):
             raise InputError(
-                f"{self.index.root}: {len(self.bad)} of {len(self.index)} training images are bad, "
-                f"more than --data.max-bad {self._options.max_bad}; the last: {error}"
+                f"{self.index.origin}: {len(self.bad)} of {len(self.index)} training images are "
+                f"bad, more than --data.max-bad {self._options.max_bad}; the last: {error}"
             )
         self._avoid(error.row)
         return True

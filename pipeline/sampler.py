@@ -50,10 +50,15 @@ def check(
         return
     groups = groups or group(index, sampling)
     pids = groups.pids
+    if len(pids) < 2:
+        raise InputError(
+            f"{index.origin}: the data has {len(pids)} training identities; a batch needs at "
+            "least 2: add images of others"
+        )
     if p > len(pids):
         raise InputError(
             f"--data.p {p}: the data has only {len(pids)} training identities; "
-            f"pass --data.p {max(2, len(pids))} or less"
+            f"pass --data.p {len(pids)} or less"
         )
     if sampling == "random":
         return
@@ -61,7 +66,7 @@ def check(
         lacking = pids[part.count == 0]
         if len(lacking):
             raise InputError(
-                f"{index.root}: identity {lacking[0]} has no {modality.name} image "
+                f"{index.origin}: identity {lacking[0]} has no {modality.name} image "
                 f"({len(lacking)} such identities); take it off the id list, "
                 "or pass --data.sampling random"
             )

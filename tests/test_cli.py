@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ import cdp
 from pipeline.datasets import synthetic
 from tests.front_door import SMALL, call, refused
 from train import checkpoint
-from train.presets import PRESETS
+from train.presets import PRESETS, preset_groups
 
 REPOSITORY = Path(cdp.__file__).parent
 EPOCH_FIELDS = {
@@ -125,10 +127,11 @@ def test_an_existing_run_is_not_touched_without_overwrite(run, people, tmp_path,
     assert keepsake.read_text() == "not a run"
 
 
-def test_overwrite_replaces_a_run(run, people, tmp_path):
+def test_overwrite_replaces_a_run(run, people, tmp_path, capsys):
     folder = tmp_path / "run"
     args = ("train", "demo", "--data.root", people, "--run-dir", folder, *SMALL, "--epochs", "1")
     assert call(*args) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next      cdp report {folder}"
     (folder / "old").touch()
     assert call(*args, "--overwrite") == 0
     assert not (folder / "old").exists()
@@ -138,11 +141,8 @@ def test_overwrite_replaces_a_run(run, people, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (
-            ["train", "nonsense"],
-            "no preset 'nonsense'; there are demo, small, sysu, regdb, llcm, table",
-        ),
-        (["train"], "which preset? one of demo, small, sysu, regdb, llcm, table"),
+        (["train", "nonsense"], "no preset 'nonsense'; there are demo, small, sysu, regdb, llcm"),
+        (["train", "agv"], "no preset 'agv' (did you mean agw?); there are demo, small, sysu"),
         (["train", "demo", "--data.root", "/nowhere"], "/nowhere: no such folder; `cdp data make"),
         (["train", "demo", "--data.root", "PEOPLE", "--data.p", "99"], "has only 12 training"),
         (
@@ -302,6 +302,40 @@ def test_every_command_has_help(args, capsys):
     if args[0] == "train":
         for option in ("--data.root", "--dhsm.alpha", "--optimizer.lr", "--run-dir", "default"):
             assert option in printed
+
+
+@pytest.mark.parametrize("command", ["train agw", "search", "embed", "train --resume"])
+def test_lines_of_help_are_as_full_as_the_terminal_allows(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call(*command.split(), "--help") == 0
+    about, _, boxes = capsys.readouterr().out.partition("\n\nusage: ")
+    lines = [*about.splitlines(), "", *(x.strip("│").rstrip() for x in boxes.splitlines())]
+    assert max(map(len, lines)) <= 80
+    for line, below in pairwise(lines):
+        indent, indent_below = (len(x) - len(x.lstrip()) for x in (line, below))
+        word = re.match(r"[^ ,]+,?", below.lstrip())  # at a comma, tyro breaks words
+        is_text = indent > 5 or (indent == 0 and line and line in about)
+        if is_text and indent == indent_below and word:
+            assert len(line) + 1 + len(word[0]) > (77 if indent else 80), f"{line}\n{below}"
+
+
+def test_train_without_a_name_lists_what_there_is_in_groups(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call("train") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert lines[0] == "cdp: train: which preset?"
+    assert max(map(len, lines)) <= 80
+    groups = dict(part.split(":\n") for part in printed.err.split("\n\n")[1:-1])
+    assert list(groups) == ["presets", "rows of the paper's tables", "methods"]
+    assert [line.split()[0] for line in groups["presets"].splitlines() if line[2] != " "] == [
+        *PRESETS
+    ]
+    words = printed.err.replace(",", " ").split()
+    assert {name for group in preset_groups().values() for name in group} <= set(words)
+    assert call("train", "--help") == 0
+    assert groups["methods"] in capsys.readouterr().out
 
 
 def test_the_list_of_commands_is_printed_without_loading_torch():

@@ -13,7 +13,7 @@ from pipeline.datasets.records import Protocol
 from pipeline.errors import InputError
 from pipeline.options import DataOptions, KindName
 from train.config import Config
-from train.live.display import Display
+from train.live.display import Display, counted
 
 
 def locate(root: Path | None, display: Display) -> Path:
@@ -82,7 +82,7 @@ def check(root: Path, kind: KindName, display: Display) -> None:
     display.findings(found)
     if found.faults:
         raise InputError(
-            f"{root}: {len(found.faults)} faults ({', '.join(found.by_kind())}); fix them and "
-            "check again"
+            f"{root}: {counted(len(found.faults), 'fault')} ({', '.join(found.by_kind())}); "
+            "fix and check again"
         )
     display.say("no faults")

@@ -7,6 +7,7 @@ A preset is CDP+DHSM in a data set's setting. For other methods, which work with
 import dataclasses
 import inspect
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
@@ -87,9 +88,10 @@ Tested by Market-1501's rule: gallery images with the query's pid and camera are
 }
 
 
-def preset_names() -> list[str]:
-    """Returns all names that `cdp train` accepts: presets, the paper's rows, and methods."""
-    return [*PRESETS, *ROWS, *ALIASES, *finding.names()]
+def preset_groups() -> dict[str, list[str]]:
+    """Returns all names that `cdp train` accepts, by what they are."""
+    rows = [*ROWS, *ALIASES]
+    return {"presets": [*PRESETS], "rows of the paper's tables": rows, "methods": finding.names()}
 
 
 def find_preset(name: str, root: Path | None = None, kind: str | None = None) -> Preset:
@@ -109,9 +111,12 @@ def find_preset(name: str, root: Path | None = None, kind: str | None = None) ->
         return _of_paper(name, data_set, base)
     if name in finding.names():
         return _of_module(finding.named(name), base)
+    others = [other for group in preset_groups().values() for other in group]
+    near = "".join(f" (did you mean {other}?)" for other in get_close_matches(name, others, 1))
     raise InputError(
-        f"train: no preset {name!r}; there are {', '.join(preset_names())}, or pass the path of "
-        "your own method file, ending in .py"
+        f"train: no preset {name!r}{near}; there are {', '.join(PRESETS)}, the paper's rows and "
+        "other methods (`cdp train` lists them all), or pass the path of your own method file, "
+        "ending in .py"
     )
 
 

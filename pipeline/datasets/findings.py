@@ -93,6 +93,17 @@ class Findings:
             kinds.setdefault(fault.kind, []).append(fault)
         return kinds
 
+    @staticmethod
+    def alike(faults: list[Fault]) -> list[tuple[str, str, list[str]]]:
+        """Groups faults of one kind with one text: kind, text and where each of them is.
+
+        Groups of a kind follow one another.
+        """
+        places: dict[str, dict[str, list[str]]] = {}
+        for fault in faults:
+            places.setdefault(fault.kind, {}).setdefault(fault.text, []).append(fault.where)
+        return [(kind, text, of) for kind, texts in places.items() for text, of in texts.items()]
+
     def settle(self, warn: Callable[[str], None], forgiven: str = "") -> None:
         """Passes on the warnings and raises the first fault whose kind is not `forgiven`."""
         for warning in self.warnings:

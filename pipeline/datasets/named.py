@@ -97,7 +97,7 @@ def look_up(named: Index, known: Iterable[Index]) -> Index:
                 for i in wanted.get(os.path.normpath(f"{root}/{os.fsdecode(bytes(path))}"), ()):
                     pids[i], camids[i] = index.pids[row], index.camids[row]
                     modality[i] = index.modality[row]
-    return Index(named.root, named.paths, pids, camids, modality)
+    return dataclasses.replace(named, pids=pids, camids=camids, modality=modality)
 
 
 def fill_modality(index: Index, modality: str | None, is_needed: bool, option: str) -> Index:

@@ -31,6 +31,7 @@ class Index:
     camids: Int64[ndarray, " n"]
     modality: UInt8[ndarray, " n"]
     members: Members | None = None  # of a packed data set: where the images' bytes are
+    source: Path | None = None  # what the user named, if not `root`: a CSV, or root is "/"
 
     def __len__(self) -> int:
         return len(self.pids)
@@ -44,7 +45,13 @@ class Index:
             self.camids[rows],
             self.modality[rows],
             self.members.take(rows) if self.members else None,
+            self.source,
         )
+
+    @property
+    def origin(self) -> Path:
+        """The folder or CSV file that the user named, for messages about the whole data set."""
+        return self.source or self.root
 
     @property
     def is_packed(self) -> bool:
@@ -113,6 +120,7 @@ def make_index(root: Path, rows: list[tuple[str, int, int, Modality]]) -> Index:
 
     Paths are relative to `root`; if one is absolute, all are taken relative to "/".
     """
+    source = root
     if any(path.startswith("/") for path, *_ in rows):
         folder, root = os.path.abspath(root), Path("/")
         rows = [(f"{folder}/{path}"[1:] if path[0] != "/" else path[1:], *of) for path, *of in rows]  # type: ignore[misc]
@@ -123,4 +131,5 @@ def make_index(root: Path, rows: list[tuple[str, int, int, Modality]]) -> Index:
         np.array(pids, np.int64),
         np.array(camids, np.int64),
         np.array(modality, np.uint8),
+        source=source,
     )

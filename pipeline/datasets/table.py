@@ -125,14 +125,18 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
         for row in np.flatnonzero(codes == NOT_GIVEN) if (codes != NOT_GIVEN).any() else ():
             text = f"a test row without a {name}, which other test rows have; give it one"
             found.fault(f"no {name}", table.line(rows[row]), text)
-    rule = "market" if rules[0] == NOT_GIVEN else VALUES["rule"][rules[0]]
+    given = rules[rules != NOT_GIVEN]
+    usual = (
+        np.bincount(given).argmax() if len(given) else NOT_GIVEN
+    )  # so that one slip is one fault
+    rule = "market" if usual == NOT_GIVEN else VALUES["rule"][usual]
     cameras = sorted(set().union(*RULES[rule].cameras.values()))
     for row in np.flatnonzero(~np.isin(test.camids, cameras)) if cameras else ():
         known = f"the cameras of rule {rule} are {cameras[0]} to {cameras[-1]}"
         found.fault("other camera", table.line(rows[row]), f"camid is {test.camids[row]}; {known}")
-    for row in np.flatnonzero(rules != rules[0]) if (rules != NOT_GIVEN).all() else ():
+    for row in np.flatnonzero((rules != usual) & (rules != NOT_GIVEN)):
         text = (
-            f"has a different rule than line {table.lines[rows[0]]}; use one rule for all test rows"
+            f"rule is {VALUES['rule'][rules[row]]}, in most rows {rule}; use one for all test rows"
         )
         found.fault("two rules", table.line(rows[row]), text)
     if found.faults:
@@ -172,7 +176,7 @@ def read_table(
     arrays = [np.concatenate(parts) for parts in zip(*chunks, strict=True)] or _arrays([])
     lines, paths, pids, camids, modality, split, role, rule = arrays
     folder, paths = _with_root(file.absolute().parent, paths)
-    index = Index(folder, paths, pids, camids, modality)
+    index = Index(folder, paths, pids, camids, modality, source=file)
     table = Table(file, index, lines, {"split": split, "role": role, "rule": rule})
     for row, first in repeated(paths):
         text = f"repeats {index.path(row).name} of line {lines[first]}"

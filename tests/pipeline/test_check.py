@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.check import check
 from pipeline.datasets import kinds, sysu
 from tests import trees
+from tests.front_door import call, refused
 
 
 def faults(root: Path, kind="auto") -> list[tuple[str, str]]:
@@ -76,6 +77,42 @@ def test_whole_data_sets_have_no_fault(people, tmp_path):
     assert faults(trees.regdb(tmp_path / "RegDB")) == []
     assert faults(trees.llcm(tmp_path / "LLCM")) == []
     assert faults(trees.table(tmp_path / "any")) == []
+
+
+def test_equal_faults_are_shown_once_with_a_few_examples(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    file = trees.table(tmp_path)
+    whole = file.read_text()
+    file.write_text(whole.replace(",rgb,", ",visible,"))
+    line = refused(capsys, "data", "check", file)
+    assert "73 faults (bad row, one modality, no match); fix and check again" in line  # all count
+    assert call("data", "check", file) == 2
+    printed = capsys.readouterr().out
+    assert printed.count("modality is 'visible'; expected one of rgb, ir") == 1
+    assert printed.count("has no RGB image") == 1
+    for place in ("people.csv, line 2 ", "people.csv, line 3 ", "… and 63 more", "… and 3 more"):
+        assert place in printed
+    assert len(printed.splitlines()) < 40
+
+    file.write_text(whole.replace(",rgb,", ",visible,", 1))
+    assert "people.csv: 1 fault (bad row); fix" in refused(capsys, "data", "check", file)
+
+    lines = whole.splitlines()
+    for i in range(1, 27):  # faults whose texts differ
+        lines[i] = lines[i].replace(",rgb,", f",rgb{i},").replace(",ir,", f",ir{i},")
+    file.write_text("\n".join(lines))
+    assert call("data", "check", file) == 2
+    assert "… and 6 more" in capsys.readouterr().out
+
+
+def test_one_row_with_another_rule_is_one_fault(tmp_path):
+    file = trees.table(tmp_path)
+    header, *lines = file.read_text().splitlines()
+    lines = [f"{line},{'plain' if ',test,' in line else ''}" for line in lines]
+    first = next(i for i, line in enumerate(lines) if ",test," in line)
+    lines[first] = lines[first].replace("plain", "sysu")
+    file.write_text("\n".join([f"{header},rule", *lines]))
+    assert faults(file) == [("two rules", f"people.csv, line {first + 2}")]
 
 
 def test_ten_faults_of_ten_kinds_are_all_named(tree):

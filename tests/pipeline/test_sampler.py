@@ -174,7 +174,8 @@ def test_an_epoch_is_one_pass_over_the_images():
     ("counts", "p", "sampling", "message"),
     [
         ([(2, 2)] * 3, 4, "balanced", "--data.p 4: the data has only 3 training identities"),
-        ([(2, 2)] * 3, 4, "random", "--data.p 4: the data has only 3 training identities"),
+        ([(2, 2)], 4, "balanced", "/none: the data has 1 training identities; a batch needs at le"),
+        ([(2, 2)] * 3, 4, "random", "only 3 training identities; pass --data.p 3 or less"),
         ([(2, 2), (2, 0), (2, 2)], 2, "balanced", "identity 13 has no IR image"),
         ([(2, 2), (0, 2), (0, 2)], 2, "balanced", r"identity 13 has no RGB image \(2 such"),
     ],

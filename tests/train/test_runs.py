@@ -18,7 +18,9 @@ from tests.untrained import make_run
 from train import config, run_folder
 from train.config import Config
 from train.divergence import COLLAPSED
+from train.methods import finding
 from train.methods.base import Method
+from train.presets import find_preset
 from train.replay import BATCH
 
 
@@ -134,6 +136,31 @@ def test_a_users_method_file_is_named_but_not_run(tmp_path, capsys):
     run = listed(capsys, tmp_path)["mine"]
     assert run["method"] == "twins.py"
     assert run["note"].endswith(f"--resume {folder} --method twins.py`")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from train.methods.base import Method\nMETHOD = Method()\n",
+        "from train.methods.agw import METHOD\n",
+    ],
+)
+def test_a_method_file_without_a_class_of_its_own_is_named_too(
+    source, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(finding, "own_module", [])
+    file = tmp_path / "twins.py"
+    file.write_text(source)
+    cfg = find_preset(str(file)).config
+    cfg = config.with_data(cfg, root=Path("/nowhere"))
+    run_folder.create(tmp_path / "run", config.to_json(cfg), overwrite=False)
+    assert run_folder.read_config(tmp_path / "run") == cfg
+    run = listed(capsys, tmp_path)["run"]
+    assert run["method"] == "twins.py"
+    assert run["note"].endswith("--method twins.py`")
+    finding.own_module.clear()
+    assert "name it: --method twins.py" in refused(capsys, "train", "--resume", tmp_path / "run")
+    assert call("train", file, "--help") == 0
 
 
 @pytest.mark.parametrize(

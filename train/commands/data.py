@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
+from train.commands.help import cli
+
 
 def data_make(args: list[str]) -> None:
     import tyro
@@ -23,7 +25,7 @@ def data_make(args: list[str]) -> None:
         """
         make(root, options, Display())
 
-    tyro.cli(parse, prog="cdp data make", args=args)
+    cli(parse, prog="cdp data make", args=args)
 
 
 def data_check(args: list[str]) -> None:
@@ -42,7 +44,7 @@ def data_check(args: list[str]) -> None:
         """
         check(root, kind, Display())
 
-    tyro.cli(parse, prog="cdp data check", args=args)
+    cli(parse, prog="cdp data check", args=args)
 
 
 def data_pack(args: list[str]) -> None:
@@ -75,7 +77,7 @@ def data_pack(args: list[str]) -> None:
         """
         pack(root, out, kind, shard_mib, stand_in_galleries, Display())
 
-    tyro.cli(parse, prog="cdp data pack", args=args)
+    cli(parse, prog="cdp data pack", args=args)
 
 
 def data_preview(args: list[str]) -> None:
@@ -109,4 +111,4 @@ def data_preview(args: list[str]) -> None:
         preview(root, out, identities, seed, range_16bit, augmentation)
         print(out)
 
-    tyro.cli(parse, prog="cdp data preview", args=args)
+    cli(parse, prog="cdp data preview", args=args)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from train.commands.ending import fail
+from train.commands.help import cli
 from train.commands.own import load_method
 
 
@@ -44,7 +45,7 @@ def export(args: list[str]) -> None:
         except (ParityError, OSError) as error:
             fail(str(error), 1)
 
-    tyro.cli(parse, prog="cdp export", args=args)
+    cli(parse, prog="cdp export", args=args)
 
 
 def embed(args: list[str]) -> None:
@@ -98,4 +99,4 @@ def embed(args: list[str]) -> None:
         except OSError as error:  # usually a full disk
             fail(str(error), 1)
 
-    tyro.cli(parse, prog="cdp embed", args=args)
+    cli(parse, prog="cdp embed", args=args)

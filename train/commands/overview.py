@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
+from train.commands.help import cli
+
 
 def doctor(args: list[str]) -> None:
-    import tyro
 
     def parse(json: bool = False) -> None:
         """Shows what this machine offers, what is on or off, and why.
@@ -21,7 +22,7 @@ def doctor(args: list[str]) -> None:
         if not examine(json):
             sys.exit(1)
 
-    tyro.cli(parse, prog="cdp doctor", args=args)
+    cli(parse, prog="cdp doctor", args=args)
 
 
 def runs(args: list[str]) -> None:
@@ -49,4 +50,4 @@ def runs(args: list[str]) -> None:
         else:
             print(f"no runs in {folder}; `cdp train demo` makes one")
 
-    tyro.cli(parse, prog="cdp runs", args=args)
+    cli(parse, prog="cdp runs", args=args)

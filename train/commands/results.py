@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from train.commands.ending import run_to_end
+from train.commands.help import cli, listed
 from train.commands.own import load_method
 
 
@@ -47,7 +48,7 @@ def report(args: list[str]) -> None:
 
         write_report(run_dir, Display(), out, device, data_root, seed)
 
-    tyro.cli(parse, prog="cdp report", args=args)
+    cli(parse, prog="cdp report", args=args)
 
 
 def experiment(args: list[str]) -> None:
@@ -79,7 +80,7 @@ def experiment(args: list[str]) -> None:
         """Two epochs per run, more for further stages, to try out the table; its figures are
         meaningless."""
 
-    table = "\n\n".join(f"{name}: {e.title}" for name, e in EXPERIMENTS.items())
+    table = listed("names", [f"{name:11}{e.title}" for name, e in EXPERIMENTS.items()], 11)
     about = f"Runs the rows of a table or figure of the paper.\n\n{table}"
     args = [re.sub("^--data(?==|$)", "--data.root", arg) for arg in args]
     args = [re.sub("^--trial(?==|$)", "--data.trial", arg) for arg in args]
@@ -95,7 +96,7 @@ def experiment(args: list[str]) -> None:
             raise InputError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
         default = Arguments(PRESETS[preset].config)
         prog = f"cdp experiment {name}"
-        return tyro.cli(Arguments, prog=prog, description=about, default=default, args=args)
+        return cli(Arguments, prog=prog, description=about, default=default, args=args)
 
     # The preset sets the defaults of all other options, and the data may determine the preset.
     first = parse("small")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from train.commands.ending import fail
+from train.commands.help import cli
 from train.commands.own import load_method
 
 
@@ -48,4 +49,4 @@ def search(args: list[str]) -> None:
         except OSError as error:  # usually a full disk
             fail(str(error), 1)
 
-    tyro.cli(parse, prog="cdp search", args=args)
+    cli(parse, prog="cdp search", args=args)

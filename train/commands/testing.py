@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+from train.commands.help import cli
 from train.commands.own import load_method
 
 
@@ -47,7 +48,7 @@ def evaluate(args: list[str]) -> None:
         options = EvalOptions(flip_test, re_ranking.chosen(), data_root, trial)
         run(run_dir, Display(), options, device)
 
-    tyro.cli(parse, prog="cdp eval", args=args)
+    cli(parse, prog="cdp eval", args=args)
 
 
 def score(args: list[str]) -> None:
@@ -74,7 +75,8 @@ def score(args: list[str]) -> None:
         """Computes CMC, mAP and mINP for features from any model.
 
         A file holds the arrays features [n, d] float32, pids [n] int64, camids [n] int64, as
-        written by numpy.savez. In Python: train.evaluation.score.score.
+        written by numpy.savez; other floating-point and integer types are converted. In Python:
+        train.evaluation.score.score.
 
         Args:
             query: .npz file of the queries; one for all trials, or one per trial.
@@ -91,4 +93,4 @@ def score(args: list[str]) -> None:
     protocols = "; ".join(f"{name}: {rule.about}" for name, rule in RULES.items())
     assert parse.__doc__
     parse.__doc__ = parse.__doc__.replace("PROTOCOLS", protocols)
-    tyro.cli(parse, prog="cdp score", args=args)
+    cli(parse, prog="cdp score", args=args)

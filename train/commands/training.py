@@ -1,11 +1,13 @@
 """cdp train."""
 
 import shlex
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 from train.commands.ending import run_to_end
+from train.commands.help import cli, listed, wrapped
 from train.commands.own import load_method
 
 # Errors that start with these name something that the hardware lacks.
@@ -22,6 +24,31 @@ def option(args: list[str], name: str) -> str | None:
     return None
 
 
+def choices() -> str:
+    """Returns what may follow `cdp train`, in groups, as a description."""
+    from train.presets import PRESETS, preset_groups
+
+    abouts = {name: preset.about.partition("\n")[0] for name, preset in PRESETS.items()}
+    groups = {heading: [", ".join(of)] for heading, of in preset_groups().items()}
+    groups["presets"] = [f"{name:8}{about}" for name, about in abouts.items()]
+    own = "a method file of your own: its path, which ends in .py"
+    lists = [listed(heading, of, 8 * (heading == "presets")) for heading, of in groups.items()]
+    return "\n\n".join([*lists, own])
+
+
+def say_next(run_dir: Path, own: str = "") -> None:
+    """Prints the command to run after a training; `own` names the user's method file."""
+    from train import run_folder
+    from train.distributed import find_world
+    from train.live.display import Display
+
+    if not find_world().leads:
+        return
+    if run_folder.read_config(run_dir).data.trial == "all":
+        run_dir = run_dir / "trial-01"
+    Display().say(f"next      cdp report {shlex.quote(str(run_dir))}{own}")
+
+
 def train(args: list[str]) -> None:
     import re
     import time
@@ -34,7 +61,7 @@ def train(args: list[str]) -> None:
     from train.loop import train as run_training
     from train.methods import finding
     from train.methods.base import Method
-    from train.presets import PRESETS, find_preset, preset_names
+    from train.presets import find_preset
     from train.trials import train_trials
 
     @dataclass(frozen=True)
@@ -48,7 +75,8 @@ def train(args: list[str]) -> None:
     args = [re.sub("^--trial(?==|$)", "--data.trial", arg) for arg in args]
     named = bool(args) and not args[0].startswith("-")
     if not named and not {"-h", "--help"} & set(args):
-        raise InputError(f"train: which preset? one of {', '.join(preset_names())}")
+        print(f"cdp: train: which preset?\n\n{wrapped(choices())}", file=sys.stderr)
+        sys.exit(2)
     name = args[0] if named else "sysu"
     root = option(args, "--data.root")
     preset = find_preset(name, Path(root) if root else None, option(args, "--data.kind"))
@@ -60,14 +88,9 @@ def train(args: list[str]) -> None:
         raise InputError(
             f"{name}: the field {taken!r} of its method is an option of cdp train; rename it"
         )
-    about = preset.about
-    if not named:
-        methods = ", ".join(name for name in preset_names() if name not in PRESETS)
-        about = (
-            f"Presets: {', '.join(PRESETS)}. Defaults shown: {name}.\n\nMethods, for any data set: "
-            f"{methods}; or the path of your own method file, ending in .py.\n"
-        )
-    arguments = tyro.cli(
+    defaults = f"The options are those of every preset, with the defaults of {name}."
+    about = preset.about if named else f"{choices()}\n\n{defaults}"
+    arguments = cli(
         Arguments,
         prog=f"cdp train {name if named else 'PRESET'}",
         description=about,
@@ -83,6 +106,7 @@ def train(args: list[str]) -> None:
         lambda: run(arguments.config, run_dir, Display(), arguments.overwrite),
         run_dir,
     )
+    say_next(run_dir, own)
 
 
 def replay_batch(args: list[str]) -> None:
@@ -101,7 +125,7 @@ def replay_batch(args: list[str]) -> None:
         load_method(method, run_dir)
         replay.show(run_dir, Display())
 
-    tyro.cli(parse, prog="cdp train --replay-batch", args=args)
+    cli(parse, prog="cdp train --replay-batch", args=args)
 
 
 def resume(args: list[str]) -> None:
@@ -133,7 +157,8 @@ def resume(args: list[str]) -> None:
         command = f"cdp train --resume {shlex.quote(str(run_dir))}"
         command += f" --epochs {epochs}" if epochs is not None else ""
         command += f" --device {device}" if device else ""
-        command += f" --method {shlex.quote(str(method))}" if method else ""
+        own = f" --method {shlex.quote(str(method))}" if method else ""
+        command += own
         try:
             run_to_end(command, lambda: resume_run(run_dir, Display(), device, epochs), run_dir)
         except InputError as error:
@@ -143,5 +168,6 @@ def resume(args: list[str]) -> None:
                     f"with `{command} --device auto`"
                 ) from error
             raise
+        say_next(run_dir, own)
 
-    tyro.cli(parse, prog="cdp train --resume", args=args)
+    cli(parse, prog="cdp train --resume", args=args)

@@ -1,6 +1,6 @@
 """Writes image features as files that `cdp score` and NumPy can read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +8,13 @@ import numpy as np
 from jaxtyping import Float32, Int64, Shaped
 from numpy import ndarray
 
-from pipeline.datasets.kinds import read_protocol, read_training
 from pipeline.datasets.named import fill_modality, look_up, read_named
 from pipeline.datasets.records import Index
 from pipeline.datasets.table import UNKNOWN
 from pipeline.errors import InputError
-from pipeline.options import DataOptions
 from train import run_folder
-from train.data import locate
 from train.evaluation.features import FLIP_TEST
-from train.evaluation.trained import TrainedRun, features_of, open_run
+from train.evaluation.trained import features_of, images_of, open_run
 from train.live.display import Display
 
 
@@ -68,7 +65,7 @@ def embed_images(
     run = open_run(run_dir, display, data_root, device_name=device_name)
     index = named.index
     if (index.pids == UNKNOWN).any():
-        index = look_up(index, _known(run, display))
+        index = look_up(index, images_of(run, display))
     index = fill_modality(index, modality, run.network.needs_modality, "--modality")
     run_folder.make_parent(file)
     features = features_of(run, index, display, flip_test).cpu().numpy()
@@ -84,20 +81,3 @@ def embed_images(
         )
     flipped = " (flip-test)" if flip_test else ""
     display.say(f"embedded  {len(index)} images, {features.shape[1]} numbers each{flipped}: {file}")
-
-
-def _known(run: TrainedRun, display: Display) -> list[Index]:
-    """Returns the images of the run's data set; [] if it is gone."""
-    readers: tuple[Callable[[DataOptions, Path], Index], ...] = (
-        read_training,
-        lambda options, root: read_protocol(options, root).index,
-    )
-    known, reasons = [], set()
-    for read in readers:
-        try:
-            known.append(read(run.data, locate(run.data.root, display)))
-        except InputError as error:
-            reasons.add(str(error))
-    for reason in sorted(reasons):
-        display.say(f"note      cannot look up pids: {reason}")
-    return known

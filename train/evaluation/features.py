@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.errors import InputError, in_one_line
 
 ARRAYS = ("features", "pids", "camids")
+LARGEST = np.iinfo(np.int64).max
 FLIP_TEST = "flip_test"  # true if made by `cdp embed --flip-test`; optional
 
 
@@ -15,7 +16,8 @@ FLIP_TEST = "flip_test"  # true if made by `cdp embed --flip-test`; optional
 class Features:
     """Embedded images: `features` float32 [n, d], `pids` and `camids` int64 [n].
 
-    Raises `InputError` naming an array whose dtype, shape or content is invalid.
+    Converts other floating and integer dtypes. Raises `InputError` naming an array whose dtype,
+    shape or content is invalid, or that does not fit into these dtypes.
     """
 
     features: np.ndarray
@@ -30,22 +32,28 @@ class Features:
                 f"{self.name}: features has shape {list(self.features.shape)}; expected [n, d], "
                 "one row per image"
             )
-        if self.features.dtype != np.float32:
+        if self.features.dtype.kind != "f":
             raise InputError(
-                f"{self.name}: features is {self.features.dtype}; expected float32 "
-                "(features.astype(numpy.float32))"
+                f"{self.name}: features is {self.features.dtype}; expected float32, or another "
+                "floating-point dtype"
             )
         for field, array in (("pids", self.pids), ("camids", self.camids)):
-            if array.dtype != np.int64:
+            if array.dtype.kind not in "iu":
                 raise InputError(
-                    f"{self.name}: {field} is {array.dtype}; expected int64 "
-                    f"({field}.astype(numpy.int64))"
+                    f"{self.name}: {field} is {array.dtype}; expected int64, or another integer "
+                    "dtype"
                 )
             if array.shape != (len(self.features),):
                 raise InputError(
                     f"{self.name}: {field} has shape {list(array.shape)}; expected "
                     f"[{len(self.features)}], one per row of features"
                 )
+            if array.max() > LARGEST:
+                raise InputError(
+                    f"{self.name}: {field}, row {array.argmax()}: is {array.max()}; int64 holds "
+                    f"numbers up to {LARGEST}"
+                )
+            object.__setattr__(self, field, array.astype(np.int64, copy=False))
         unknown = np.flatnonzero(self.pids < 0)
         if len(unknown):
             raise InputError(
@@ -63,6 +71,15 @@ class Features:
                 f"{self.name}: features, row {bad[0]}: holds NaN or infinity ({len(bad)} such "
                 "rows); leave these images out or embed them again"
             )
+        with np.errstate(over="ignore"):
+            converted = self.features.astype(np.float32, copy=False)
+        if converted is not self.features and not np.isfinite(converted).all():
+            row = np.flatnonzero(~np.isfinite(converted).all(axis=1))[0]
+            raise InputError(
+                f"{self.name}: features, row {row}: holds a number that float32 cannot represent; "
+                "scale query and gallery by the same factor"
+            )
+        object.__setattr__(self, "features", converted)
 
 
 def read_features(file: Path) -> Features:

@@ -95,8 +95,8 @@ class SearchOptions:
     """Number of gallery images to list per query."""
 
     gallery_modality: Literal["rgb", "ir"] | None = None
-    """Modality of gallery images without one in a CSV; required only by networks that treat RGB and
-    infrared differently."""
+    """Modality of gallery images without one in a CSV. Only networks that treat RGB and infrared
+    differently need it; for images of the run's data set the default is to look it up there."""
 
     query_modality: Literal["rgb", "ir"] | None = None
     """The same for the queries."""

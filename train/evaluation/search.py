@@ -1,7 +1,8 @@
 """Searches a folder or list of images for those nearest to each query image."""
 
+import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from pipeline.datasets.named import fill_modality, read_named
+from pipeline.datasets.named import UNKNOWN_MODALITY, fill_modality, look_up, read_named
 from pipeline.datasets.records import Index
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
@@ -47,15 +48,25 @@ class Found:
 
 
 def read_side(
-    option: str, images: Sequence[Path], modality: str | None, needs_modality: bool
+    option: str,
+    images: Sequence[Path],
+    modality: str | None,
+    needs_modality: bool,
+    known: Callable[[], Iterable[Index]] = tuple,
 ) -> Side:
     """Reads what `--query` or `--gallery` names: files, folders, or a CSV with a column `path`.
 
-    `modality`, rgb or ir, applies to images without one in a CSV. Raises `InputError` as
+    `modality`, rgb or ir, applies to images without one in a CSV. If it is None and the network
+    needs it, it is looked up among the images that `known()` returns. Raises `InputError` as
     `read_named` does, and if the network needs a modality that is unknown.
     """
     named = read_named(images, columns=("path",))
-    index = fill_modality(named.index, modality, needs_modality, f"{option}-modality")
+    index = named.index
+    unknown = index.modality == UNKNOWN_MODALITY
+    if needs_modality and modality is None and unknown.any():
+        found = look_up(index, known()).modality
+        index = dataclasses.replace(index, modality=np.where(unknown, found, index.modality))
+    index = fill_modality(index, modality, needs_modality, f"{option}-modality")
     return Side(index, named.left_out)
 
 

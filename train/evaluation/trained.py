@@ -1,6 +1,7 @@
 """Tests a trained run again, given only its folder."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from model.network import ReidNetwork
-from pipeline.datasets.kinds import read_protocol
+from pipeline.datasets.kinds import read_protocol, read_training
 from pipeline.datasets.records import Index, Protocol
 from pipeline.errors import InputError
 from pipeline.loader import EvaluationLoader
@@ -139,3 +140,20 @@ def features_of(
     loader = EvaluationLoader(index, run.data, run.device)
     with display.progress("embedding") as progress:
         return extract_features(run.network, loader, progress, flip_test)
+
+
+def images_of(run: TrainedRun, display: Display) -> list[Index]:
+    """Returns the training and test images of the run's data set; [] if it is gone."""
+    readers: tuple[Callable[[DataOptions, Path], Index], ...] = (
+        read_training,
+        lambda options, root: read_protocol(options, root).index,
+    )
+    known, reasons = [], set()
+    for read in readers:
+        try:
+            known.append(read(run.data, locate(run.data.root, display)))
+        except InputError as error:
+            reasons.add(str(error))
+    for reason in sorted(reasons):
+        display.note(f"cannot look images up in the run's data set: {reason}")
+    return known

@@ -45,15 +45,15 @@ def share_taken(before: Usage, after: Usage, num_cores: int) -> float:
 def advice(taken: float, epoch: int, on_cpu: bool, run_dir: Path) -> str:
     """Returns one line that says what was taken in `epoch`, and what helps."""
     cores = num_cores()
-    of_cores = "the core" if cores == 1 else f"the {cores} cores"
-    told = f"other programs took {100 * taken:.0f} % of {of_cores} of this run in epoch {epoch}"
+    of_cores = "its only CPU core" if cores == 1 else f"its {cores} CPU cores"
+    told = f"in epoch {epoch}, this run lost {100 * taken:.0f} % of {of_cores} to other programs"
     if not on_cpu:
         return f"{told}; stop them if the GPU waits for data"
     if torch.get_num_threads() == 1:
-        return f"{told}; stop them, or expect it to take longer"
+        return f"{told}; stop them, or expect training to take longer"
     threads = max(1, int(cores * (1 - taken)))
     return (
-        f"{told}, which costs it more than that, because torch's threads wait for each other; "
-        "stop them, or continue with fewer threads: "
+        f"{told}, which slows it down even more, because torch's threads wait for each other; "
+        "stop them, or resume with fewer threads: "
         f"OMP_NUM_THREADS={threads} cdp train --resume {run_dir}"
     )

@@ -26,8 +26,10 @@ from train.evaluation.sides import listed
 from train.live.terminal import spelled
 from train.metrics import FIGURES
 
-MAX_FAULTS = 20  # shown of each kind
+MAX_FAULTS = 20  # shown of each kind; faults with the same text count as one
+MAX_EXAMPLES = 3  # of the places of such faults
 
+USUAL_LOSSES = {"cls", "tri"}  # of which the line of an epoch shows only the total
 SPECTRUM_STYLES = {"R": "red", "G": "green", "B": "blue", "X": "white"}
 
 
@@ -67,7 +69,7 @@ class Display:
         self.say(f"device    {hardware}; mixed precision {cfg.precision}")
         self.say(
             f"training  {len(np.unique(images.pids))} identities, {len(images) - infrared} RGB and "
-            f"{infrared} infrared images from {cfg.data.root or images.root}"
+            f"{infrared} infrared images from {cfg.data.root or images.origin}"
         )
         self.say(
             f"network   {cfg.method.model.backbone}, weights {cfg.method.model.weights}, "
@@ -138,11 +140,14 @@ class Display:
             self._refresh()
             return
         spectra = " ".join(f"{name} {p:.2f}" for name, p in record["probability"].items())
+        losses = {key[5:]: value for key, value in record.items() if key.startswith("loss_")}
+        parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self.say(
             f"epoch {record['epoch']:3d}  loss {record['loss']:.3f}  "
             f"{record['images_per_second']:6.0f} images/s  "
             f"data wait {100 * record['data_wait']:4.1f} %"
             + (f"  P̂ {spectra}" if spectra else "")
+            + (f"  {parts}" if losses.keys() - USUAL_LOSSES else "")
             + (f"  {record['num_bad_images']} bad images" if record["num_bad_images"] else "")
         )
 
@@ -160,18 +165,21 @@ class Display:
         self.console.print(counts)
         if any(expected not in (None, number) for number, expected in found.counts.values()):
             self.say("counts may differ from the official ones in a subset of the data set")
-        for warning in found.warnings[:MAX_FAULTS]:
-            self.note(f"{warning.where}: {warning.text}")
-        if len(found.warnings) > MAX_FAULTS:
-            self.note(f"… and {len(found.warnings) - MAX_FAULTS} more")
+        warnings = Findings.alike(found.warnings)
+        for _, text, places in warnings[:MAX_FAULTS]:
+            self.note(f"{'; '.join(examples(places))}: {text}")
+        if len(warnings) > MAX_FAULTS:
+            self.note(f"… and {sum(len(of) for *_, of in warnings[MAX_FAULTS:])} more")
         if not found.faults:
             return
-        faults = Table("fault", "where", "what to do", title=f"{len(found.faults)} faults")
+        faults = Table("fault", "where", "what to do", title=counted(len(found.faults), "fault"))
         for kind, of_kind in found.by_kind().items():
-            for fault in of_kind[:MAX_FAULTS]:
-                faults.add_row(kind, self._cell(fault.where), self._cell(fault.text))
-            if len(of_kind) > MAX_FAULTS:
-                faults.add_row(kind, self._cell(f"… and {len(of_kind) - MAX_FAULTS} more"), "")
+            groups = Findings.alike(of_kind)
+            for _, text, places in groups[:MAX_FAULTS]:
+                faults.add_row(kind, self._cell("\n".join(examples(places))), self._cell(text))
+            if len(groups) > MAX_FAULTS:
+                num_more = sum(len(of) for *_, of in groups[MAX_FAULTS:])
+                faults.add_row(kind, self._cell(f"… and {num_more} more"), "")
         self.console.print(faults)
 
     def result(self, result: dict[str, Any]) -> None:
@@ -248,6 +256,19 @@ class Display:
         if self._last_epoch:
             parts.append(spectrum_bars(self._last_epoch))
         return Group(*parts)
+
+
+def examples(places: list[str]) -> list[str]:
+    """Returns the first places, and how many more there are."""
+    num_more = len(places) - MAX_EXAMPLES
+    if num_more <= 1:  # the line would be no shorter
+        return places
+    return [*places[:MAX_EXAMPLES], f"… and {num_more} more"]
+
+
+def counted(number: int, what: str) -> str:
+    """Returns the number with its noun: 1 fault, 2 faults."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def spectrum_bars(record: dict[str, Any]) -> Table:

@@ -4,9 +4,10 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 from pipeline.errors import InputError, in_one_line
 from train.methods.base import Method
@@ -75,8 +76,18 @@ def own(file: Path) -> ModuleType:
             f"{file}: {kind.__name__} has fields, which count only in a dataclass; write "
             "@dataclass(frozen=True) above it"
         )
+    if kind.__module__ != name:  # METHOD = Method(…), or another file's class
+        vars(module)["METHOD"] = _of_own_class(module.METHOD, name)
     own_module[:] = [module]
     return module
+
+
+def _of_own_class(method: Method, module: str) -> Method:
+    """The method as an instance of a class that `module` defines, from which its runs are named."""
+    kind = type(method)
+    own_kind = type(kind.__name__, (kind,), {"__module__": module, "__doc__": kind.__doc__})
+    options = {f.name: getattr(method, f.name) for f in fields(method) if f.init}
+    return cast(Method, own_kind(**options))
 
 
 def origin(method: Method) -> Origin:

@@ -96,7 +96,7 @@ def _of_run(
         elif _differ(result, found):
             notes.append(
                 f"result.json says {_in_short(result)}; the pictures show "
-                f"{run.trained.weights.name} on {run.protocol.index.root}: {_in_short(found)}."
+                f"{run.trained.weights.name} on {run.protocol.index.origin}: {_in_short(found)}."
             )
     notes += [result[name] for name in ("remark", "collapse") if result and name in result]
 

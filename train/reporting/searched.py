@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from train import run_folder
 from train.evaluation.feature_cache import prune
 from train.evaluation.options import USUAL_SEARCH, SearchOptions
 from train.evaluation.search import Found, read_side, search
-from train.evaluation.trained import TrainedRun, open_run
+from train.evaluation.trained import TrainedRun, images_of, open_run
 from train.live.display import Display
 from train.reporting.distances import LABELS
 from train.reporting.page import Markup, Section, element, facts, joined, page, picture
@@ -49,18 +50,19 @@ def search_run(
     check_folder(out, overwrite)
     run = open_run(run_dir, display, device_name=device_name)
     needed = run.network.needs_modality
-    queries = read_side("--query", query, options.query_modality, needed)
-    images = read_side("--gallery", gallery, options.gallery_modality, needed)
+    known = cache(lambda: images_of(run, display))  # read once, and only if needed
+    queries = read_side("--query", query, options.query_modality, needed, known)
+    images = read_side("--gallery", gallery, options.gallery_modality, needed, known)
     run_folder.make_parent(out / PAGE)
-    cache, flip_test = options.cache or run_dir / CACHE, options.flip_test
+    folder, flip_test = options.cache or run_dir / CACHE, options.flip_test
     began = time.time()
-    found = search(run, queries, images, display, cache, options.top, flip_test)
-    removed = prune(cache, int(options.cache_gib * 2**30), began)
+    found = search(run, queries, images, display, folder, options.top, flip_test)
+    removed = prune(folder, int(options.cache_gib * 2**30), began)
     with display.progress("pictures") as progress:
         write(found, run, flip_test, out, progress)
-    _summarise(found, run, flip_test, out, cache, display)
+    _summarise(found, run, flip_test, out, folder, display)
     if removed:
-        display.note(f"removed {decimal(removed)} of features not used lately from {cache}")
+        display.note(f"removed {decimal(removed)} of features not used lately from {folder}")
     return out / PAGE
 
 

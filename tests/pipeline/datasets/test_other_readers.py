@@ -2,15 +2,18 @@
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline import sampler
 from pipeline.datasets.kinds import KINDS, kind_of, read_protocol, read_training
-from pipeline.datasets.records import Modality
-from pipeline.errors import InputError
+from pipeline.datasets.records import Modality, make_index
+from pipeline.errors import BadImageError, InputError
 from pipeline.options import DataOptions
+from pipeline.plan import Plan
 from tests import trees
 
 
@@ -25,8 +28,6 @@ def roots(tmp_path_factory) -> dict[str, Path]:
 
 
 def copy(root: Path, into: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(root, into / "copy"))
 
 
@@ -128,8 +129,6 @@ def test_llcm_training_reads_labels_and_cameras(roots):
 
 
 def test_llcm_without_matches_is_refused(roots, tmp_path):
-    import shutil
-
     root = copy(roots["llcm"], tmp_path)
     shutil.rmtree(root / "test_nir")
     with pytest.raises(InputError, match=r"test_nir/cam1: missing; restore .*and 7 more"):
@@ -191,6 +190,25 @@ def test_short_names_of_images_elsewhere_are_absolute(roots, tmp_path):
     index, reference = (read_training(DataOptions(split="train"), f) for f in (elsewhere, source))
     assert index.short_names() == [f"{source.parent}/{name}" for name in reference.short_names()]
     assert Path(index.short_names()[0]).is_file()
+
+
+def test_messages_name_the_list_of_images_that_lie_elsewhere(roots, tmp_path):
+    source = roots["table"]
+    header, *lines = source.read_text().splitlines()
+    file = tmp_path / "list.csv"
+    file.write_text("\n".join([header, *(f"{source.parent}/{line}" for line in lines)]))
+    index = read_training(DataOptions(split="train"), file)
+    in_rgb = index.take(np.flatnonzero(index.modality == Modality.RGB))
+    with pytest.raises(InputError, match=f"^{file}: identity 0 has no IR image"):
+        sampler.check(in_rgb, 2, 2, "balanced")
+    with pytest.raises(InputError, match=f"^{file}: the data has 1 training identities"):
+        sampler.check(index.take(np.arange(1)), 2, 2, "random")
+    plan = Plan(index, DataOptions(p=2, k=2, on_bad_image="skip", max_bad=0.0), 0)
+    plan.begin(1)
+    with pytest.raises(InputError, match=f"^{file}: 1 of {len(index)} training images are bad"):
+        plan.replace(BadImageError(index.path(0), 0, "is empty"))
+    rows = [("/elsewhere/1.jpg", 1, 1, Modality.RGB), ("2.jpg", 1, 2, Modality.IR)]
+    assert make_index(tmp_path, rows).take(np.arange(1)).origin == tmp_path
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,10 @@ def broken(**changes) -> dict:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        (broken(features=np.zeros((80, 8))), "features is float64; expected float32"),
+        (broken(features=np.zeros((80, 8), int)), "features is int64; expected float32, or"),
+        (broken(features=np.zeros((80, 8), complex)), "features is complex128; expected float32"),
+        (broken(features=np.full((80, 8), 1e39)), "features, row 0: holds a number that float"),
+        (broken(features=np.full((80, 8), np.inf)), "features, row 0: holds NaN or infinity"),
         (
             broken(features=np.zeros(80, np.float32)),
             r"features has shape \[80\]; expected \[n, d\]",
@@ -93,7 +96,9 @@ def broken(**changes) -> dict:
             broken(features=np.zeros((0, 8), np.float32)),
             r"features has shape \[0, 8\]; expected \[n, d\]",
         ),
-        (broken(pids=np.zeros(80, np.int32)), "pids is int32; expected int64"),
+        (broken(pids=np.zeros(80)), "pids is float64; expected int64, or another integer dtype"),
+        (broken(camids=np.zeros(80, "m8[s]")), "camids is timedelta64.s.; expected int64"),
+        (broken(pids=np.full(80, 2**63, np.uint64)), "pids, row 0: is 9223372036854775808; int64"),
         (broken(pids=np.full(80, -1)), r"pids, row 0: is -1, an unknown person \(80 such rows\)"),
         (broken(camids=np.zeros(79, np.int64)), r"camids has shape \[79\]; expected \[80\]"),
         (
@@ -107,6 +112,19 @@ def test_invalid_arrays_are_named(tmp_path, arrays, message):
     np.savez(file, **arrays)
     with pytest.raises(InputError, match=f"q.npz: {message}"):
         read_features(file)
+
+
+@pytest.mark.parametrize("floating", ["f2", "f4", ">f4", "f8", "g"])
+@pytest.mark.parametrize("integer", ["i1", "u2", "i4", ">i8", "u8"])
+def test_other_floating_and_integer_types_are_converted(floating, integer, tmp_path):
+    expected = {name: x.astype(np.float16) for name, x in sides()[0].items()}
+    numbers = {"features": floating, "pids": integer, "camids": integer}
+    np.savez(tmp_path / "q.npz", **{name: x.astype(numbers[name]) for name, x in expected.items()})
+    found = read_features(tmp_path / "q.npz")
+    for name, array in expected.items():
+        converted = getattr(found, name)
+        assert converted.dtype == (np.float32 if name == "features" else np.int64)
+        np.testing.assert_array_equal(converted, array)
 
 
 def test_one_row_that_is_not_finite_is_named(tmp_path):

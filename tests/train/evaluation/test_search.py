@@ -320,6 +320,15 @@ def test_a_network_that_treats_modalities_differently_needs_them(
     assert "its modality is unknown and this run's network needs it (" in line
     assert "pass --gallery-modality rgb or ir, or a CSV with a column modality" in line
     assert not out.exists()
+    # Images of the run's own data set have a known modality, which the user may overrule.
+    own = sorted((people / "cam1").iterdir())[:2]
+    read_from = ("--cache", tmp_path / "cache", "--overwrite")
+    printed = [
+        search(run, own[0], queries, out, capsys, *read_from, *more)
+        for more in ((), ("--gallery-modality", "rgb"), ("--gallery-modality", "ir"))
+    ]
+    of_own = len(list(own[0].iterdir()))
+    assert list(map(embedded, printed)) == [(of_own, 0), (0, of_own), (of_own, 0)]
     line = refused(capsys, "embed", run, gallery, "--out", tmp_path / "F.npz", "--device", "cpu")
     assert "pass --modality rgb or ir, or a CSV with a column modality" in line
     told = ("--query-modality", "ir", "--overwrite")
