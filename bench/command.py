@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from train.commands.help import cli
+
 OTHERS = ("ranking", "scale", "packed")  # with their own options
 
 
@@ -14,7 +16,7 @@ def bench(args: list[str]) -> None:
     # Makes a hanging measurement print its stack when it is terminated.
     faulthandler.register(signal.SIGTERM, file=2, chain=True)
     if args and args[0] in OTHERS:
-        return tyro.cli(_other(args[0]), prog=f"cdp bench {args[0]}", args=args[1:])
+        return cli(_other(args[0]), f"cdp bench {args[0]}", args[1:])
 
     from bench.suite import PARTS, run_bench
     from pipeline.errors import InputError
@@ -74,7 +76,7 @@ def bench(args: list[str]) -> None:
             rounds=rounds,
         )
 
-    return tyro.cli(parse, prog="cdp bench", args=args)
+    return cli(parse, "cdp bench", args)
 
 
 def _other(part: str) -> Callable[..., None]:

@@ -87,8 +87,9 @@ def test_the_whole_suite_prints_tables_and_writes_json_and_a_picture(
 def test_two_parts_run_and_no_sweep_skips_other_batch_sizes(people, tiny, tmp_path):
     made = tmp_path / "b.json"
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu", "--quick")
-    assert call("bench", "step", "timm", *args, "--no-sweep", "--json", made) == 0
-    assert [c["bench"] for c in json.loads(made.read_text())["comparisons"]] == ["step"]
+    assert call("bench", "step", "timm", *args, "--no-sweep", "--rounds", "2", "--json", made) == 0
+    (comparison,) = json.loads(made.read_text())["comparisons"]
+    assert (comparison["bench"], comparison["rounds"]) == ("step", 2)
 
 
 def test_an_epoch_too_short_to_measure_is_rejected(people, tiny, tmp_path, capsys, monkeypatch):
@@ -97,6 +98,10 @@ def test_an_epoch_too_short_to_measure_is_rejected(people, tiny, tmp_path, capsy
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu")
     line = refused(capsys, "bench", "loader", *args)
     assert f"an epoch has 4 batches, the benchmark needs {LEAD + suite.STEPS + TAIL}" in line
+
+
+def test_no_rounds_are_rejected(capsys):
+    assert "--rounds 0: must be at least 1" in refused(capsys, "bench", "step", "--rounds", "0")
 
 
 def test_a_picture_in_another_format_is_rejected_before_anything_runs(people, tmp_path, capsys):
