@@ -17,7 +17,7 @@ from train import divergence
 from train.methods import d_hsme, hcml
 from train.paper import experiments
 
-OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
+OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "12"]
 
 
 def rows(file: Path) -> dict[str, dict[str, str]]:
