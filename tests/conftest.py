@@ -55,7 +55,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     base = tmp_path_factory.getbasetemp()
     root = (base if worker < 0 else base.parent) / "people"  # shared by all test processes
-    options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=3)
+    options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=2)
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():

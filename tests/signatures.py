@@ -13,7 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, get_args
 
 
@@ -67,7 +67,33 @@ def check(fn: Any) -> Any:
     by_argument = any("{" in array.dim_str for array in arrays)
     if leniently or by_argument or (arrays and inspect.isgeneratorfunction(fn)):
         return jaxtyped(fn, typechecker=beartype)
-    return _with_sizes(fn, beartype(fn)) if arrays else beartype(fn)
+    checked = _checked(fn)
+    return _with_sizes(fn, checked) if arrays else checked
+
+
+_FIRST: dict[CodeType, tuple[Any, Any]] = {}  # an inner function's first closure; it, checked
+_TARGET = "__beartype_func"  # the argument of beartype's wrappers that holds what they call
+
+
+def _checked(fn: Any) -> Any:
+    """`beartype(fn)`, of which closures of the same code share the checks.
+
+    An inner function is made anew in each call of the outer one; to check it takes a millisecond.
+    """
+    from beartype import beartype
+
+    if "<locals>" not in fn.__qualname__:
+        return beartype(fn)
+    if fn.__code__ not in _FIRST:
+        _FIRST[fn.__code__] = fn, beartype(fn)
+        return _FIRST[fn.__code__][1]
+    first, checked = _FIRST[fn.__code__]
+    known = checked.__kwdefaults__ or {}
+    if _TARGET not in known or first.__annotations__ != fn.__annotations__:
+        return beartype(fn)
+    twin = FunctionType(checked.__code__, checked.__globals__, argdefs=checked.__defaults__)
+    twin.__kwdefaults__ = known | {_TARGET: fn}
+    return functools.update_wrapper(twin, fn)
 
 
 def _with_sizes(fn: Callable[..., Any], checked: Callable[..., Any]) -> Callable[..., Any]:

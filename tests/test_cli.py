@@ -382,7 +382,7 @@ def test_the_installed_command_trains_on_new_people(tmp_path):
             },
         )
 
-    sizes = ("--num-train", "8", "--num-val", "1", "--num-test", "4", "--images-per-camera", "2")
+    sizes = ("--num-train", "6", "--num-val", "1", "--num-test", "3", "--images-per-camera", "2")
     assert call("data", "make", tmp_path / "set", "--thermal", *sizes) == 0
     assert "thermal" in (synthetic.title(tmp_path / "set") or "")
     done = command("train", "demo", "--data.root", "set", "--run-dir", "r", *SMALL)

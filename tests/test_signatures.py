@@ -66,6 +66,25 @@ def test_sizes_of_one_call_do_not_bind_another():
     assert len(checked(two, two)) == 2
 
 
+def test_inner_functions_are_checked_each_with_what_it_encloses():
+    def adds(more: int):
+        def inner(a: int) -> int:
+            return a + more
+
+        def sized(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> int:
+            return len(a) + len(b) + more
+
+        return check(inner), check(sized)
+
+    for more in (1, 2, 3):
+        inner, sized = adds(more)
+        assert inner(1) == 1 + more
+        assert sized(two, two) == 4 + more
+        for function, wrong in ((inner, ("1",)), (sized, (two, three))):
+            with pytest.raises(Exception, match=r"violates|Type-check"):
+                function(*wrong)
+
+
 def test_disabled_nothing_is_checked(unchecked):
     assert len(check(add)(three, three, 1)) == 2
 

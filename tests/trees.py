@@ -1,6 +1,7 @@
 """Fake data sets of each kind, with the official layout and sizes but tiny images."""
 
 import csv
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ Write = Callable[[Path, int, bool], None]
 
 def touch(path: Path, pid: int, infrared: bool) -> None:
     """Writes an empty file, for tests that never read its content."""
-    path.touch()
+    os.mknod(path)  # faster than path.touch(), for 45,863 files
 
 
 def paint(path: Path, pid: int, infrared: bool) -> None:

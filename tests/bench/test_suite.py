@@ -97,7 +97,7 @@ def test_an_epoch_too_short_to_measure_is_rejected(people, tiny, tmp_path, capsy
     monkeypatch.setitem(PRESETS, "tiny", Preset("", long))
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu")
     line = refused(capsys, "bench", "loader", *args)
-    assert f"an epoch has 4 batches, the benchmark needs {LEAD + suite.STEPS + TAIL}" in line
+    assert f"an epoch has 2 batches, the benchmark needs {LEAD + suite.STEPS + TAIL}" in line
 
 
 def test_no_rounds_are_rejected(capsys):

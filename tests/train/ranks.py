@@ -1,9 +1,10 @@
 """The work of each process of tests/train/test_distributed.py, alone or one of several.
 
-    python -m tests.train.ranks DATA OUT NUM_RANKS…
+    python -m tests.train.ranks DATA OUT WHAT…
 
-Rank 0 leaves OUT/NUM_RANKS/step.pt, what a few steps on given batches computed, and
-OUT/NUM_RANKS/run, a training run.
+WHAT is a number of ranks, such as 2; rank 0 leaves OUT/WHAT/step.pt, what a few steps on given
+batches computed, OUT/WHAT/run, a training run, and OUT/WHAT/longer, its extension. With -steps, as
+in 4-steps, it leaves step.pt alone.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ from train.trials import resume
 
 CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).parents[2]
-DATA = DataOptions(height_px=32, width_px=16, p=8, k=8, threads=1, cache="none")
+DATA = DataOptions(height_px=32, width_px=16, p=8, k=4, threads=1, cache="none")
 OWN = REPOSITORY / "tests" / "own_method.py"  # CDP with a third loss
 METHOD = finding.own(OWN).METHOD
 # For the exact steps: losses that depend on the whole batch.
@@ -95,7 +96,7 @@ def steps(root: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def main(root: Path, out: Path) -> None:
+def main(root: Path, out: Path, trains: bool = True) -> None:
     torch.set_num_threads(1)
     finding.own(OWN)  # other tests in this process may have loaded others
     cfg = Config(
@@ -112,6 +113,8 @@ def main(root: Path, out: Path) -> None:
         if find_world().leads:
             out.mkdir(parents=True)
             torch.save(found, out / "step.pt")
+        if not trains:
+            return
         train(cfg, out / "run", Display())
         if find_world().leads:
             shutil.copytree(out / "run", out / "longer")
@@ -119,11 +122,13 @@ def main(root: Path, out: Path) -> None:
         resume(out / "longer", Display(), epochs=3)
 
 
-def start(num_ranks: int, root: Path, out: Path) -> bool:
+def start(what: str, root: Path, out: Path) -> bool:
     """Runs `main` in several processes, set up as by torchrun; returns whether all succeeded.
 
     They are forked, so that all that is imported here need not be imported by each.
     """
+    number, _, only = what.partition("-")
+    num_ranks = int(number)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -136,7 +141,7 @@ def start(num_ranks: int, root: Path, out: Path) -> bool:
             os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num_ranks))
             status = 1
             try:
-                main(root, out)
+                main(root, out, trains=not only)
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -148,6 +153,6 @@ def start(num_ranks: int, root: Path, out: Path) -> bool:
 
 
 if __name__ == "__main__":
-    data, folder, *numbers = sys.argv[1:]
-    ended_well = [start(int(n), Path(data), Path(folder, n)) for n in numbers]
+    data, folder, *every = sys.argv[1:]
+    ended_well = [start(what, Path(data), Path(folder, what)) for what in every]
     sys.exit(0 if all(ended_well) else 1)

@@ -77,7 +77,7 @@ def test_too_many_bad_images_stop_the_run(root):
     for row in range(0, len(index), 7):
         damage(index.path(row), "header")
     with pytest.raises(
-        InputError, match=r"2 of 193 training images are bad, more than --data.max-bad"
+        InputError, match=r"2 of 126 training images are bad, more than --data.max-bad"
     ):
         list(TrainingLoader(index, options, CPU, 0).epoch(1, spectrum.uniform()))
 

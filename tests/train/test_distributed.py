@@ -22,13 +22,9 @@ from train.distributed import World
 REPOSITORY = Path(cdp.__file__).parent
 
 
-@pytest.fixture(scope="module")
-def out(people, tmp_path_factory) -> Path:
-    """The files of `tests.train.ranks`, one folder per number of ranks."""
-    folder = tmp_path_factory.mktemp("ranks")
-    ranks.main(people, folder / "1")
+def start(people: Path, folder: Path, *what: str) -> None:
     started = subprocess.run(
-        [sys.executable, "-m", "tests.train.ranks", str(people), str(folder), "2", "4"],
+        [sys.executable, "-m", "tests.train.ranks", str(people), str(folder), *what],
         cwd=REPOSITORY,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -36,20 +32,27 @@ def out(people, tmp_path_factory) -> Path:
         timeout=300,
     )
     assert started.returncode == 0, started.stdout + started.stderr
+
+
+@pytest.fixture(scope="module")
+def out(people, tmp_path_factory) -> Path:
+    """The files of `tests.train.ranks`, one folder per number of ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    ranks.main(people, folder / "1")
+    start(people, folder, "2", "4-steps")
     return folder
 
 
-@pytest.mark.parametrize("n", [2, 4])
-def test_a_few_steps_equal_those_of_one_process(out, n):
-    alone, shared = (torch.load(out / str(i) / "step.pt") for i in (1, n))
+@pytest.mark.parametrize("what", ["2", "4-steps"])
+def test_a_few_steps_equal_those_of_one_process(out, what):
+    alone, shared = (torch.load(out / i / "step.pt") for i in ("1", what))
     assert set(alone) == set(shared)
     # Same batches, complete on every rank; same losses; same gradients.
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-6, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("n", [2, 4])
-def test_a_run_equals_that_of_one_process(out, n):
+def assert_run_equals_that_of_one_process(out: Path, n: int) -> None:
     def events(i: int) -> list[dict]:
         lines = (out / str(i) / "run" / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
@@ -70,8 +73,7 @@ def test_a_run_equals_that_of_one_process(out, n):
     assert names[0] == names[1]
 
 
-@pytest.mark.parametrize("n", [1, 2, 4])
-def test_a_run_of_several_ranks_is_extended(out, n):
+def assert_run_is_extended(out: Path, n: int) -> None:
     before, after = (
         [json.loads(line) for line in (out / str(n) / name / "metrics.jsonl").open()]
         for name in ("run", "longer")
@@ -89,6 +91,22 @@ def test_a_run_of_several_ranks_is_extended(out, n):
     assert json.loads((out / str(n) / "longer" / "config.json").read_text())["history"] == [
         {"until": 2, "epochs": 2}
     ]
+
+
+def test_a_run_on_two_ranks_equals_that_of_one_process(out):
+    assert_run_equals_that_of_one_process(out, 2)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_run_of_several_ranks_is_extended(out, n):
+    assert_run_is_extended(out, n)
+
+
+@pytest.mark.slow
+def test_a_run_on_four_ranks_equals_that_of_one_process_and_is_extended(people, out):
+    start(people, out, "4")
+    assert_run_equals_that_of_one_process(out, 4)
+    assert_run_is_extended(out, 4)
 
 
 def test_a_run_resumes_with_another_number_of_ranks(out, tmp_path, people):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets.kinds import read_protocol, read_training
+from pipeline.datasets import sysu
+from pipeline.datasets.kinds import read_protocol, read_training, survey
 from pipeline.datasets.permutations import read_permutations
 from pipeline.datasets.records import Modality
 from pipeline.options import DataOptions
@@ -23,6 +24,12 @@ def test_training_counts(golden, split, num_ids, num_rgb, num_ir):
     assert len(np.unique(index.pids)) == num_ids
     assert (index.modality == Modality.RGB).sum() == num_rgb
     assert (index.modality == Modality.IR).sum() == num_ir
+
+
+def test_a_survey_of_the_tree_has_the_official_counts(golden):
+    found = survey(golden, "sysu")
+    assert found.faults == []
+    assert found.counts == {what: (number, number) for what, number in sysu.COUNTS.items()}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pipeline.datasets.people import Part
 from pipeline.datasets.synthetic import CAMERAS, SyntheticOptions, identity, make
 from pipeline.errors import InputError
 
-OPTIONS = SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=3)
+OPTIONS = SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=2)
 TINY = SyntheticOptions(num_train=1, num_val=1, num_test=1, images_per_camera=1)
 INFRARED = {camera.camid for camera in CAMERAS if camera.modality == "ir"}
 

@@ -35,7 +35,7 @@ def run(people, tmp_path_factory) -> Path:
 @pytest.fixture
 def gallery(people, tmp_path) -> Path:
     folder = tmp_path / "gallery"
-    for person in sorted((people / "cam1").iterdir())[:8]:
+    for person in sorted((people / "cam1").iterdir())[:12]:
         shutil.copytree(person, folder / person.name)
     return folder
 

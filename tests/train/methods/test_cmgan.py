@@ -119,7 +119,7 @@ def test_it_trains_is_tested_and_keeps_its_discriminator(people, tmp_path, capsy
     run = tmp_path / "r"
     args = [
         *("--model.backbone", "test_resnet", "--model.weights", "none", "--device", "cpu"),
-        *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "3", "--data.k", "4"),
+        *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "12", "--data.k", "4"),
         *("--epochs", "2", "--checkpoint-every", "0", "--precision", "off"),
     ]
     assert call("train", "cmgan", "--data.root", people, "--run-dir", run, *args) == 0

@@ -178,7 +178,7 @@ def test_in_an_experiment_it_gets_no_crop_and_no_warm_up_that_it_does_not_have(n
 
 SMALL = [
     *("--model.backbone", "test_resnet", "--model.weights", "none", "--device", "cpu"),
-    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "6", "--data.k", "2"),
+    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "12", "--data.k", "2"),
     *("--epochs", "1", "--checkpoint-every", "0", "--precision", "off"),
 ]
 

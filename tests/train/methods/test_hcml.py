@@ -29,7 +29,7 @@ from train.stages import Embedded, Offline
 
 SMALL = [
     *("--model.backbone", "test_resnet", "--model.weights", "none", "--device", "cpu"),
-    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "5", "--data.k", "4"),
+    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "10", "--data.k", "4"),
     *("--model.fc-width", "32", "--optimizer.lr", "0.01", "--precision", "off", "--epochs", "2"),
 ]
 FEW = ["--metric-iterations", "12", "--metric-dimensions", "20"]

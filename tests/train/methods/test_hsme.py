@@ -23,7 +23,7 @@ from train.presets import PRESETS, find_preset
 
 SMALL = [
     *("--model.backbone", "test_resnet", "--model.weights", "none", "--device", "cpu"),
-    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "3", "--data.k", "4"),
+    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "12", "--data.k", "4"),
     *("--optimizer.warmup-epochs", "1", "--checkpoint-every", "0", "--precision", "off"),
 ]
 

@@ -143,7 +143,7 @@ def test_a_part_changes_one_thing(name):
 
 SMALL = [
     *("--model.backbone", "test_resnet", "--model.weights", "none", "--device", "cpu"),
-    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "3", "--data.k", "4"),
+    *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "12", "--data.k", "4"),
     *("--epochs", "2", "--optimizer.warmup-epochs", "1", "--augmentation.crop-padding-px", "2"),
     *("--checkpoint-every", "0", "--precision", "off"),
 ]

@@ -20,7 +20,7 @@ from train.paper import contents, experiments
 from train.paper.controls import CONTROLS
 from train.presets import PRESETS
 
-OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "3"]
+OPTIONS = [*SMALL, "--epochs", "1", "--data.p", "12"]
 
 
 def rows(file: Path) -> dict[str, dict[str, str]]:
