@@ -163,7 +163,7 @@ def test_both_modalities_branches_get_gradients_of_their_own_images(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_an_experiment_it_gets_no_crop_and_no_warm_up_that_it_does_not_have(name):
-    base = dataclasses.replace(PRESETS["demo"].config, epochs=6)
+    base = dataclasses.replace(PRESETS["small"].config, epochs=6)
     found, published = of_method(name).setting(base), find_preset(name).config
     crop = 2 if published.method.augmentation.crop_padding_px else 0
     assert found.method.augmentation.crop_padding_px == crop

@@ -70,7 +70,7 @@ def test_the_published_translator_is_for_images_of_the_published_size():
     config = find_preset("d2rl").config
     assert (config.data.spectra, config.data.sampling) == ((), "balanced")
     assert config.method.translator == TranslatorOptions(64, 4, 4, 3, 1e-4)
-    lower = of_method("d2rl").setting(with_data(PRESETS["demo"].config, height_px=64))
+    lower = of_method("d2rl").setting(with_data(PRESETS["small"].config, height_px=64))
     assert (lower.method.translator.width, lower.method.translator.blocks) == (8, 2)
 
 
@@ -123,7 +123,7 @@ def test_another_structure_is_refused():
 
 
 def test_the_structures_row_is_cdps_method_in_that_structure():
-    base = PRESETS["demo"].config
+    base = PRESETS["small"].config
     found = find_preset("generated-spectrum").config
     assert found.method.model.structure == STRUCTURE
     made = ROWS["generated-spectrum"].setting(base)

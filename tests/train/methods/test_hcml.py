@@ -220,7 +220,7 @@ def test_d_hsme_begins_with_hsmes_run(people, tmp_path):
 
 
 def test_a_first_stage_is_taken_over_only_from_a_run_that_did_just_that(tmp_path):
-    base = dataclasses.replace(PRESETS["demo"].config, epochs=4)
+    base = dataclasses.replace(PRESETS["small"].config, epochs=4)
 
     def found(method: str, base=base, **of_first):
         first = {"tone": "tone", "hcml": "tone", "hsme": "hsme", "d-hsme": "hsme"}[method]

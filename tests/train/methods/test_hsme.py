@@ -136,7 +136,7 @@ def test_identities_that_cannot_all_be_orthogonal_are_refused():
     [("hsme", [12], [2]), ("d-hsme", [12, 6, 6], [2, 1, 1]), ("cmgan", [12], [2])],
 )
 def test_an_experiment_gives_d_hsme_hsmes_epochs_first_and_adds_no_crop(name, lengths, quick):
-    base = PRESETS["demo"].config
+    base = PRESETS["small"].config
     for epochs, expected in ((12, lengths), (2, quick)):
         found = whole(name)(dataclasses.replace(base, epochs=epochs))
         assert stages.lengths(found.method.stages, found.epochs) == expected

@@ -117,13 +117,13 @@ def test_caj_without_counterparts_is_refused():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_an_experiment_a_method_keeps_backbone_size_batches_and_epochs(name):
-    base = dataclasses.replace(PRESETS["demo"].config, epochs=6)
+    base = dataclasses.replace(PRESETS["small"].config, epochs=6)
     found = of_method(name).setting(base)
     for field in ("height_px", "width_px", "p", "k"):
         assert getattr(found.data, field) == getattr(base.data, field)
     assert found.epochs == 6
     model = found.method.model
-    assert (model.backbone, model.weights) == ("resnet10t", "none")
+    assert (model.backbone, model.weights) == ("test_resnet", "none")
     assert found.method.augmentation.crop_padding_px == 2
     assert found.method.optimizer.warmup_epochs == 1
     published = find_preset(name).config.method
@@ -135,7 +135,7 @@ def test_in_an_experiment_a_method_keeps_backbone_size_batches_and_epochs(name):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_a_part_changes_one_thing(name):
-    base = PRESETS["demo"].config
+    base = PRESETS["small"].config
     before, after = flat(base), flat(PARTS[name].setting(base))
     changed = {option for option in after if after[option] != before[option]}
     assert len(changed) == (2 if name == "erasing-spectrum" else 1)

@@ -94,10 +94,10 @@ def test_only_the_named_rows_are_trained_and_shown(out, people, capsys):
 
 
 def test_controls_differ_from_dhsm_in_dhsm_alone():
-    base = flat(PRESETS["demo"].config)
+    base = flat(PRESETS["small"].config)
     changed = {}
     for name in CONTROLS:
-        options = flat(contents.row(name).setting(PRESETS["demo"].config))
+        options = flat(contents.row(name).setting(PRESETS["small"].config))
         changed[name] = {k.removeprefix("dhsm."): v for k, v in options.items() if v != base[k]}
     assert changed == {
         "dhsm-end": {"enabled": False, "start": (0.26, 0.23, 0.29, 0.22)},
