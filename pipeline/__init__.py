@@ -5,4 +5,5 @@ import os
 # DALI decodes on dozens of CUDA streams. By default the driver maps all streams of a process to 8
 # hardware queues, where some of DALI's wait for whole training steps. CUDA reads this once, when it
 # starts.
-os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
+QUEUES, MAX_QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS", "32"
+os.environ.setdefault(QUEUES, MAX_QUEUES)

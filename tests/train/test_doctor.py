@@ -15,6 +15,7 @@ import cdp
 from model.backbone import cached_file
 from tests.front_door import call
 from train import runtime
+from train.doctor import hardware
 from train.doctor.software import GROUPS
 from train.runtime import StepOptions
 
@@ -86,6 +87,13 @@ def test_without_a_compiler_it_says_so(tmp_path, capsys, monkeypatch):
     found = checks(capsys)
     assert found["C++ compiler"]["value"] == str(tmp_path / "mycc")
     assert found["--step.compile"]["why"] == "auto is off on a CPU; on is possible"
+
+
+def test_too_few_hardware_queues_are_told():
+    assert hardware.queues_check("32").state == "ok"
+    few = hardware.queues_check("8")
+    assert few.state == "low"
+    assert few.why.startswith("CUDA_DEVICE_MAX_CONNECTIONS=8: the GPU may wait for data; unset it")
 
 
 def test_a_part_that_raises_is_a_line_and_status_1(tmp_path, capsys, monkeypatch):

@@ -17,6 +17,7 @@ from train.live.terminal import spelled
 PARTS: dict[str, Part] = {
     "cdp-reid": software.program,
     "GPU": hardware.gpus,
+    "queues": hardware.queues,
     "CPU": hardware.cores,
     "memory": hardware.memory,
     "/dev/shm": hardware.shared_memory,
@@ -34,7 +35,7 @@ STYLES = {"ok": "green", "low": "yellow", "off": "dim", "missing": "yellow", "fa
 # What changes how torch, DALI and timm behave.
 VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "CXX", "TORCH_HOME", "HF_HOME", "HF_HUB_OFFLINE"),
-    *("LD_LIBRARY_PATH", "PYTHONPATH", "RANK", "WORLD_SIZE"),
+    *("LD_LIBRARY_PATH", "PYTHONPATH", "RANK", "WORLD_SIZE", "CUDA_DEVICE_MAX_CONNECTIONS"),
 )
 
 

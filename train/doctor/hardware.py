@@ -42,6 +42,25 @@ def _gpu(i: int, driver: str | None) -> Check:
     return Check(f"GPU {i}", value, why=f"driver {driver or 'unknown: nvidia-smi does not run'}")
 
 
+def queues() -> list[Check]:
+    """How many hardware queues a GPU has for the streams of this process; none without a GPU."""
+    import torch
+
+    from pipeline import QUEUES
+
+    return [queues_check(os.environ[QUEUES])] if torch.cuda.is_available() else []
+
+
+def queues_check(number: str) -> Check:
+    """The check of a value of the variable that sets their number."""
+    from pipeline import MAX_QUEUES, QUEUES
+
+    if number == MAX_QUEUES:
+        return Check("hardware queues", number)
+    why = f"{QUEUES}={number}: the GPU may wait for data; unset it, or set it to {MAX_QUEUES}"
+    return Check("hardware queues", number, "low", why)
+
+
 def cores() -> list[Check]:
     """The cores this process may use, and the threads that follow from them."""
     import torch
