@@ -90,8 +90,8 @@ def test_without_a_compiler_it_says_so(tmp_path, capsys, monkeypatch):
 
 
 def test_too_few_hardware_queues_are_told():
-    assert hardware.queues_check("32").state == "ok"
-    few = hardware.queues_check("8")
+    assert hardware.queues("32").state == "ok"
+    few = hardware.queues("8")
     assert few.state == "low"
     assert few.why.startswith("CUDA_DEVICE_MAX_CONNECTIONS=8: the GPU may wait for data; unset it")
 

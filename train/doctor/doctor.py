@@ -17,7 +17,6 @@ from train.live.terminal import spelled
 PARTS: dict[str, Part] = {
     "cdp-reid": software.program,
     "GPU": hardware.gpus,
-    "queues": hardware.queues,
     "CPU": hardware.cores,
     "memory": hardware.memory,
     "/dev/shm": hardware.shared_memory,

@@ -13,14 +13,16 @@ LOW_DISK = 2 * GIB  # a ResNet-50 run keeps two checkpoints of 0.3 GiB, and brie
 
 
 def gpus() -> list[Check]:
-    """Each GPU that torch sees, or why it sees none."""
+    """Each GPU that torch sees and their queues, or why it sees none."""
     import torch
 
+    from pipeline import QUEUES
     from train.environment import nvidia_smi
 
     driver = nvidia_smi()["driver_version"]
     if torch.cuda.is_available():
-        return [_gpu(i, driver) for i in range(torch.cuda.device_count())]
+        found = [_gpu(i, driver) for i in range(torch.cuda.device_count())]
+        return [*found, queues(os.environ[QUEUES])]
     if torch.version.cuda is None:
         why = "this torch is built without CUDA; training runs on the CPU"
         return [Check("GPU", "none", "missing" if driver else "off", why)]
@@ -42,17 +44,8 @@ def _gpu(i: int, driver: str | None) -> Check:
     return Check(f"GPU {i}", value, why=f"driver {driver or 'unknown: nvidia-smi does not run'}")
 
 
-def queues() -> list[Check]:
-    """How many hardware queues a GPU has for the streams of this process; none without a GPU."""
-    import torch
-
-    from pipeline import QUEUES
-
-    return [queues_check(os.environ[QUEUES])] if torch.cuda.is_available() else []
-
-
-def queues_check(number: str) -> Check:
-    """The check of a value of the variable that sets their number."""
+def queues(number: str) -> Check:
+    """The number of hardware queues that a GPU has for the streams of this process."""
     from pipeline import MAX_QUEUES, QUEUES
 
     if number == MAX_QUEUES:
