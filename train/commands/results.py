@@ -75,7 +75,8 @@ def experiment(args: list[str]) -> None:
         """Folder for run folders and tables; default runs/experiments-DATA. Runs finished there are
         not repeated."""
         rows: tuple[str, ...] = ()
-        """Train and show only these rows, by the names of their run folders; default: all."""
+        """Train and show only these rows, such as cdp or cdp-dhsm (train/README.md names them);
+        default: all."""
         quick: bool = False
         """Two epochs per run, more for further stages, to try out the table; its figures are
         meaningless."""

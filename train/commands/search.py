@@ -11,6 +11,7 @@ from train.commands.own import load_method
 def search(args: list[str]) -> None:
     import tyro
 
+    from pipeline.errors import InputError
     from train.config import Device
     from train.evaluation.options import USUAL_SEARCH, SearchOptions
     from train.live.display import Display
@@ -43,6 +44,9 @@ def search(args: list[str]) -> None:
             overwrite: Replace an earlier search in OUT.
             method: Your own method file, if the run was trained with one.
         """
+        for option, images in (("--query", query), ("--gallery", gallery)):
+            if not images:
+                raise InputError(f"{option}: names no images; name files, folders or one CSV")
         load_method(method, run_dir)
         try:
             search_run(run_dir, query, gallery, out, Display(), options, device, overwrite)

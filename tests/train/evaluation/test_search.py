@@ -378,6 +378,8 @@ def test_what_cannot_be_searched_gives_one_clear_line(run, gallery, queries, tmp
     ):
         assert message in refused(capsys, "search", run, *args)
     assert "is not a run folder" in refused(capsys, "search", empty, *g, *q, *out)
+    assert "--query: names no images" in refused(capsys, "search", run, *g, "--query", *out)
+    assert "--gallery: names no images" in refused(capsys, "search", run, "--gallery", *q, *out)
     assert (used / "mine.txt").read_text() == "mine"
     search(run, gallery, queries, used, capsys, "--overwrite")
     assert (used / "mine.txt").read_text() == "mine"
