@@ -26,7 +26,7 @@ done
 timm=${TIMM_SCRIPT:+$(realpath "$TIMM_SCRIPT")}
 data=$out.work/people compiled=$out.work/compiled
 mkdir -p "$out" "$compiled" || exit 2
-[[ -z ${COMPILED:-} ]] || tar -C "$out.work" -xJf "$COMPILED"
+[[ -z ${COMPILED:-} ]] || tar -C "$out.work" -xf "$COMPILED" || exit 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
 cdp=("$python" -m cdp)

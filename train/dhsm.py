@@ -24,8 +24,8 @@ class DhsmOptions:
     """Dynamic Hard Spectrum Mining."""
 
     enabled: bool = True
-    """Update P̂ after each epoch if there are several spectra; off: all spectra stay equally likely
-    (CDP without DHSM)."""
+    """Update P̂ after each epoch if there are several spectra; off: P̂ stays as it starts, all
+    spectra equally likely (CDP without DHSM)."""
 
     alpha: float = 0.1
     """α of Eq. 7: weight of the old P̂ in the new one."""
@@ -38,10 +38,8 @@ class DhsmOptions:
     Without updates, it is P̂ of every epoch."""
 
     def __post_init__(self) -> None:
-        if self.start and not (min(self.start) >= 0 < sum(self.start) < math.inf):
-            raise InputError(
-                f"--dhsm.start {self.start}: must not be negative, and not 0 in all spectra"
-            )
+        if self.start and not all(0 < p < math.inf for p in (*self.start, sum(self.start))):
+            raise InputError(f"--dhsm.start {self.start}: each must be finite and greater than 0")
         if not 0 <= self.alpha <= 1:
             raise InputError(f"--dhsm.alpha {self.alpha}: must be in 0…1")
 

@@ -38,7 +38,7 @@ def cli(
     more: dict[str, Any] = {} if default is None else {"default": default}
     if {"-h", "--help"} & set(args):
         about, _, options = inspect.cleandoc(parse.__doc__ or "").partition("\n\nArgs:\n")
-        print(f"{wrapped(description or about)}\n")
+        print(f"{wrapped(about if description is None else description)}\n")
         if options:
             joined = re.sub(r"\n {5,}", " ", options)
             inspect.unwrap(parse).__doc__ = f"{about}\n\nArgs:\n{joined}"  # jaxtyping may wrap it

@@ -76,7 +76,7 @@ def experiment(args: list[str]) -> None:
         not repeated."""
         rows: tuple[str, ...] = ()
         """Train and show only these rows, such as cdp or cdp-dhsm (train/README.md names them);
-        default: all."""
+        default: all. The table's files are named after them."""
         quick: bool = False
         """Two epochs per run, more for further stages, to try out the table; its figures are
         meaningless."""

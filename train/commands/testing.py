@@ -91,6 +91,5 @@ def score(args: list[str]) -> None:
         )
 
     protocols = "; ".join(f"{name}: {rule.about}" for name, rule in RULES.items())
-    assert parse.__doc__
-    parse.__doc__ = parse.__doc__.replace("PROTOCOLS", protocols)
+    parse.__doc__ = (parse.__doc__ or "").replace("PROTOCOLS", protocols)  # none under python -OO
     cli(parse, prog="cdp score", args=args)

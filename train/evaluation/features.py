@@ -9,6 +9,8 @@ from pipeline.errors import InputError, in_one_line
 
 ARRAYS = ("features", "pids", "camids")
 LARGEST = np.iinfo(np.int64).max
+SMALLEST = 1e-30  # squares of float32 numbers near its limits vanish
+MOST_LOST = 1e-3  # by rounding to float32, relative to the features' standard deviation
 FLIP_TEST = "flip_test"  # true if made by `cdp embed --flip-test`; optional
 
 
@@ -79,7 +81,29 @@ class Features:
                 f"{self.name}: features, row {row}: holds a number that float32 cannot represent; "
                 "scale query and gallery by the same factor"
             )
+        if self.features.dtype.itemsize > converted.dtype.itemsize:
+            _check_converted(self.features, converted, self.name)
         object.__setattr__(self, "features", converted)
+
+
+def _check_converted(wide: np.ndarray, converted: np.ndarray, name: str) -> None:
+    """Raises `InputError` if rounding to float32 changes what distances compare."""
+    parts = [slice(start, start + 1024) for start in range(0, len(wide), 1024)]
+    mean = sum(wide[part].sum(axis=0) for part in parts) / len(wide)
+    deviation = np.sqrt(sum(np.square(wide[part] - mean).sum() for part in parts) / wide.size)
+    lost = max(np.abs(wide[part] - converted[part]).max() for part in parts)
+    largest = max(np.abs(wide[part]).max() for part in parts)
+    if 0 < largest < SMALLEST:
+        raise InputError(
+            f"{name}: features are at most {largest:.3g}, too small for float32; scale query and "
+            "gallery by the same factor"
+        )
+    if lost > MOST_LOST * deviation > 0:
+        raise InputError(
+            f"{name}: features are {wide.dtype} and differ from each other by {deviation:.3g} on "
+            f"average, but rounding to float32 changes them by up to {lost:.3g}; subtract the same "
+            "vector from query and gallery, such as the gallery's mean"
+        )
 
 
 def read_features(file: Path) -> Features:

@@ -118,7 +118,7 @@ def run_experiment(
             display.say(f"{heading}: left out; {error}")
     searches = _searches(experiment, root, kind)
     tables.write(
-        out / name,
+        out / "-".join((name, *only)),
         experiment.title + (" (quick: figures mean nothing)" if quick else ""),
         synthetic.title(root) or root.name,
         SEARCHES[searches[0]][2],

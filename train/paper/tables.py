@@ -67,12 +67,12 @@ def seeds_needed(row: Row, other: Row, figure: str) -> int | None:
     """Returns how many seeds a true difference of one point needs to be found, 4 times in 5.
 
     That is a power of 0.8 at p < 0.05, two-sided, for Student's paired t with the deviation of the
-    differences seen here. None below two seeds, or if more than `MAX_SEEDS` are needed.
+    differences seen here. None below two seeds, without any deviation, or above `MAX_SEEDS`.
     """
     found = _differences(row, other, figure)
-    if len(found) < 2:
+    deviation = float(found.std(ddof=1)) if len(found) > 1 else 0.0
+    if deviation == 0:
         return None
-    deviation = max(float(found.std(ddof=1)), 1e-9)
     for n in range(2, MAX_SEEDS + 1):
         limit = stats.t.ppf(0.975, n - 1)
         if stats.nct.sf(limit, n - 1, np.sqrt(n) / deviation) >= POWER:
@@ -153,7 +153,7 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
         f"|---{'|---:' * (len(heads) - 1)}|",
         *(f"| {' | '.join([row.label, *_cells(row), _seconds(row)])} |" for row in rows),
     ]
-    if seeds > 1:
+    if seeds > 1 and len(rows) > 1:
         first = rows[0]
         lines += [
             "",
@@ -168,12 +168,17 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
                 (*paired_difference(row, first, figure), seeds_needed(row, first, figure))
                 for figure in FIGURES
             ]
-            cells = [
-                "–" if np.isnan(m) else f"{m:+.2f} [{a:+.2f}, {b:+.2f}], {p:.2g}, n {n or '> 1000'}"
-                for m, a, b, p, n in found
-            ]
+            cells = [_difference_cell(*of_figure) for of_figure in found]
             lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _difference_cell(mean: float, low: float, high: float, p: float, n: int | None) -> str:
+    if np.isnan(mean):
+        return "–"
+    if np.isnan(p):  # the same difference on every seed says nothing of its spread
+        return f"{mean:+.2f}, no deviation"
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}], {p:.2g}, n {n or f'> {MAX_SEEDS}'}"
 
 
 def _seconds(row: Row) -> str:

@@ -81,6 +81,9 @@ def broken(**changes) -> dict:
     return {**sides()[0], **changes}
 
 
+NOISE = np.random.default_rng(0).normal(size=(80, 8))
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -88,6 +91,8 @@ def broken(**changes) -> dict:
         (broken(features=np.zeros((80, 8), complex)), "features is complex128; expected float32"),
         (broken(features=np.full((80, 8), 1e39)), "features, row 0: holds a number that float"),
         (broken(features=np.full((80, 8), np.inf)), "features, row 0: holds NaN or infinity"),
+        (broken(features=NOISE + 1e9), "features are float64 and differ from each other by 0.9"),
+        (broken(features=NOISE * 1e-40), "features are at most .*, too small for float32"),
         (
             broken(features=np.zeros(80, np.float32)),
             r"features has shape \[80\]; expected \[n, d\]",

@@ -15,6 +15,7 @@ import pytest
 from tests.front_door import SMALL, call, refused
 from train import divergence
 from train.config import flat
+from train.dhsm import DhsmOptions
 from train.methods import d_hsme, hcml
 from train.paper import contents, experiments
 from train.paper.controls import CONTROLS
@@ -88,7 +89,7 @@ def test_finished_runs_are_shared_and_not_repeated(out, people, capsys):
 def test_only_the_named_rows_are_trained_and_shown(out, people, capsys):
     args = ("--data", people, "--seed", "1", "--out", out, *OPTIONS)
     assert call("experiment", "inputs", "--rows", "cdp", *args) == 0
-    assert list(rows(out / "inputs.csv")) == ["channel expansion"]
+    assert list(rows(out / "inputs-cdp.csv")) == ["channel expansion"]
     line = refused(capsys, "experiment", "inputs", "--rows", "cdp", "cdp-1", *args)
     assert "--rows cdp-1: no such row here; there are zero-padding, baseline-4, cdp" in line
 
@@ -105,6 +106,22 @@ def test_controls_differ_from_dhsm_in_dhsm_alone():
         "dhsm-alpha-0.5": {"alpha": 0.5},
         "dhsm-alpha-0.9": {"alpha": 0.9},
     }
+
+
+def test_rows_are_what_their_names_say_whatever_dhsm_is_set_to():
+    changed = dataclasses.replace(
+        PRESETS["small"].config.method, dhsm=DhsmOptions(False, 0.3, "easy", (1.0, 2.0, 3.0, 4.0))
+    )
+    base = dataclasses.replace(PRESETS["small"].config, method=changed)
+
+    def of(name: str) -> DhsmOptions:
+        return contents.row(name).setting(base).method.dhsm
+
+    assert of("cdp") == DhsmOptions(False, 0.3, "easy", ())
+    assert of("cdp-2").start == of("baseline-4").start == ()
+    assert of("cdp-dhsm") == DhsmOptions(True, 0.3, "hard", ())
+    assert of("dhsm-easy") == DhsmOptions(True, 0.3, "easy", ())
+    assert of("dhsm-alpha-0.5") == DhsmOptions(True, 0.5, "hard", ())
 
 
 def test_a_nan_loss_makes_a_diverged_row(people, tmp_path):

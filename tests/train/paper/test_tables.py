@@ -3,13 +3,14 @@
 import csv
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from train.live.display import Display
 from train.metrics import FIGURES
 from train.paper import table_plot
-from train.paper.tables import Row, mean_std, paired_difference, write
+from train.paper.tables import Row, mean_std, paired_difference, seeds_needed, write
 
 
 def outcome(seed: int, rank1: float) -> dict:
@@ -37,6 +38,31 @@ def test_paired_difference_equals_scipys_paired_t_test():
     interval = expected.confidence_interval(0.95)
     assert (mean, p) == (pytest.approx(0.65), pytest.approx(expected.pvalue))
     assert (low, high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+
+
+@pytest.mark.parametrize("deviation", [0.3, 0.7, 1.0, 2.0])
+def test_so_many_seeds_find_a_point_four_times_in_five(deviation):
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=8)
+    seen *= deviation / seen.std(ddof=1)
+    needed = seeds_needed(row("a", *seen), row("b", *[0.0] * 8), "rank1")
+    assert needed
+
+    def power(n: int) -> float:
+        found = stats.ttest_1samp(rng.normal(1, deviation, (20_000, n)), 0, axis=1)
+        return float((found.pvalue < 0.05).mean())
+
+    assert power(needed) > 0.79
+    assert needed == 2 or power(needed - 1) < 0.81
+
+
+def test_figures_without_a_deviation_say_nothing_of_the_seeds_needed(tmp_path, capsys):
+    full, same = row("a", 100, 100), row("b", 100, 100)
+    assert seeds_needed(full, same, "rank1") is None
+    write(tmp_path / "t", "A table", "our people", "SYSU-MM01", [full, same], Display())
+    assert "| b | +0.00, no deviation |" in (tmp_path / "t.md").read_text()
+    write(tmp_path / "t", "A table", "our people", "SYSU-MM01", [full], Display())
+    assert "Difference" not in (tmp_path / "t.md").read_text()
 
 
 def test_only_seeds_finished_by_both_are_paired():
