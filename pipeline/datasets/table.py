@@ -125,10 +125,9 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
         for row in np.flatnonzero(codes == NOT_GIVEN) if (codes != NOT_GIVEN).any() else ():
             text = f"a test row without a {name}, which other test rows have; give it one"
             found.fault(f"no {name}", table.line(rows[row]), text)
+    # Compared with the most common rule, one slip is one fault.
     given = rules[rules != NOT_GIVEN]
-    usual = (
-        np.bincount(given).argmax() if len(given) else NOT_GIVEN
-    )  # so that one slip is one fault
+    usual = np.bincount(given).argmax() if len(given) else NOT_GIVEN
     rule = "market" if usual == NOT_GIVEN else VALUES["rule"][usual]
     cameras = sorted(set().union(*RULES[rule].cameras.values()))
     for row in np.flatnonzero(~np.isin(test.camids, cameras)) if cameras else ():

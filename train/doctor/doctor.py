@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline import QUEUES
 from train.doctor import hardware, software
 from train.doctor.check import Check, Part, examine
 from train.live.terminal import spelled
@@ -34,7 +35,7 @@ STYLES = {"ok": "green", "low": "yellow", "off": "dim", "missing": "yellow", "fa
 # What changes how torch, DALI and timm behave.
 VARIABLES = (
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "CXX", "TORCH_HOME", "HF_HOME", "HF_HUB_OFFLINE"),
-    *("LD_LIBRARY_PATH", "PYTHONPATH", "RANK", "WORLD_SIZE", "CUDA_DEVICE_MAX_CONNECTIONS"),
+    *("LD_LIBRARY_PATH", "PYTHONPATH", "RANK", "WORLD_SIZE", QUEUES),
 )
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from pipeline import MAX_QUEUES, QUEUES
 from train.doctor.check import Check
 
 GIB = 2**30
@@ -16,7 +17,6 @@ def gpus() -> list[Check]:
     """Each GPU that torch sees and their queues, or why it sees none."""
     import torch
 
-    from pipeline import QUEUES
     from train.environment import nvidia_smi
 
     driver = nvidia_smi()["driver_version"]
@@ -46,8 +46,6 @@ def _gpu(i: int, driver: str | None) -> Check:
 
 def queues(number: str) -> Check:
     """The number of hardware queues that a GPU has for the streams of this process."""
-    from pipeline import MAX_QUEUES, QUEUES
-
     if number == MAX_QUEUES:
         return Check("hardware queues", number)
     why = f"{QUEUES}={number}: the GPU may wait for data; unset it, or set it to {MAX_QUEUES}"
