@@ -1,7 +1,10 @@
 """Reads the image files that DALI decodes."""
 
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -12,6 +15,8 @@ from pipeline.errors import BadImageError
 from pipeline.guard import Flaw, check_header, read
 from pipeline.sixteen_bit import to_8_bit
 
+T = TypeVar("T")
+NUM_THREADS = 16  # they wait for the disk, not for a core
 GIVE_A_RANGE = (
     "train with --data.range-16bit LOW HIGH, the values that become black and white (`cdp data "
     "check` prints the range that a data set uses), or convert it to 8 bits"
@@ -44,7 +49,7 @@ class Reader:
         self.gives_bytes = index.is_packed or range_16bit is not None
         self._seen = np.zeros(len(index), bool)
         self._is_16_bit = np.zeros(len(index), bool)
-        self._threads = ThreadPoolExecutor(16)  # they wait for the disk, not for a core
+        self._threads = ThreadPoolExecutor(NUM_THREADS)
 
     def __call__(self, rows: Int64[ndarray, " n"]) -> ndarray | list[ndarray]:
         """Returns graph input for `rows`; raises `BadImageError` at the first unusable image.
@@ -63,19 +68,24 @@ class Reader:
             # DALI copies these. Without a copy the files would have to stay mapped until the last
             # batch in flight is decoded, and Python frees unused objects in no guaranteed order.
             return [self.index.members.content(row) for row in rows]
-        return list(self._threads.map(self._content, rows))
+        return list(self._in_threads(self._content, rows))
 
     def _check_headers(self, rows: Int64[ndarray, " n"]) -> None:
         """Checks the headers of those of `rows` that it has not seen."""
         new = np.unique(rows[~self._seen[rows]])
-        images = [self.index.image(row) for row in new]
-        for row, header in zip(new, self._threads.map(check_header, images), strict=True):
+        headers = self._in_threads(lambda row: check_header(self.index.image(row)), new)
+        for row, header in zip(new, headers, strict=True):
             if header.flaw:
                 raise self._bad(row, header.flaw.text)
             if header.is_16_bit and self.range_16bit is None:
                 raise self._bad(row, "has 16 bits per channel", GIVE_A_RANGE)
             self._is_16_bit[row] = header.is_16_bit
             self._seen[row] = True
+
+    def _in_threads(self, read: Callable[[np.int64], T], rows: Int64[ndarray, " n"]) -> Iterator[T]:
+        """Calls `read` for each row; each thread gets several, as a task costs more than a header."""
+        parts = np.array_split(rows, min(NUM_THREADS, len(rows))) if len(rows) else []
+        return chain.from_iterable(self._threads.map(lambda part: [*map(read, part)], parts))
 
     def _content(self, row: np.int64) -> UInt8[ndarray, " _"]:
         content = read(self.index.image(row))

@@ -187,17 +187,19 @@ def rows_without_file(index: Index) -> Int64[ndarray, " k"]:
 
 def _not_in(
     folder: bytes, paths: Shaped[ndarray, " n"], rows: Int64[ndarray, " k"]
-) -> Iterator[int]:
-    """Yields those of `rows` whose file is not in `folder`."""
+) -> list[int]:
+    """Returns those of `rows` whose file is not in `folder`."""
     try:
         names = set(os.listdir(folder))
     except OSError:
         names = set()
+    missing = []
     for row in rows.tolist():
         name = os.path.basename(bytes(paths[row]))
         # Asked again: the file system may be case-insensitive.
         if name not in names and not os.path.lexists(os.path.join(folder, name)):
-            yield row
+            missing.append(row)
+    return missing
 
 
 def repeated(paths: Shaped[ndarray, " n"]) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ SciPy's reader can crash the process on a damaged file; here each length is chec
 import zlib
 from collections.abc import Iterator
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -27,7 +27,7 @@ NUMBERS = {
 MATRIX, COMPRESSED = 14, 15
 CELL, NUMERIC = 1, range(6, 16)  # classes of a matrix
 
-Value = ndarray | list["Value"]  # an array, or the values of a cell array, column by column
+Value = ndarray | list[Any]  # an array, or the Values of a cell array, column by column
 
 
 class Element(NamedTuple):

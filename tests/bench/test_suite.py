@@ -33,6 +33,7 @@ def tiny(monkeypatch) -> None:
     monkeypatch.setattr("bench.session.QUICK_SECONDS", 0.1)
 
 
+@pytest.mark.slow
 def test_the_whole_suite_prints_tables_and_writes_json_and_a_picture(
     people, tiny, tmp_path, capsys
 ):

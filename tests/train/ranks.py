@@ -1,10 +1,9 @@
 """The work of each process of tests/train/test_distributed.py, alone or one of several.
 
-    python -m tests.train.ranks DATA OUT WHAT…
+    python -m tests.train.ranks DATA OUT N
 
-WHAT is a number of ranks, such as 2; rank 0 leaves OUT/WHAT/step.pt, what a few steps on given
-batches computed, OUT/WHAT/run, a training run, and OUT/WHAT/longer, its extension. With -steps, as
-in 4-steps, it leaves step.pt alone.
+Rank 0 of N leaves OUT/N/step.pt, what a few steps on given batches computed, OUT/N/run, a training
+run, and OUT/N/longer, its extension.
 """
 
 import dataclasses
@@ -96,7 +95,7 @@ def steps(root: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def main(root: Path, out: Path, trains: bool = True) -> None:
+def main(root: Path, out: Path) -> None:
     torch.set_num_threads(1)
     finding.own(OWN)  # other tests in this process may have loaded others
     cfg = Config(
@@ -113,8 +112,6 @@ def main(root: Path, out: Path, trains: bool = True) -> None:
         if find_world().leads:
             out.mkdir(parents=True)
             torch.save(found, out / "step.pt")
-        if not trains:
-            return
         train(cfg, out / "run", Display())
         if find_world().leads:
             shutil.copytree(out / "run", out / "longer")
@@ -122,13 +119,11 @@ def main(root: Path, out: Path, trains: bool = True) -> None:
         resume(out / "longer", Display(), epochs=3)
 
 
-def start(what: str, root: Path, out: Path) -> bool:
+def start(num_ranks: int, root: Path, out: Path) -> bool:
     """Runs `main` in several processes, set up as by torchrun; returns whether all succeeded.
 
     They are forked, so that all that is imported here need not be imported by each.
     """
-    number, _, only = what.partition("-")
-    num_ranks = int(number)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -141,7 +136,7 @@ def start(what: str, root: Path, out: Path) -> bool:
             os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num_ranks))
             status = 1
             try:
-                main(root, out, trains=not only)
+                main(root, out)
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -153,6 +148,5 @@ def start(what: str, root: Path, out: Path) -> bool:
 
 
 if __name__ == "__main__":
-    data, folder, *every = sys.argv[1:]
-    ended_well = [start(what, Path(data), Path(folder, what)) for what in every]
-    sys.exit(0 if all(ended_well) else 1)
+    data, folder, number = sys.argv[1:]
+    sys.exit(0 if start(int(number), Path(data), Path(folder, number)) else 1)

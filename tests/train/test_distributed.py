@@ -22,9 +22,9 @@ from train.distributed import World
 REPOSITORY = Path(cdp.__file__).parent
 
 
-def start(people: Path, folder: Path, *what: str) -> None:
+def start(people: Path, folder: Path, num_ranks: int) -> None:
     started = subprocess.run(
-        [sys.executable, "-m", "tests.train.ranks", str(people), str(folder), *what],
+        [sys.executable, "-m", "tests.train.ranks", *map(str, (people, folder, num_ranks))],
         cwd=REPOSITORY,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -39,17 +39,20 @@ def out(people, tmp_path_factory) -> Path:
     """The files of `tests.train.ranks`, one folder per number of ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     ranks.main(people, folder / "1")
-    start(people, folder, "2", "4-steps")
+    start(people, folder, 2)
     return folder
 
 
-@pytest.mark.parametrize("what", ["2", "4-steps"])
-def test_a_few_steps_equal_those_of_one_process(out, what):
-    alone, shared = (torch.load(out / i / "step.pt") for i in ("1", what))
+def assert_steps_equal_those_of_one_process(out: Path, n: int) -> None:
+    alone, shared = (torch.load(out / str(i) / "step.pt") for i in (1, n))
     assert set(alone) == set(shared)
     # Same batches, complete on every rank; same losses; same gradients.
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_a_few_steps_equal_those_of_one_process(out):
+    assert_steps_equal_those_of_one_process(out, 2)
 
 
 def assert_run_equals_that_of_one_process(out: Path, n: int) -> None:
@@ -103,8 +106,9 @@ def test_a_run_of_several_ranks_is_extended(out, n):
 
 
 @pytest.mark.slow
-def test_a_run_on_four_ranks_equals_that_of_one_process_and_is_extended(people, out):
-    start(people, out, "4")
+def test_four_ranks_equal_one_process_too(people, out):
+    start(people, out, 4)
+    assert_steps_equal_those_of_one_process(out, 4)
     assert_run_equals_that_of_one_process(out, 4)
     assert_run_is_extended(out, 4)
 

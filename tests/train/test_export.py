@@ -184,7 +184,7 @@ AGW = {"structure": "two-stems", "non_local": True, "pooling": "gem", "gem_learn
 LATER = AGW | {"stem_depth": 1, "parts": 2, "last_stride": 1, "classifier_bias": False}
 
 
-@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+@pytest.mark.parametrize("name", ["torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_attention_parts_and_gem_are_exported(people, tmp_path, name, unchecked):
     run = tmp_path / "run"
     make_run(run, people, "sysu", model=ModelOptions(**MODEL, **LATER))

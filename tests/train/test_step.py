@@ -194,6 +194,7 @@ def test_a_recorded_step_sees_a_new_learning_rate(unchecked, gpu):
         assert torch.equal(network.classifier.weight, before)
 
 
+@pytest.mark.slow
 def test_a_compiled_step_trains_what_a_stage_frees_and_skips_what_one_freezes(
     unchecked, monkeypatch
 ):

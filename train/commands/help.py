@@ -44,6 +44,8 @@ def cli(
             inspect.unwrap(parse).__doc__ = f"{about}\n\nArgs:\n{joined}"  # jaxtyping may wrap it
         _prepare_fields(parse, default)
         more["description"] = ""
+    # without the marker, tyro reads and tokenizes the source of each field that has no docstring
+    more["config"] = (tyro.conf.HelptextFromCommentsOff,)
     return tyro.cli(parse, prog=prog, args=args, **more)
 
 

@@ -9,7 +9,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 SIZE_IN = (4.2, 2.9)  # small enough for its text to be readable on a phone
+TITLE_IN = 0.3  # the strip above a chart that holds the title in a PNG file; SVG leaves it out
 PNG_DPI = 160
+POINTS_PER_INCH = 72  # the unit of SVG
 
 # Name → colour in the light and the dark theme. Figures are drawn in the light colours.
 PALETTE = {
@@ -68,9 +70,12 @@ def axes_of(height_in: float = SIZE_IN[1]) -> Iterator[Any]:
     """Yields axes to draw on, in the report's style."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    whole = height_in + TITLE_IN
+    below_title = ConstrainedLayoutEngine(rect=(0, 0, 1, height_in / whole))
     with matplotlib.rc_context(STYLE):
-        yield Figure(figsize=(SIZE_IN[0], height_in), layout="constrained").subplots()
+        yield Figure(figsize=(SIZE_IN[0], whole), layout=below_title).subplots()
 
 
 def png(chart: Chart) -> bytes:
@@ -78,12 +83,12 @@ def png(chart: Chart) -> bytes:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        title = chart.figure.suptitle(
-            chart.title, x=0.02, ha="left", fontweight="bold", fontsize=11
-        )
+        y = 1 - TITLE_IN / 2 / chart.figure.get_figheight()
+        title = chart.figure.text(0.02, y, chart.title, va="center", fontweight="bold", fontsize=11)
         file = io.BytesIO()
         chart.figure.savefig(file, format="png", dpi=PNG_DPI)
         title.remove()  # the page shows it as text
+        chart.figure.set_layout_engine("none")  # SVG keeps the layout: it takes as long as to draw
     return file.getvalue()
 
 
@@ -109,7 +114,10 @@ def svg(chart: Chart) -> str:
             if key != "id" or value in ids
         }
         part.text, part.tail = (part.text or "").strip(), ""
-    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": chart.alt}
+    x, y, width, height = map(float, root.attrib["viewBox"].split())
+    strip = TITLE_IN * POINTS_PER_INCH
+    view = f"{x:g} {y + strip:g} {width:g} {height - strip:g}"
+    root.attrib = {"viewBox": view, "role": "img", "aria-label": chart.alt}
     title = ElementTree.Element("title")
     title.text = chart.alt
     root.insert(0, title)
