@@ -83,7 +83,7 @@ class Reader:
             self._seen[row] = True
 
     def _in_threads(self, read: Callable[[np.int64], T], rows: Int64[ndarray, " n"]) -> Iterator[T]:
-        """Calls `read` for each row; each thread gets several, as a task costs more than a header."""
+        """Calls `read` for each row; a thread gets several, as a task costs more than a header."""
         parts = np.array_split(rows, min(NUM_THREADS, len(rows))) if len(rows) else []
         return chain.from_iterable(self._threads.map(lambda part: [*map(read, part)], parts))
 

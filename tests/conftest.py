@@ -52,12 +52,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic data set; tests must not change it."""
+    """A small synthetic data set with an image per person and camera; tests must not change it."""
+    return _people(tmp_path_factory, images_per_camera=1)
+
+
+@pytest.fixture(scope="session")
+def more_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `people`, with two images per person and camera; tests must not change it."""
+    return _people(tmp_path_factory, images_per_camera=2)
+
+
+def _people(tmp_path_factory: pytest.TempPathFactory, images_per_camera: int) -> Path:
     from pipeline.datasets import synthetic
 
     base = tmp_path_factory.getbasetemp()
-    root = (base if worker < 0 else base.parent) / "people"  # shared by all test processes
-    options = synthetic.SyntheticOptions(num_train=10, num_val=2, num_test=6, images_per_camera=2)
+    shared = base if worker < 0 else base.parent  # by all test processes
+    root = shared / f"people-{images_per_camera}"
+    options = synthetic.SyntheticOptions(10, 2, 6, images_per_camera)
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():

@@ -185,9 +185,7 @@ def rows_without_file(index: Index) -> Int64[ndarray, " k"]:
     return np.array(sorted(missing), np.int64)
 
 
-def _not_in(
-    folder: bytes, paths: Shaped[ndarray, " n"], rows: Int64[ndarray, " k"]
-) -> list[int]:
+def _not_in(folder: bytes, paths: Shaped[ndarray, " n"], rows: Int64[ndarray, " k"]) -> list[int]:
     """Returns those of `rows` whose file is not in `folder`."""
     try:
         names = set(os.listdir(folder))

@@ -20,8 +20,8 @@ def faults(root: Path, kind="auto") -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def tree(people, tmp_path) -> Path:
-    return Path(shutil.copytree(people, tmp_path / "people"))
+def tree(more_people, tmp_path) -> Path:
+    return Path(shutil.copytree(more_people, tmp_path / "people"))
 
 
 def huge_png(side: int) -> bytes:

@@ -47,8 +47,10 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("content", ABSURD.values(), ids=ABSURD)
-def test_absurd_headers_are_flaws_in_check_and_skippable_in_training(people, tmp_path, content):
-    root = Path(shutil.copytree(people, tmp_path / "people"))
+def test_absurd_headers_are_flaws_in_check_and_skippable_in_training(
+    more_people, tmp_path, content
+):
+    root = Path(shutil.copytree(more_people, tmp_path / "people"))
     options = DataOptions(
         height_px=32, width_px=16, p=4, k=4, threads=2, on_bad_image="skip", cache="none"
     )
@@ -63,8 +65,8 @@ def test_absurd_headers_are_flaws_in_check_and_skippable_in_training(people, tmp
     assert victim not in rows
 
 
-def test_check_warns_of_a_jpeg_that_was_cut_and_closed(people, tmp_path):
-    root = Path(shutil.copytree(people, tmp_path / "people"))
+def test_check_warns_of_a_jpeg_that_was_cut_and_closed(more_people, tmp_path):
+    root = Path(shutil.copytree(more_people, tmp_path / "people"))
     file = next(root.glob("cam2/*/0001.jpg"))
     content = file.read_bytes()
     file.write_bytes(content[: len(content) * 3 // 5] + b"\xff\xd9")

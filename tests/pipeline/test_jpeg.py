@@ -36,13 +36,13 @@ def decoded(jpeg: bytes) -> np.ndarray | None:
 
 
 @pytest.fixture(scope="module")
-def crops(people) -> list[np.ndarray]:
-    files = sorted(people.glob("cam[16]/*/0001.jpg"))[::5]
+def crops(more_people) -> list[np.ndarray]:
+    files = sorted(more_people.glob("cam[16]/*/0001.jpg"))[::5]
     return [np.asarray(Image.open(file).convert("RGB")) for file in files]
 
 
-def test_every_image_of_whole_data_sets_is_whole(people, tmp_path):
-    files = [*people.glob("cam*/*/*.jpg"), *trees.llcm(tmp_path / "LLCM").rglob("*.jpg")]
+def test_every_image_of_whole_data_sets_is_whole(more_people, tmp_path):
+    files = [*more_people.glob("cam*/*/*.jpg"), *trees.llcm(tmp_path / "LLCM").rglob("*.jpg")]
     assert len(files) > 300
     assert [file for file in files if why_incomplete(file.read_bytes())] == []
 

@@ -26,8 +26,8 @@ OPTIONS = DataOptions(
 
 
 @pytest.fixture
-def root(people, tmp_path) -> Path:
-    return Path(shutil.copytree(people, tmp_path / "people"))
+def root(more_people, tmp_path) -> Path:
+    return Path(shutil.copytree(more_people, tmp_path / "people"))
 
 
 def damage(path: Path, how: str) -> None:

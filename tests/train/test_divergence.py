@@ -98,9 +98,18 @@ TO_ZERO = (
 )
 
 
-def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsys):
+def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(more_people, tmp_path, capsys):
     run = tmp_path / "r"
-    args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO, "--checkpoint-every", "0")
+    args = (
+        "train",
+        "demo",
+        "--data.root",
+        more_people,
+        *SMALL,
+        *TO_ZERO,
+        "--checkpoint-every",
+        "0",
+    )
     assert call(*args, "--eval-every", "0", "--run-dir", run) == 1
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1
@@ -123,9 +132,9 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(people, tmp_path, capsy
     assert "resume with" not in page
 
 
-def test_a_collapsed_run_may_continue_and_its_result_says_so(people, tmp_path, capsys):
+def test_a_collapsed_run_may_continue_and_its_result_says_so(more_people, tmp_path, capsys):
     run = tmp_path / "r"
-    args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO, "--eval-every", "0")
+    args = ("train", "demo", "--data.root", more_people, *SMALL, *TO_ZERO, "--eval-every", "0")
     assert call(*args, "--on-collapse", "warn", "--run-dir", run) == 0
     said = "all features have been one point since step 2; figures are chance"
     assert said in " ".join(capsys.readouterr().out.split())
@@ -140,10 +149,10 @@ def test_a_collapsed_run_may_continue_and_its_result_says_so(people, tmp_path, c
     assert (run / "report" / "index.html").read_text().count(said) == 2
 
 
-def test_a_signal_does_not_change_what_the_watch_sees(people, tmp_path, monkeypatch):
+def test_a_signal_does_not_change_what_the_watch_sees(more_people, tmp_path, monkeypatch):
     """It comes between two looks; where it came, nobody else would have looked."""
     monkeypatch.setattr(divergence, "WINDOW", 4)
-    args = ("train", "demo", "--data.root", people, *SMALL, *TO_ZERO, "--log-every", "4")
+    args = ("train", "demo", "--data.root", more_people, *SMALL, *TO_ZERO, "--log-every", "4")
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert call(*args, "--run-dir", whole) == 1
 
@@ -175,8 +184,8 @@ METHOD = Mine()
 """
 
 
-def test_a_method_may_replace_the_losses_that_reveal_a_collapse(people, tmp_path):
+def test_a_method_may_replace_the_losses_that_reveal_a_collapse(more_people, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(OWN_LOSS)
-    args = ("--data.root", people, *SMALL, "--model.weights", "none", "--epochs", "1")
+    args = ("--data.root", more_people, *SMALL, "--model.weights", "none", "--epochs", "1")
     assert call("train", file, *args, "--run-dir", tmp_path / "run") == 0

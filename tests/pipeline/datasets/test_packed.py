@@ -26,10 +26,10 @@ KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # how WebDataset splits a name
 
 
 @pytest.fixture(scope="module")
-def loose(people, tmp_path_factory) -> dict[str, Path]:
+def loose(more_people, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("loose")
     return {
-        "sysu": people,
+        "sysu": more_people,
         "regdb": trees.regdb(folder / "RegDB", num_ids=8, num_images=2),
         "llcm": trees.llcm(folder / "LLCM", num_train=3, num_test=3),
         "table": trees.table(folder / "any", num_train=4, num_test=3),
@@ -194,8 +194,8 @@ def test_a_trial_that_could_not_be_packed_says_why(loose, tmp_path):
         read_training(DataOptions(trial=7), tmp_path / "pack")
 
 
-def test_stand_in_galleries_must_be_requested_and_are_marked(people, tmp_path):
-    root = Path(shutil.copytree(people, tmp_path / "people"))
+def test_stand_in_galleries_must_be_requested_and_are_marked(more_people, tmp_path):
+    root = Path(shutil.copytree(more_people, tmp_path / "people"))
     (root / "exp" / "rand_perm_cam.mat").unlink()
     with pytest.raises(InputError, match=r"pass --data.stand-in-galleries"):
         pack(root, tmp_path / "pack")

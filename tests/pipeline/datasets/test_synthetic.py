@@ -19,9 +19,9 @@ INFRARED = {camera.camid for camera in CAMERAS if camera.modality == "ir"}
 
 
 @pytest.fixture(scope="module")
-def root(people: Path) -> Path:
+def root(more_people: Path) -> Path:
     """The set that other tests share, made with OPTIONS."""
-    return people
+    return more_people
 
 
 @pytest.fixture(scope="module")

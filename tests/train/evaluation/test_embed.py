@@ -25,9 +25,9 @@ from train.evaluation.score import read_features, score
 
 
 @pytest.fixture(scope="module")
-def run(people, tmp_path_factory) -> Path:
+def run(more_people, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    make_run(folder, people, "sysu")
+    make_run(folder, more_people, "sysu")
     return folder
 
 
@@ -65,9 +65,9 @@ def test_score_gives_evals_figures_in_every_mode(run, tmp_path, capsys):
     assert names == [*(f"gallery-{t:02d}.npz" for t in range(1, 11)), "query.npz"]
 
 
-def test_score_gives_evals_figures_with_flip_test_and_re_ranking(people, tmp_path, capsys):
+def test_score_gives_evals_figures_with_flip_test_and_re_ranking(more_people, tmp_path, capsys):
     run = tmp_path / "run"
-    make_run(run, people, "sysu")
+    make_run(run, more_people, "sysu")
     options = {
         "embed": ["--flip-test"],
         "re_rank": ["--re-rank", "--re-rank-k1", "7"],
@@ -90,8 +90,8 @@ def test_score_gives_evals_figures_for_regdb_and_a_table(tmp_path, capsys):
         assert same_figures(run, tmp_path / f"{root.__name__}-out", capsys, tmp_path) in (1, 2)
 
 
-def test_trials_may_differ_in_their_queries(people, tmp_path):
-    index = read_protocol(DataOptions(), people).index
+def test_trials_may_differ_in_their_queries(more_people, tmp_path):
+    index = read_protocol(DataOptions(), more_people).index
     rng = np.random.default_rng(0)
     features = rng.standard_normal((len(index), 8)).astype(np.float32)
     infrared, rgb = (np.flatnonzero(index.modality == m) for m in (1, 0))
@@ -101,7 +101,7 @@ def test_trials_may_differ_in_their_queries(people, tmp_path):
         "both-differ": drawn,
         "none-differs": [(infrared, rgb)] * 2,
     }
-    protocol = read_protocol(DataOptions(), people)
+    protocol = read_protocol(DataOptions(), more_people)
     modes = tuple(Mode(n, tuple(Trial(q, g) for q, g in pairs)) for n, pairs in made.items())
     expected = evaluate_of(features, Protocol("x", index, modes, protocol.rule))
     data = Embedded(features, index, np.arange(len(index)).astype(np.str_))
@@ -127,14 +127,14 @@ def evaluate_of(features: np.ndarray, protocol: Protocol) -> list[dict]:
     return evaluate(torch.from_numpy(features), protocol)["modes"]
 
 
-def test_images_are_looked_up_in_the_data_set(run, embedded, people, tmp_path, capsys):
+def test_images_are_looked_up_in_the_data_set(run, embedded, more_people, tmp_path, capsys):
     query = np.load(embedded / "all-search-single-shot" / "query.npz")
-    train = read_training(DataOptions(), people)
+    train = read_training(DataOptions(), more_people)
     stranger = tmp_path / "strangers" / "deep" / "a.PNG"
     stranger.parent.mkdir(parents=True)
     Image.new("RGB", (20, 50), "red").save(stranger)
     (tmp_path / "strangers" / "notes.txt").write_text("no image")
-    (tmp_path / "link").symlink_to(people)
+    (tmp_path / "link").symlink_to(more_people)
     rows = [4, 0, 17]
     given = [tmp_path / "link" / str(query["paths"][row]) for row in rows]
     out = tmp_path / "new" / "F.npz"
@@ -158,9 +158,11 @@ def test_images_are_looked_up_in_the_data_set(run, embedded, people, tmp_path, c
     )
 
 
-def test_linked_folders_are_embedded_and_other_files_are_counted(run, people, tmp_path, capsys):
+def test_linked_folders_are_embedded_and_other_files_are_counted(
+    run, more_people, tmp_path, capsys
+):
     folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
-    cameras = sorted((people / "cam3").iterdir())[:2]
+    cameras = sorted((more_people / "cam3").iterdir())[:2]
     shutil.copytree(cameras[0], folder / "real")
     shutil.copytree(cameras[1], elsewhere)
     (folder / "linked").symlink_to(elsewhere)
@@ -181,26 +183,26 @@ def test_linked_folders_are_embedded_and_other_files_are_counted(run, people, tm
     assert f"1 hidden, such as {folder / 'real' / '._0001.jpg'}" in printed
 
 
-def test_a_csv_labels_images_of_any_data_set(run, embedded, people, tmp_path, capsys):
+def test_a_csv_labels_images_of_any_data_set(run, embedded, more_people, tmp_path, capsys):
     query = np.load(embedded / "indoor-single-shot" / "query.npz")
     file = tmp_path / "list.csv"
     with file.open("w", newline="") as opened:
         lines = csv.writer(opened)
         lines.writerow(("path", "pid", "camid", "modality"))
         for i, path in enumerate(query["paths"][:3]):
-            lines.writerow((people / str(path), 70 + i, 9, "ir"))
+            lines.writerow((more_people / str(path), 70 + i, 9, "ir"))
     out = tmp_path / "F.npz"
     capsys.readouterr()
     assert call("embed", run, file, "--out", out, "--device", "cpu") == 0
     assert "note" not in capsys.readouterr().out
     found = np.load(out)
-    assert found["paths"].tolist() == [str(people / str(path)) for path in query["paths"][:3]]
+    assert found["paths"].tolist() == [str(more_people / str(path)) for path in query["paths"][:3]]
     assert (found["pids"].tolist(), found["camids"].tolist()) == ([70, 71, 72], [9, 9, 9])
     np.testing.assert_allclose(found["features"], query["features"][:3], rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_embedded_gives_one_clear_line(run, people, tmp_path, capsys):
-    image = next(people.glob("cam3/*/*.jpg"))
+def test_what_cannot_be_embedded_gives_one_clear_line(run, more_people, tmp_path, capsys):
+    image = next(more_people.glob("cam3/*/*.jpg"))
     text = tmp_path / "notes.txt"
     text.write_text("no image")
     table = tmp_path / "list.csv"

@@ -26,23 +26,23 @@ from train.metrics import distances
 
 
 @pytest.fixture(scope="module")
-def run(people, tmp_path_factory) -> Path:
+def run(more_people, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    make_run(folder, people, "sysu")
+    make_run(folder, more_people, "sysu")
     return folder
 
 
 @pytest.fixture
-def gallery(people, tmp_path) -> Path:
+def gallery(more_people, tmp_path) -> Path:
     folder = tmp_path / "gallery"
-    for person in sorted((people / "cam1").iterdir())[:12]:
+    for person in sorted((more_people / "cam1").iterdir())[:12]:
         shutil.copytree(person, folder / person.name)
     return folder
 
 
 @pytest.fixture
-def queries(people) -> list[Path]:
-    return sorted((people / "cam3").glob("*/0001.jpg"))[:2]
+def queries(more_people) -> list[Path]:
+    return sorted((more_people / "cam3").glob("*/0001.jpg"))[:2]
 
 
 def lines_of(out: Path) -> list[dict[str, str]]:
@@ -65,10 +65,10 @@ def search(run: Path, gallery: Path, queries: list[Path], out: Path, capsys, *mo
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-def test_ranks_are_those_of_all_distances_sorted(distance, people, gallery, tmp_path, capsys):
+def test_ranks_are_those_of_all_distances_sorted(distance, more_people, gallery, tmp_path, capsys):
     run = tmp_path / "run"
-    make_run(run, people, "sysu", distance=distance)
-    queries = sorted((people / "cam6").glob("*/0002.jpg"))[:3]
+    make_run(run, more_people, "sysu", distance=distance)
+    queries = sorted((more_people / "cam6").glob("*/0002.jpg"))[:3]
     shutil.copytree(gallery / os.listdir(gallery)[0], gallery / "0000-again")  # ties
     printed = search(run, gallery, queries, tmp_path / "out", capsys, "--top", "1000")
     for file, images in (("q", queries), ("g", [gallery])):
@@ -151,9 +151,9 @@ def test_only_new_content_is_embedded(run, gallery, queries, tmp_path, capsys):
     assert "averaged over each image and its mirror image" in (out / "index.html").read_text()
 
 
-def test_other_weights_do_not_share_features(run, people, gallery, queries, tmp_path, capsys):
+def test_other_weights_do_not_share_features(run, more_people, gallery, queries, tmp_path, capsys):
     other = tmp_path / "other"
-    make_run(other, people, "sysu", model=ModelOptions("test_resnet", "none", bnneck=False))
+    make_run(other, more_people, "sysu", model=ModelOptions("test_resnet", "none", bnneck=False))
     cache = ("--cache", tmp_path / "cache", "--overwrite")
     num = len(list(gallery.rglob("*.jpg")))
     for which, expected in ((run, (num, 0)), (other, (num, 0)), (run, (0, num))):
@@ -285,8 +285,8 @@ def test_images_that_cannot_be_read_are_left_out_and_listed(
     assert not (out / "bad_images.tsv").exists()
 
 
-def test_a_csv_may_label_its_images(run, people, tmp_path, capsys):
-    index = read_protocol(DataOptions(), people).index
+def test_a_csv_may_label_its_images(run, more_people, tmp_path, capsys):
+    index = read_protocol(DataOptions(), more_people).index
     rgb, infrared = (index.take(np.flatnonzero(index.modality == m)) for m in (0, 1))
     out, file, asked = tmp_path / "out", tmp_path / "gallery.csv", tmp_path / "queries.csv"
     rows = [(rgb.path(i), rgb.pids[i], rgb.camids[i]) for i in range(12)]
@@ -309,11 +309,11 @@ def test_a_csv_may_label_its_images(run, people, tmp_path, capsys):
 
 
 def test_a_network_that_treats_modalities_differently_needs_them(
-    people, gallery, queries, tmp_path, capsys
+    more_people, gallery, queries, tmp_path, capsys
 ):
     run = tmp_path / "run"
     model = ModelOptions("test_resnet", "none", structure="two-stems")
-    make_run(run, people, "sysu", method=Method(model=model))
+    make_run(run, more_people, "sysu", method=Method(model=model))
     out = tmp_path / "out"
     args = ("--gallery", gallery, "--query", *queries, "--out", out, "--device", "cpu")
     line = refused(capsys, "search", run, *args, "--query-modality", "ir")
@@ -321,7 +321,7 @@ def test_a_network_that_treats_modalities_differently_needs_them(
     assert "pass --gallery-modality rgb or ir, or a CSV with a column modality" in line
     assert not out.exists()
     # Images of the run's own data set have a known modality, which the user may overrule.
-    own = sorted((people / "cam1").iterdir())[:2]
+    own = sorted((more_people / "cam1").iterdir())[:2]
     read_from = ("--cache", tmp_path / "cache", "--overwrite")
     printed = [
         search(run, own[0], queries, out, capsys, *read_from, *more)
