@@ -38,6 +38,7 @@ class Run:
     epochs_done: int = 0
     rank1: float | None = None  # percent, of the protocol's first mode
     mAP: float | None = None
+    chance_rank1: float | None = None  # of a ranking at random
     protocol: str | None = None
     trials: tuple["Run", ...] = ()  # of a run that is several trainings
 
@@ -209,7 +210,7 @@ def _data(written: dict[str, Any]) -> str:
 
 def _figures(result: dict[str, Any] | None) -> dict[str, Any]:
     figures = {} if result is None or "test" in result else result  # which `read_result` checked
-    return {name: figures.get(name) for name in ("rank1", "mAP", "protocol")}
+    return {name: figures.get(name) for name in ("rank1", "mAP", "chance_rank1", "protocol")}
 
 
 def _modified(folder: Path) -> float:

@@ -72,7 +72,8 @@ def test_each_state_is_told_and_what_to_do_next(tmp_path, capsys):
 
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if line.lstrip().startswith("finished"))
-    assert row.split()[:7] == ["finished", "cdp-dhsm", "people", "2/2", "finished", "50.0", "50.0"]
+    words = ["finished", "cdp-dhsm", "people", "2/2", "finished"]
+    assert row.split()[:8] == [*words, "50.0", "2.0", "50.0"]  # rank-1, chance of it, mAP
     again = next(line for line in lines if line.startswith("killed: interrupted"))
     command = shlex.split(again.split("`")[1])
     assert command[:3] == ["cdp", "train", "--resume"]

@@ -33,7 +33,7 @@ def show(runs: list[Run], folder: Path) -> None:
         table.add_column(name, overflow="fold")
     table.add_column("epochs", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for name in ("rank1", "mAP", "age", "size"):
+    for name in ("rank1", "chance", "mAP", "age", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     now = time.time()
     headed = ""
@@ -62,12 +62,12 @@ def show(runs: list[Run], folder: Path) -> None:
             console.print(text(f"{short}: {run.state}; {run.note}"), soft_wrap=True)
 
 
-def _cells(run: Run) -> tuple[str, str, str, str, str]:
-    """Method, data, epochs, rank-1 and mAP."""
+def _cells(run: Run) -> tuple[str, ...]:
+    """Method, data, epochs, rank-1, chance of it, and mAP."""
     epochs = "" if run.epochs is None else f"{run.epochs_done}/{run.epochs}"
-    figures = ("" if value is None else f"{value:.1f}" for value in (run.rank1, run.mAP))
-    rank1, mean_ap = figures
-    return run.method or "", run.data or "", epochs, rank1, mean_ap
+    values = (run.rank1, run.chance_rank1, run.mAP)
+    figures = ("" if value is None else f"{value:.1f}" for value in values)
+    return run.method or "", run.data or "", epochs, *figures
 
 
 def _age(seconds: float) -> str:
