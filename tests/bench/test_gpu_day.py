@@ -167,6 +167,8 @@ def test_wrong_use_is_rejected_before_anything_runs(tmp_path):
     assert "usage: bash bench/gpu_day.sh OUT MINUTES" in refused(out)
     assert "usage" in refused(out, "soon")
     assert "gone.py: no such file" in refused(out, "5", TIMM_SCRIPT=str(tmp_path / "gone.py"))
+    (tmp_path / "kernels.txz").write_text("no archive")
+    assert "tar: " in refused(out, "5", COMPILED=str(tmp_path / "kernels.txz"))
     assert not Path(out).exists()
     assert "holds an earlier day" in refused(str(tmp_path), "5")
 

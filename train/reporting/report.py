@@ -87,7 +87,7 @@ def _of_run(
     retrieval: list[Chart | None] = [curves.accuracy(evaluations)]
     numbers = Markup()
     if run:
-        display.say("ranking")
+        display.say(f"ranking   {len(run.features)} test images")
         found, cmc = tested.ranked(run, cfg.distance)
         chart, numbers = tested.cmc_chart(cmc)
         retrieval.append(chart)
