@@ -18,6 +18,7 @@ import cdp
 from pipeline.datasets import synthetic
 from tests.front_door import SMALL, call, refused
 from train import checkpoint
+from train.paper.contents import EXPERIMENTS
 from train.presets import PRESETS, preset_groups
 
 REPOSITORY = Path(cdp.__file__).parent
@@ -336,6 +337,15 @@ def test_train_without_a_name_lists_what_there_is_in_groups(capsys, monkeypatch)
     assert {name for group in preset_groups().values() for name in group} <= set(words)
     assert call("train", "--help") == 0
     assert groups["methods"] in capsys.readouterr().out
+
+
+def test_an_experiments_help_lists_its_rows_with_their_names_in_the_table(capsys):
+    assert call("experiment", "table2", "--help") == 0
+    about, _, rows = capsys.readouterr().out.partition("\n\nusage: ")[0].partition("\n\nrows:\n")
+    assert about == "Table II: other methods."
+    assert [tuple(line.split(maxsplit=1)) for line in rows.splitlines()] == [
+        (name, label) for label, name in EXPERIMENTS["table2"].rows
+    ]
 
 
 def test_the_list_of_commands_is_printed_without_loading_torch():

@@ -51,6 +51,19 @@ def report(args: list[str]) -> None:
     cli(parse, prog="cdp report", args=args)
 
 
+def _about(name: str) -> str:
+    """Returns what an experiment consists of, or which there are, as a description."""
+    from train.paper.contents import EXPERIMENTS
+
+    if name in EXPERIMENTS:
+        of = EXPERIMENTS[name]
+        wide = 2 + max(len(row) for _, row in of.rows)
+        rows = [f"{row:{wide}}{'' if label == row else label}".rstrip() for label, row in of.rows]
+        return f"{of.title}.\n\n{listed('rows', rows, wide)}"
+    table = listed("names", [f"{known:11}{e.title}" for known, e in EXPERIMENTS.items()], 11)
+    return f"Runs the rows of a table or figure of the paper.\n\n{table}"
+
+
 def experiment(args: list[str]) -> None:
     import tyro
 
@@ -75,14 +88,12 @@ def experiment(args: list[str]) -> None:
         """Folder for run folders and tables; default runs/experiments-DATA. Runs finished there are
         not repeated."""
         rows: tuple[str, ...] = ()
-        """Train and show only these rows, such as cdp or cdp-dhsm (train/README.md names them);
-        default: all. The table's files are named after them."""
+        """Train and show only these rows, such as cdp or cdp-dhsm; default: all. The table's files
+        are named after them."""
         quick: bool = False
         """Two epochs per run, more for further stages, to try out the table; its figures are
         meaningless."""
 
-    table = listed("names", [f"{name:11}{e.title}" for name, e in EXPERIMENTS.items()], 11)
-    about = f"Runs the rows of a table or figure of the paper.\n\n{table}"
     args = [re.sub("^--data(?==|$)", "--data.root", arg) for arg in args]
     args = [re.sub("^--trial(?==|$)", "--data.trial", arg) for arg in args]
     named = bool(args) and not args[0].startswith("-")
@@ -97,7 +108,7 @@ def experiment(args: list[str]) -> None:
             raise InputError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
         default = Arguments(PRESETS[preset].config)
         prog = f"cdp experiment {name}"
-        return cli(Arguments, prog=prog, description=about, default=default, args=args)
+        return cli(Arguments, prog=prog, description=_about(name), default=default, args=args)
 
     # The preset sets the defaults of all other options, and the data may determine the preset.
     first = parse("small")
