@@ -26,6 +26,9 @@ Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
 OnCollapse = Literal["warn", "stop"]
 
+# Options that there were, in runs of earlier versions, which are read without them.
+GONE: dict[type, tuple[str, ...]] = {DataOptions: ("hw_decoder_load",)}
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
@@ -227,6 +230,7 @@ def _build(kind: Any, value: Any, name: str) -> Any:
         return value
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         kinds = typing.get_type_hints(kind)
+        value = {key: item for key, item in value.items() if key not in GONE.get(kind, ())}
         unknown = set(value) - set(kinds)
         if unknown:
             raise ValueError(f"unknown field {min(unknown)!r}")

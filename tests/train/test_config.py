@@ -41,6 +41,12 @@ def test_a_config_of_another_version_is_rejected(change, message, monkeypatch):
         from_json(json.dumps(json.loads(to_json(Config())) | change), "here")
 
 
+def test_options_that_no_longer_exist_are_left_out_of_earlier_runs():
+    written = json.loads(to_json(Config()))
+    written["data"]["hw_decoder_load"] = 0.65
+    assert from_json(json.dumps(written), "here") == Config()
+
+
 def test_a_config_that_is_not_json_is_rejected():
     with pytest.raises(InputError, match="here: not a configuration"):
         from_json("{", "here")
