@@ -27,7 +27,7 @@ Precision = Literal["auto", "bf16", "fp16", "off"]
 OnCollapse = Literal["warn", "stop"]
 
 # Options that there were, in runs of earlier versions, which are read without them.
-GONE: dict[type, tuple[str, ...]] = {DataOptions: ("hw_decoder_load",)}
+GONE: dict[Any, tuple[str, ...]] = {DataOptions: ("hw_decoder_load",)}
 
 
 @dataclass(frozen=True, slots=True)
