@@ -67,7 +67,8 @@ def _people(tmp_path_factory: pytest.TempPathFactory, images_per_camera: int) ->
 
     base = tmp_path_factory.getbasetemp()
     shared = base if worker < 0 else base.parent  # by all test processes
-    root = shared / f"people-{images_per_camera}"
+    root = shared / f"{images_per_camera}-per-camera" / "people"
+    root.parent.mkdir(exist_ok=True)
     options = synthetic.SyntheticOptions(10, 2, 6, images_per_camera)
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -42,7 +42,8 @@ def listed(capsys, folder: Path) -> dict[str, dict]:
     return {Path(run["folder"]).name: run for run in json.loads(capsys.readouterr().out)}
 
 
-def test_each_state_is_told_and_what_to_do_next(tmp_path, capsys):
+def test_each_state_is_told_and_what_to_do_next(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     make(tmp_path / "finished", result=RESULT)
     make(tmp_path / "untested", result={"test": None})
     make(tmp_path / "killed", done=1)
@@ -74,6 +75,11 @@ def test_each_state_is_told_and_what_to_do_next(tmp_path, capsys):
     row = next(line for line in lines if line.lstrip().startswith("finished"))
     words = ["finished", "cdp-dhsm", "people", "2/2", "finished"]
     assert row.split()[:8] == [*words, "50.0", "2.0", "50.0"]  # rank-1, chance of it, mAP
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call("runs", tmp_path) == 0
+    printed = capsys.readouterr().out.splitlines()
+    row = next(line for line in printed if line.lstrip().startswith("finished"))
+    assert row.split()[:7] == [*words, "50.0", "50.0"]  # no room for the chance
     again = next(line for line in lines if line.startswith("killed: interrupted"))
     command = shlex.split(again.split("`")[1])
     assert command[:3] == ["cdp", "train", "--resume"]

@@ -15,6 +15,7 @@ from train.runs import Run, group_of
 
 STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow"}  # others: red
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+ROOMY = 100  # columns, from which on there is room for the chance of rank-1
 WIDE = 200  # columns where there is no terminal: each run is one line, which grep finds
 
 
@@ -27,13 +28,14 @@ def show(runs: list[Run], folder: Path) -> None:
     def text(words: str, style: str = "") -> Text:
         return Text(spelled(words, console.encoding), style)
 
+    has_chance = ("chance",) if console.width >= ROOMY else ()
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("run", overflow="fold")
     for name in ("method", "data"):
         table.add_column(name, overflow="fold")
     table.add_column("epochs", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for name in ("rank1", "chance", "mAP", "age", "size"):
+    for name in ("rank1", *has_chance, "mAP", "age", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     now = time.time()
     headed = ""
@@ -49,9 +51,13 @@ def show(runs: list[Run], folder: Path) -> None:
             shown = name if row is run else row.folder.name
             table.add_row(
                 text("  " * depth + shown),
-                *map(text, _cells(row)[:3]),
+                text(row.method or ""),
+                text(row.data or ""),
+                text("" if row.epochs is None else f"{row.epochs_done}/{row.epochs}"),
                 text(row.state, STYLES.get(row.state, "red")),
-                *map(text, _cells(row)[3:]),
+                text(_percent(row.rank1)),
+                *(text(_percent(row.chance_rank1)) for _ in has_chance),
+                text(_percent(row.mAP)),
                 text(_age(now - row.modified)),
                 text(decimal(row.num_bytes)),
             )
@@ -62,12 +68,8 @@ def show(runs: list[Run], folder: Path) -> None:
             console.print(text(f"{short}: {run.state}; {run.note}"), soft_wrap=True)
 
 
-def _cells(run: Run) -> tuple[str, ...]:
-    """Method, data, epochs, rank-1, chance of it, and mAP."""
-    epochs = "" if run.epochs is None else f"{run.epochs_done}/{run.epochs}"
-    values = (run.rank1, run.chance_rank1, run.mAP)
-    figures = ("" if value is None else f"{value:.1f}" for value in values)
-    return run.method or "", run.data or "", epochs, *figures
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def _age(seconds: float) -> str:
