@@ -99,6 +99,13 @@ def _without_a_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
+def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cdp report` renders no chart, which takes a second; for tests of what it says."""
+    monkeypatch.setattr("train.reporting.report.png", lambda chart: b"")
+    monkeypatch.setattr("train.reporting.page.svg", lambda chart: "")
+
+
+@pytest.fixture
 def unchecked() -> Iterator[None]:
     """Disables shape checks, which torch.compile cannot trace."""
     import jaxtyping

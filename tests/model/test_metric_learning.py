@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 
 from model.metric import ModalityMetric
 from model.metric_learning import (
@@ -148,6 +147,8 @@ def test_principal_axes_are_those_of_svd_and_of_scikit_learn(n, d, wanted, k):
     np.testing.assert_allclose(axes.T @ axes, np.eye(k), atol=1e-12)
     _, _, rows = np.linalg.svd(x - mean, full_matrices=False)
     np.testing.assert_allclose(np.abs(np.sum(axes.T * rows[:k], axis=1)), 1)
+    from sklearn.decomposition import PCA
+
     theirs = PCA(k).fit_transform(x)
     np.testing.assert_allclose(np.abs((x - mean) @ axes), np.abs(theirs), atol=1e-9)
 

@@ -98,6 +98,7 @@ TO_ZERO = (
 )
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(more_people, tmp_path, capsys):
     run = tmp_path / "r"
     args = (
@@ -132,6 +133,7 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(more_people, tmp_path, 
     assert "resume with" not in page
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_a_collapsed_run_may_continue_and_its_result_says_so(more_people, tmp_path, capsys):
     run = tmp_path / "r"
     args = ("train", "demo", "--data.root", more_people, *SMALL, *TO_ZERO, "--eval-every", "0")

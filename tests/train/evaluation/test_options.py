@@ -139,6 +139,7 @@ def test_another_data_set_is_named_and_never_replaces_the_runs_own(run, people, 
     assert (copy / "result.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_the_report_labels_such_figures(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     assert call("eval", copy, "--flip-test", "--re-rank", *CPU) == 0

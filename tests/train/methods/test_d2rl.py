@@ -186,6 +186,7 @@ def test_its_translator_travels_with_the_checkpoint_to_every_command(whole, peop
         assert call("export", whole, "--format", form, "--out", tmp_path / form) == 0
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_its_report_has_real_images_with_their_translations(whole, people):
     run = open_run(whole, Display(), device_name="cpu")
     index = embed_test(run, Display()).protocol.index

@@ -311,6 +311,7 @@ def test_the_report_and_the_list_of_runs_agree_on_the_state(run, tmp_path, file,
     assert note.startswith(expected)
 
 
+@pytest.mark.usefixtures("words_alone")
 def test_missing_data_is_a_note_but_a_wrong_data_root_is_rejected(run, tmp_path, capsys):
     unused = shutil.ignore_patterns("report", "tensorboard", "metrics.jsonl")
     moved = shutil.copytree(run, tmp_path / "run", ignore=unused)
