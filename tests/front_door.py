@@ -8,7 +8,7 @@ import cdp
 SMALL = [
     *("--precision", "off", "--model.backbone", "test_resnet"),  # timm's smallest
     *("--data.height-px", "32", "--data.width-px", "16", "--data.p", "6", "--epochs", "2"),
-    *("--checkpoint-every", "1", "--eval-every", "1", "--device", "cpu"),
+    *("--checkpoint-every", "1", "--device", "cpu"),
 ]
 
 

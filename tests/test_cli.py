@@ -47,7 +47,8 @@ def curve(run: Path) -> list[tuple]:
 def run(people, tmp_path_factory) -> Path:
     """A finished run of two epochs; tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "first"
-    assert call("train", "demo", "--data.root", people, "--run-dir", folder, *SMALL) == 0
+    args = ("--data.root", people, "--run-dir", folder, *SMALL, "--eval-every", "1")
+    assert call("train", "demo", *args) == 0
     return folder
 
 

@@ -111,7 +111,7 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(more_people, tmp_path, 
         "--checkpoint-every",
         "0",
     )
-    assert call(*args, "--eval-every", "0", "--run-dir", run) == 1
+    assert call(*args, "--run-dir", run) == 1
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1
     assert "all features have collapsed into one point since step 2" in printed.err
@@ -136,7 +136,7 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(more_people, tmp_path, 
 @pytest.mark.usefixtures("words_alone")
 def test_a_collapsed_run_may_continue_and_its_result_says_so(more_people, tmp_path, capsys):
     run = tmp_path / "r"
-    args = ("train", "demo", "--data.root", more_people, *SMALL, *TO_ZERO, "--eval-every", "0")
+    args = ("train", "demo", "--data.root", more_people, *SMALL, *TO_ZERO)
     assert call(*args, "--on-collapse", "warn", "--run-dir", run) == 0
     said = "all features have been one point since step 2; figures are chance"
     assert said in " ".join(capsys.readouterr().out.split())

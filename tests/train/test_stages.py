@@ -49,7 +49,7 @@ class Staged(Method):
 
 METHOD = Staged(model=ModelOptions("test_resnet", "none"))
 '''
-ARGS = [*SMALL, "--epochs", "3", "--log-every", "1", "--eval-every", "0"]
+ARGS = [*SMALL, "--epochs", "3", "--log-every", "1"]
 WEIGHT = "network.classifier.weight"
 
 

@@ -12,7 +12,7 @@ from tests.train.test_trials import TINY
 from train import checkpoint, run_folder
 from train.reporting.summary import PAGE
 
-ARGS = [*SMALL, "--epochs", "1", "--eval-every", "0"]
+ARGS = [*SMALL, "--epochs", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_the_fix_is_named(root, tmp_path, capsys):
     line = refused(capsys, "train", "demo", *args, *ARGS)
     assert "exp/test_id.txt: missing" in line
     assert "or pass --no-test to train without a test" in line
-    assert call("train", "demo", *args, *SMALL, "--no-test") == 2
+    assert call("train", "demo", *args, *SMALL, "--eval-every", "1", "--no-test") == 2
     assert "--eval-every 1: has no effect with --no-test" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
 

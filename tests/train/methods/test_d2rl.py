@@ -138,7 +138,7 @@ def test_the_structures_row_is_cdps_method_in_that_structure():
 
 ARGS = [
     *(*SMALL, "--model.weights", "none", "--data.p", "10", "--epochs", "3", "--log-every", "1"),
-    *("--eval-every", "0", "--translator.width", "2", "--translator.blocks", "1"),
+    *("--translator.width", "2", "--translator.blocks", "1"),
 ]
 
 

@@ -21,7 +21,7 @@ from train.export.formats import load
 from train.methods import finding
 
 OWN = Path(__file__).parents[2] / "own_method.py"
-ARGS = [*SMALL, "--log-every", "1", "--eval-every", "0"]
+ARGS = [*SMALL, "--log-every", "1"]
 
 
 @pytest.fixture(scope="module")

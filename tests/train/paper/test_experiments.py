@@ -147,7 +147,7 @@ def test_a_row_whose_features_collapsed_near_its_end_has_no_figures(out, people,
 
 def test_an_interrupted_experiment_continues(people, tmp_path, capsys):
     args = ["experiment", "dhsm", "--data", people, "--out", tmp_path, *OPTIONS]
-    args += ["--epochs", "4", "--eval-every", "0"]
+    args += ["--epochs", "4"]
     metrics = tmp_path / "cdp-seed-0" / "metrics.jsonl"
 
     def interrupt_after_an_epoch() -> None:
@@ -174,7 +174,7 @@ def test_a_row_goes_on_from_the_run_of_its_first_stage(people, tmp_path, monkeyp
     shorter = dataclasses.replace(hcml.METHOD, metric_iterations=5)
     monkeypatch.setattr(hcml, "METHOD", shorter)
     args = ("experiment", "table1", "--data", people, "--out", tmp_path, *OPTIONS)
-    assert call(*args, "--eval-every", "0") == 0
+    assert call(*args) == 0
     told = f"epochs 1 to 1 are those of {tmp_path / 'tone-seed-0'}"
     assert told.replace(" ", "") in "".join(capsys.readouterr().out.split())
     first, second = rows(tmp_path / "table1.csv").values()

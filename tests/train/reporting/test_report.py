@@ -101,7 +101,7 @@ def run(people, tmp_path_factory) -> Path:
     """A finished run with its report; tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "a <b>run</b> & more"
     args = ["--data.root", people, "--run-dir", folder, *SMALL, "--tensorboard"]
-    args += ["--optimizer.milestones", "0.5"]
+    args += ["--eval-every", "1", "--optimizer.milestones", "0.5"]
     assert call("train", "demo", *args) == 0
     assert call("report", folder, "--device", "cpu") == 0
     return folder
