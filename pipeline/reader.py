@@ -84,7 +84,7 @@ class Reader:
 
     def _in_threads(self, read: Callable[[np.int64], T], rows: Int64[ndarray, " n"]) -> Iterator[T]:
         """Calls `read` for each row; a thread gets several, as a task costs more than a header."""
-        parts = np.array_split(rows, min(NUM_THREADS, len(rows))) if len(rows) else []
+        parts = np.array_split(rows, min(NUM_THREADS, 1 + len(rows) // 4))
         return chain.from_iterable(self._threads.map(lambda part: [*map(read, part)], parts))
 
     def _content(self, row: np.int64) -> UInt8[ndarray, " _"]:
