@@ -376,6 +376,7 @@ def test_without_arguments_cdp_names_six_commands_for_beginners(capsys):
     assert all(f"cdp {command} " in every for command in cdp.COMMANDS)
 
 
+@pytest.mark.slow
 def test_the_installed_command_trains_on_new_people(tmp_path):
     """In its own process, from another folder, as a new user would run it."""
 

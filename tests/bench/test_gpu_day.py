@@ -129,7 +129,7 @@ def test_a_killed_day_keeps_its_results_and_leaves_no_process(tmp_path):
     assert not status.exists() or "zombie" in status.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_job_that_hangs_is_stopped_and_leaves_its_stack(tmp_path):
     """The job ignores SIGTERM; the script's shortest day is a minute."""
     out = tmp_path / "day"
@@ -218,7 +218,7 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_contact_without_dali_still_runs_a_step(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(REFUSES_DALI)
     command = [sys.executable, "-m", "bench.contact", "--device=cpu", f"--out={tmp_path}/c.json"]

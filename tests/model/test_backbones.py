@@ -118,7 +118,7 @@ def test_unknown_weights_of_a_known_model_are_refused():
         Network(ModelOptions("resnet10t.mine", "none"), 5, SIZE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_of_each_family_trains_or_is_refused(capsys):
     """Prints a table; a refused model must train in the size that the message suggests."""
     warnings.simplefilter("ignore")

@@ -130,7 +130,7 @@ def test_a_run_resumes_with_another_number_of_ranks(out, tmp_path, people):
     assert lines[-1]["mAP"] == pytest.approx(before["mAP"], abs=1.5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_dead_rank_ends_the_job_and_one_rank_can_resume_it(people, tmp_path):
     run = tmp_path / "run"
     args = ["--data.root", people, "--run-dir", run, *SMALL, "--epochs", "40"]

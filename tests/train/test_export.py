@@ -69,6 +69,7 @@ def check_about(about: dict, name: str) -> None:
     assert about["method"]["model"]["backbone"] == "test_resnet"
 
 
+@pytest.mark.slow
 def test_onnx_computes_the_same_in_another_runtime(run, tmp_path, capfd, unchecked):
     onnxruntime = pytest.importorskip("onnxruntime")
     file = tmp_path / "model.onnx"

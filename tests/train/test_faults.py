@@ -54,7 +54,7 @@ def run_command(*args: str) -> None:
     raise SystemExit(call(*args))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_killed_at_random_moments_resume_to_identical_results(people, tmp_path, capsys):
     """50 runs, each killed at a random moment and resumed; every other one is killed twice."""
     # Children are forked with everything imported, from a process that never ran a pipeline.

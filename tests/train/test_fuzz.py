@@ -141,7 +141,10 @@ def compare(loader: EvaluationLoader, index, row: int) -> str:
     return "read" if np.abs(ours - np.asarray(theirs)).mean() < 3 else "another picture than PIL's"
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(ROUNDS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "rounds",
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(ROUNDS, marks=pytest.mark.long)],
+)
 def test_hostile_files_are_rejected_or_read_correctly(people, tmp_path, capsys, rounds):
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.train.test_fuzz", "train.loop", "train.trials"])

@@ -116,7 +116,7 @@ def test_a_run_that_cannot_start_leaves_no_folder(people, tmp_path, capsys, opti
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fine_tuning_starts_at_a_much_lower_loss(people, tmp_path, capsys):
     args = (*SMALL, "--checkpoint-every", "0", "--data.root", people)
     old, new = tmp_path / "old", tmp_path / "new"

@@ -140,7 +140,7 @@ OFF = dict.fromkeys(("compile", "cuda_graph", "channels_last", "fused_optimizer"
 
 @pytest.mark.parametrize(
     "switch",
-    ["channels_last", "fused_optimizer", pytest.param("compile", marks=pytest.mark.slow)],
+    ["channels_last", "fused_optimizer", pytest.param("compile", marks=pytest.mark.long)],
 )
 def test_a_switch_changes_nothing_beyond_rounding(switch, unchecked):
     switched = losses_of_five_steps(**OFF | {switch: "on"})

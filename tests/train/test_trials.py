@@ -100,6 +100,7 @@ def test_an_interrupted_run_resumes_with_the_missing_trials(run, tmp_path, capsy
     assert "trial 6 is done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_all_trainings_are_extended(run, tmp_path, capsys):
     longer = Path(shutil.copytree(run, tmp_path / "longer"))
     assert "can only be extended" in refused(capsys, "train", "--resume", longer, "--epochs", "0")

@@ -208,6 +208,7 @@ def test_a_run_that_begins_with_tones_is_the_one_that_trains_both_stages(tones, 
     assert (run / "result.json").read_bytes() == (whole / "result.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_d_hsme_begins_with_hsmes_run(people, tmp_path):
     """Also when that was tested in between, as D-HSME then is too."""
     args = ["--data.root", people, *SMALL[:-2], "--eval-every", "1"]

@@ -75,6 +75,7 @@ def test_nothing_in_a_run_folder_is_ever_run(run, tmp_path, capsys):
     assert "name it: --method own_method.py" in line
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh", "words_alone")
 def test_named_again_it_is_tested_reported_embedded_and_exported(run, people, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))

@@ -168,6 +168,7 @@ def test_an_interrupted_experiment_continues(people, tmp_path, capsys):
     assert [line["epoch"] for line in epochs if line["event"] == "epoch"] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_row_goes_on_from_the_run_of_its_first_stage(people, tmp_path, monkeypatch, capsys):
     two = contents.Experiment("Two", (("TONE", "tone"), ("HCML", "hcml")))
     monkeypatch.setitem(contents.EXPERIMENTS, "table1", two)
