@@ -74,7 +74,10 @@ def test_saved_state_is_restored_bit_for_bit(run):
     assert other.mining.r.tolist() == state.mining.r.tolist()
 
 
-@pytest.mark.parametrize(("precision", "fused"), [("off", "on"), ("off", "off"), ("fp16", "off")])
+@pytest.mark.parametrize(
+    ("precision", "fused"),
+    [("off", "on"), ("off", "off"), pytest.param("fp16", "off", marks=pytest.mark.slow)],
+)
 def test_a_step_after_a_restart_equals_the_step_without_it(run, precision, fused):
     """Adam's moments have their weights' memory layout; fp16's scale grows after whole steps."""
 

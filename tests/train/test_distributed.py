@@ -51,6 +51,7 @@ def assert_steps_equal_those_of_one_process(out: Path, n: int) -> None:
         torch.testing.assert_close(shared[name], value, rtol=1e-6, atol=1e-9, msg=name)
 
 
+@pytest.mark.slow
 def test_a_few_steps_equal_those_of_one_process(out):
     assert_steps_equal_those_of_one_process(out, 2)
 
@@ -96,10 +97,12 @@ def assert_run_is_extended(out: Path, n: int) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_on_two_ranks_equals_that_of_one_process(out):
     assert_run_equals_that_of_one_process(out, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_run_of_several_ranks_is_extended(out, n):
     assert_run_is_extended(out, n)
@@ -113,6 +116,7 @@ def test_four_ranks_equal_one_process_too(people, out):
     assert_run_is_extended(out, 4)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_another_number_of_ranks(out, tmp_path, people):
     """Two epochs on two ranks; the second is removed and repeated on one rank."""
     run = out / "2" / "run"

@@ -133,6 +133,7 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(more_people, tmp_path, 
     assert "resume with" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("words_alone")
 def test_a_collapsed_run_may_continue_and_its_result_says_so(more_people, tmp_path, capsys):
     run = tmp_path / "r"
@@ -151,6 +152,7 @@ def test_a_collapsed_run_may_continue_and_its_result_says_so(more_people, tmp_pa
     assert (run / "report" / "index.html").read_text().count(said) == 2
 
 
+@pytest.mark.slow
 def test_a_signal_does_not_change_what_the_watch_sees(more_people, tmp_path, monkeypatch):
     """It comes between two looks; where it came, nobody else would have looked."""
     monkeypatch.setattr(divergence, "WINDOW", 4)

@@ -67,9 +67,9 @@ def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> Non
     ("epoch", "step", "number"),
     [
         (1, 1, signal.SIGTERM),
-        (2, 3, signal.SIGINT),
+        pytest.param(2, 3, signal.SIGINT, marks=pytest.mark.slow),
         (2, -1, signal.SIGUSR1),  # the last step of an epoch, before its evaluation
-        (3, 1, signal.SIGTERM),  # just after an evaluation
+        pytest.param(3, 1, signal.SIGTERM, marks=pytest.mark.slow),  # just after an evaluation
         (3, -1, signal.SIGTERM),
     ],
 )

@@ -269,7 +269,12 @@ def test_a_run_holds_a_stage_s_weights_and_frees_them_again(whole, kept):
 
 @pytest.mark.parametrize(
     ("epoch", "step"),
-    [(1, -1), (2, 1), (2, -1), (3, 1)],  # before the second stage begins, just after, and so on
+    [  # before the second stage begins, just after, and so on
+        (1, -1),
+        (2, 1),
+        pytest.param(2, -1, marks=pytest.mark.slow),
+        pytest.param(3, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_in_any_stage_it_goes_on_as_if_it_had_not_been(
     whole, people, file, tmp_path, monkeypatch, epoch, step

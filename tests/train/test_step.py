@@ -104,7 +104,7 @@ def test_fp16_clips_unscaled_gradients():
     assert clipped.norm().item() == pytest.approx(0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["off", "fp16"])
+@pytest.mark.parametrize("precision", ["off", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_it_overfits_a_batch(precision):
     _, _, step = make_step(precision, lr=3e-3)
     batch = make_batch()

@@ -34,6 +34,7 @@ def copy(root: Path, into: Path) -> Path:
 # --- RegDB ---
 
 
+@pytest.mark.slow
 def test_regdb_has_the_official_numbers_at_the_official_size(tmp_path):
     root = trees.regdb(tmp_path / "RegDB", num_ids=412, num_images=10, write=trees.touch)
     for trial in (1, 10):

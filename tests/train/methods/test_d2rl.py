@@ -160,7 +160,7 @@ def test_a_stage_records_the_losses_that_it_learns_from(whole):
     assert all(second[f"loss_{name}"] == 0 for name in TERMS)
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(1, 2), (3, 1)])
+@pytest.mark.parametrize(("epoch", "step"), [(1, 2), pytest.param(3, 1, marks=pytest.mark.slow)])
 def test_interrupted_in_any_stage_it_goes_on_as_if_it_had_not_been(
     whole, people, tmp_path, monkeypatch, epoch, step
 ):
@@ -172,6 +172,7 @@ def test_interrupted_in_any_stage_it_goes_on_as_if_it_had_not_been(
     assert_same_run(run, whole)
 
 
+@pytest.mark.slow
 def test_its_translator_travels_with_the_checkpoint_to_every_command(whole, people, tmp_path):
     tensors = load_file(checkpoint.latest(whole))
     assert "network.enter.translator.generators.rgb.1.weight" in tensors

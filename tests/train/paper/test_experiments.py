@@ -145,6 +145,7 @@ def test_a_row_whose_features_collapsed_near_its_end_has_no_figures(out, people,
     assert found["cross-spectrum"]["rank1"] == "nan"
 
 
+@pytest.mark.slow
 def test_an_interrupted_experiment_continues(people, tmp_path, capsys):
     args = ["experiment", "dhsm", "--data", people, "--out", tmp_path, *OPTIONS]
     args += ["--epochs", "4"]
