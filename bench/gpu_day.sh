@@ -25,9 +25,9 @@ for file in ${TIMM_SCRIPT:+"$TIMM_SCRIPT"} ${COMPILED:+"$COMPILED"}; do
 done
 timm=${TIMM_SCRIPT:+$(realpath "$TIMM_SCRIPT")}
 data=$out.work/people compiled=$out.work/compiled
-mkdir -p "$compiled" || exit 2
+[[ -z ${COMPILED:-} ]] || tar -tf "$COMPILED" >/dev/null || exit 2
+mkdir -p "$out" "$compiled" || exit 2
 [[ -z ${COMPILED:-} ]] || tar -C "$out.work" -xf "$COMPILED" || exit 2
-mkdir -p "$out" || exit 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo python3)}
 cdp=("$python" -m cdp)
@@ -119,8 +119,12 @@ at_the_end() { # also runs if killed
   done
   [[ -z ${watch:-} ]] || kill "$watch" 2>/dev/null
   keep
-  XZ_OPT=-T0 tar -C "$out.work" -cJf "$out.compiled.new" compiled && # 70 MB become 1.5
+  XZ_OPT=-T0 tar -C "$out.work" -cJf "$out.compiled.new" compiled # 70 MB become 1.5
+  if (($? <= 1)); then # 1: a file changed meanwhile
     mv "$out.compiled.new" "$out.compiled.txz"
+  else
+    rm -f "$out.compiled.new"
+  fi
   cat "$out/summary.md"
   exit "$status"
 }

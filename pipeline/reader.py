@@ -1,10 +1,8 @@
 """Reads the image files that DALI decodes."""
 
 import os
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -12,10 +10,9 @@ from numpy import ndarray
 
 from pipeline.datasets.records import Index
 from pipeline.errors import BadImageError
-from pipeline.guard import Flaw, check_header, read
+from pipeline.guard import Flaw, Header, check_header, read
 from pipeline.sixteen_bit import to_8_bit
 
-T = TypeVar("T")
 NUM_THREADS = 16  # they wait for the disk, not for a core
 GIVE_A_RANGE = (
     "train with --data.range-16bit LOW HIGH, the values that become black and white (`cdp data "
@@ -68,13 +65,15 @@ class Reader:
             # DALI copies these. Without a copy the files would have to stay mapped until the last
             # batch in flight is decoded, and Python frees unused objects in no guaranteed order.
             return [self.index.members.content(row) for row in rows]
-        return list(self._in_threads(self._content, rows))
+        return list(self._threads.map(self._content, rows))
 
     def _check_headers(self, rows: Int64[ndarray, " n"]) -> None:
         """Checks the headers of those of `rows` that it has not seen."""
         new = np.unique(rows[~self._seen[rows]])
-        headers = self._in_threads(lambda row: check_header(self.index.image(row)), new)
-        for row, header in zip(new, headers, strict=True):
+        # A task costs more than a header, so each checks several.
+        parts = np.array_split(new, min(NUM_THREADS, (len(new) + 1) // 2)) if len(new) else []
+        checked = self._threads.map(self._headers, parts)
+        for row, header in zip(new, chain.from_iterable(checked), strict=True):
             if header.flaw:
                 raise self._bad(row, header.flaw.text)
             if header.is_16_bit and self.range_16bit is None:
@@ -82,10 +81,8 @@ class Reader:
             self._is_16_bit[row] = header.is_16_bit
             self._seen[row] = True
 
-    def _in_threads(self, read: Callable[[np.int64], T], rows: Int64[ndarray, " n"]) -> Iterator[T]:
-        """Calls `read` for each row; a thread gets several, as a task costs more than a header."""
-        parts = np.array_split(rows, min(NUM_THREADS, 1 + len(rows) // 4))
-        return chain.from_iterable(self._threads.map(lambda part: [*map(read, part)], parts))
+    def _headers(self, rows: Int64[ndarray, " n"]) -> list[Header]:
+        return [check_header(self.index.image(row)) for row in rows]
 
     def _content(self, row: np.int64) -> UInt8[ndarray, " _"]:
         content = read(self.index.image(row))

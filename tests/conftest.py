@@ -52,13 +52,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic data set with an image per person and camera; tests must not change it."""
+    """A small synthetic data set with one image per person and camera; tests must not change it."""
     return _people(tmp_path_factory, images_per_camera=1)
 
 
 @pytest.fixture(scope="session")
 def more_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `people`, with two images per person and camera; tests must not change it."""
+    """Like `people`, but with two images per person and camera; tests must not change it."""
     return _people(tmp_path_factory, images_per_camera=2)
 
 
@@ -66,10 +66,12 @@ def _people(tmp_path_factory: pytest.TempPathFactory, images_per_camera: int) ->
     from pipeline.datasets import synthetic
 
     base = tmp_path_factory.getbasetemp()
-    shared = base if worker < 0 else base.parent  # by all test processes
+    shared = base if worker < 0 else base.parent  # all test processes use one
     root = shared / f"{images_per_camera}-per-camera" / "people"
     root.parent.mkdir(exist_ok=True)
-    options = synthetic.SyntheticOptions(10, 2, 6, images_per_camera)
+    options = synthetic.SyntheticOptions(
+        num_train=10, num_val=2, num_test=6, images_per_camera=images_per_camera
+    )
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():
@@ -99,8 +101,8 @@ def _without_a_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`cdp report` renders no chart, which takes a second; for tests of what it says."""
+def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `cdp report` skip drawing charts, which takes a second; for tests of its words."""
     monkeypatch.setattr("train.reporting.report.png", lambda chart: b"")
     monkeypatch.setattr("train.reporting.page.svg", lambda chart: "")
 

@@ -3,7 +3,8 @@
 jaxtyping's own import hook costs 40 % of the suite: it copies every function twice, binds the
 arguments of every call, and makes Python compile the libraries that a module imports. This one
 lets beartype alone check signatures without arrays, and puts a context for the sizes around the
-others, so that `n` in `Float[Tensor, "n c"]` is one number throughout a call.
+others, so that `n` in `Float[Tensor, "n c"]` is one number throughout a call. Of those, a process
+checks the first calls of each function.
 """
 
 import ast
@@ -71,7 +72,7 @@ def check(fn: Any) -> Any:
     return _with_sizes(fn, checked) if arrays else checked
 
 
-ENOUGH = 500  # calls of a function with arrays, after which the process checks no more
+ENOUGH = 500  # calls of a function with arrays that a process checks; later ones run unchecked
 _FIRST: dict[CodeType, tuple[Any, Any]] = {}  # an inner function's first closure; it, checked
 _TARGET = "__beartype_func"  # the argument of beartype's wrappers that holds what they call
 
@@ -105,9 +106,9 @@ def _with_sizes(fn: Callable[..., Any], checked: Callable[..., Any]) -> Callable
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal num_calls
-        num_calls += 1
-        if config.jaxtyping_disable or num_calls > ENOUGH:
+        if config.jaxtyping_disable or num_calls == ENOUGH:
             return fn(*args, **kwargs)
+        num_calls += 1
         with jaxtyped("context"):
             return checked(*args, **kwargs)
 

@@ -340,7 +340,7 @@ def test_train_without_a_name_lists_what_there_is_in_groups(capsys, monkeypatch)
     assert groups["methods"] in capsys.readouterr().out
 
 
-def test_an_experiments_help_lists_its_rows_with_their_names_in_the_table(capsys):
+def test_help_on_an_experiment_lists_its_rows_and_their_labels(capsys):
     assert call("experiment", "table2", "--help") == 0
     about, _, rows = capsys.readouterr().out.partition("\n\nusage: ")[0].partition("\n\nrows:\n")
     assert about == "Table II: other methods."

@@ -26,7 +26,7 @@ Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp16", "off"]
 OnCollapse = Literal["warn", "stop"]
 
-# Options that there were, in runs of earlier versions, which are read without them.
+# Options that no longer exist; ignored in runs of earlier versions.
 GONE: dict[Any, tuple[str, ...]] = {DataOptions: ("hw_decoder_load",)}
 
 

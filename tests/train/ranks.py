@@ -83,6 +83,7 @@ def steps(root: Path) -> dict[str, torch.Tensor]:
         means, pids = world.gather(means), world.gather(batch.pids)
         rows = torch.cat([means.flatten(1), pids[:, None]], dim=1)
         gathered.append(rows[rows[:, 0].argsort()])  # ranks have another order
+    assert len(losses) == STEPS
     assert torch.equal(network.classifier.weight, before / 2)  # it did not learn
     embedded = embed_training(network, read_training(options, root), options, CPU, world)
     state = {f"weight {name}": value for name, value in network.state_dict().items()}

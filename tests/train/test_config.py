@@ -41,7 +41,7 @@ def test_a_config_of_another_version_is_rejected(change, message, monkeypatch):
         from_json(json.dumps(json.loads(to_json(Config())) | change), "here")
 
 
-def test_options_that_no_longer_exist_are_left_out_of_earlier_runs():
+def test_options_that_no_longer_exist_are_ignored_in_earlier_runs():
     written = json.loads(to_json(Config()))
     written["data"]["hw_decoder_load"] = 0.65
     assert from_json(json.dumps(written), "here") == Config()

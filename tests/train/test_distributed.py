@@ -35,6 +35,12 @@ def start(people: Path, folder: Path, num_ranks: int) -> None:
 
 
 @pytest.fixture(scope="module")
+def people(more_people) -> Path:
+    """Several batches an epoch, and galleries that differ from trial to trial."""
+    return more_people
+
+
+@pytest.fixture(scope="module")
 def out(people, tmp_path_factory) -> Path:
     """The files of `tests.train.ranks`, one folder per number of ranks."""
     folder = tmp_path_factory.mktemp("ranks")

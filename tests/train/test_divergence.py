@@ -98,20 +98,11 @@ TO_ZERO = (
 )
 
 
-@pytest.mark.usefixtures("words_alone")
+@pytest.mark.usefixtures("no_charts")
 def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(more_people, tmp_path, capsys):
     run = tmp_path / "r"
-    args = (
-        "train",
-        "demo",
-        "--data.root",
-        more_people,
-        *SMALL,
-        *TO_ZERO,
-        "--checkpoint-every",
-        "0",
-    )
-    assert call(*args, "--run-dir", run) == 1
+    args = ("train", "demo", "--data.root", more_people, *SMALL, *TO_ZERO)
+    assert call(*args, "--checkpoint-every", "0", "--run-dir", run) == 1
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1
     assert "all features have collapsed into one point since step 2" in printed.err
@@ -134,7 +125,7 @@ def test_a_collapsed_run_stops_after_a_whole_epoch_of_it(more_people, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("words_alone")
+@pytest.mark.usefixtures("no_charts")
 def test_a_collapsed_run_may_continue_and_its_result_says_so(more_people, tmp_path, capsys):
     run = tmp_path / "r"
     args = ("train", "demo", "--data.root", more_people, *SMALL, *TO_ZERO)

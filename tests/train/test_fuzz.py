@@ -141,6 +141,12 @@ def compare(loader: EvaluationLoader, index, row: int) -> str:
     return "read" if np.abs(ours - np.asarray(theirs)).mean() < 3 else "another picture than PIL's"
 
 
+@pytest.fixture(scope="module")
+def people(more_people) -> Path:
+    """Enough images for all mutations."""
+    return more_people
+
+
 @pytest.mark.parametrize(
     "rounds",
     [pytest.param(1, marks=pytest.mark.slow), pytest.param(ROUNDS, marks=pytest.mark.long)],
@@ -203,5 +209,6 @@ def test_hostile_files_are_rejected_or_read_correctly(people, tmp_path, capsys, 
         for name, counts in table.items():
             print(f"| {name} | {', '.join(f'{v} {k}' for k, v in sorted(counts.items()))} |")
     assert peak_mib < 3000
+    assert all(table.values())
     for name, counts in table.items():
         assert not counts["another picture than PIL's"], name

@@ -28,6 +28,12 @@ OPTIONS = DataOptions(height_px=32, width_px=16, p=4, k=4, threads=2, cache="non
 
 
 @pytest.fixture(scope="module")
+def people(more_people) -> Path:
+    """Their galleries differ from trial to trial."""
+    return more_people
+
+
+@pytest.fixture(scope="module")
 def packed(people, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("packs") / "people"
     pack(people, folder, shard_mib=1)

@@ -67,7 +67,7 @@ def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> Non
     ("epoch", "step", "number"),
     [
         (1, 1, signal.SIGTERM),
-        pytest.param(2, 3, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(2, 2, signal.SIGINT, marks=pytest.mark.slow),
         (2, -1, signal.SIGUSR1),  # the last step of an epoch, before its evaluation
         pytest.param(3, 1, signal.SIGTERM, marks=pytest.mark.slow),  # just after an evaluation
         (3, -1, signal.SIGTERM),

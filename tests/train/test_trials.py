@@ -56,7 +56,7 @@ def test_the_result_is_the_mean_over_ten_trainings(run):
             assert mode["std"][name] == pytest.approx(np.std(of_trials))
 
 
-@pytest.mark.usefixtures("words_alone")
+@pytest.mark.usefixtures("no_charts")
 def test_the_mean_says_which_trainings_collapsed(run, tmp_path, capsys):
     again = Path(shutil.copytree(run, tmp_path / "again"))
     file = again / "trial-04" / "result.json"
@@ -161,7 +161,7 @@ def test_weights_of_another_data_set_may_be_tested(run, people, tmp_path):
     assert result["protocol"] == "sysu all-search single-shot"
 
 
-@pytest.mark.usefixtures("words_alone")
+@pytest.mark.usefixtures("no_charts")
 def test_all_trials_are_tested_with_options(run, root, tmp_path, capsys):
     again = Path(shutil.copytree(run, tmp_path / "again"))
     before = {file: file.read_bytes() for file in again.rglob("result.json")}

@@ -70,7 +70,7 @@ def test_eval_says_so_and_tests_on_another_data_set(run, people, tmp_path, capsy
     assert run_folder.read_result(copy)["test"] is None
 
 
-@pytest.mark.usefixtures("words_alone")
+@pytest.mark.usefixtures("no_charts")
 def test_the_report_says_so(run, tmp_path, capsys):
     assert call("report", run, "--device", "cpu", "--out", tmp_path / "report") == 0
     assert "The run was trained without a test (--no-test)." in capsys.readouterr().out

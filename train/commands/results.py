@@ -52,7 +52,7 @@ def report(args: list[str]) -> None:
 
 
 def _about(name: str) -> str:
-    """Returns what an experiment consists of, or which there are, as a description."""
+    """Returns the help text: the experiment's rows, or, if none is named, all experiments."""
     from train.paper.contents import EXPERIMENTS
 
     if name in EXPERIMENTS:

@@ -15,7 +15,7 @@ from train.runs import Run, group_of
 
 STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow"}  # others: red
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-ROOMY = 100  # columns, from which on there is room for the chance of rank-1
+ROOMY = 100  # columns; a narrower terminal has no room for the chance of rank-1
 WIDE = 200  # columns where there is no terminal: each run is one line, which grep finds
 
 

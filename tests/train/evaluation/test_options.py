@@ -23,6 +23,12 @@ PAPER = {"k1": 20, "k2": 6, "lambda": 0.3}
 
 
 @pytest.fixture(scope="module")
+def people(more_people) -> Path:
+    """Their galleries differ from trial to trial."""
+    return more_people
+
+
+@pytest.fixture(scope="module")
 def run(people, tmp_path_factory) -> Path:
     """A run with its plain result; tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -139,7 +145,7 @@ def test_another_data_set_is_named_and_never_replaces_the_runs_own(run, people, 
     assert (copy / "result.json").read_bytes() == before
 
 
-@pytest.mark.usefixtures("words_alone")
+@pytest.mark.usefixtures("no_charts")
 def test_the_report_labels_such_figures(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     assert call("eval", copy, "--flip-test", "--re-rank", *CPU) == 0

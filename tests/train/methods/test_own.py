@@ -76,7 +76,7 @@ def test_nothing_in_a_run_folder_is_ever_run(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fresh", "words_alone")
+@pytest.mark.usefixtures("fresh", "no_charts")
 def test_named_again_it_is_tested_reported_embedded_and_exported(run, people, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     expected = (copy / "result.json").read_bytes()

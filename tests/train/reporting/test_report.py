@@ -97,10 +97,10 @@ def records(run: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def run(people, tmp_path_factory) -> Path:
+def run(more_people, tmp_path_factory) -> Path:
     """A finished run with its report; tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "a <b>run</b> & more"
-    args = ["--data.root", people, "--run-dir", folder, *SMALL, "--tensorboard"]
+    args = ["--data.root", more_people, "--run-dir", folder, *SMALL, "--tensorboard"]
     args += ["--eval-every", "1", "--optimizer.milestones", "0.5"]
     assert call("train", "demo", *args) == 0
     assert call("report", folder, "--device", "cpu") == 0
@@ -311,7 +311,7 @@ def test_the_report_and_the_list_of_runs_agree_on_the_state(run, tmp_path, file,
     assert note.startswith(expected)
 
 
-@pytest.mark.usefixtures("words_alone")
+@pytest.mark.usefixtures("no_charts")
 def test_missing_data_is_a_note_but_a_wrong_data_root_is_rejected(run, tmp_path, capsys):
     unused = shutil.ignore_patterns("report", "tensorboard", "metrics.jsonl")
     moved = shutil.copytree(run, tmp_path / "run", ignore=unused)
