@@ -176,4 +176,5 @@ else
   left_out timm "TIMM_SCRIPT names no benchmark.py"
 fi
 with_dali peers 90 "${cdp[@]}" bench peers "${options[@]}" --json "$out/peers.json"
+with_dali augmented 90 "${cdp[@]}" bench augmented "${options[@]}" --json "$out/augmented.json"
 exit 0 # regardless of the last job; see the summary

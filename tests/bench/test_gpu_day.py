@@ -74,6 +74,7 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path):
         "step": "failed with 1",
         "timm": "done",
         "peers": "done",
+        "augmented": "done",
         "clock": "done",
         "tests": "done",
     }
@@ -92,7 +93,7 @@ def test_without_batches_only_jobs_that_do_not_need_them_run(tmp_path):
     day.communicate(timeout=60)
     assert day.returncode == 0
     found = states(out)
-    for name in ("end-to-end", "train", "peers"):
+    for name in ("end-to-end", "train", "peers", "augmented"):
         assert found[name].startswith("left out: no batches without DALI: failed ")
         assert found[name].endswith("graph … read: ImportError: libdali.so")
     assert found["timm"] == "left out: TIMM_SCRIPT names no benchmark.py"
