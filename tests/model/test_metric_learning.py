@@ -140,6 +140,8 @@ def test_the_projection_is_the_nearest_positive_semidefinite_matrix():
 
 @pytest.mark.parametrize(("n", "d", "wanted", "k"), [(30, 8, 5, 5), (30, 8, 600, 8), (6, 8, 7, 5)])
 def test_principal_axes_are_those_of_svd_and_of_scikit_learn(n, d, wanted, k):
+    from sklearn.decomposition import PCA  # slow to import
+
     x = np.random.default_rng(0).normal(size=(n, d)) * np.linspace(3, 1, d) + 2
     mean, axes = principal_axes(x, wanted)
     assert axes.shape == (d, k)
@@ -147,8 +149,6 @@ def test_principal_axes_are_those_of_svd_and_of_scikit_learn(n, d, wanted, k):
     np.testing.assert_allclose(axes.T @ axes, np.eye(k), atol=1e-12)
     _, _, rows = np.linalg.svd(x - mean, full_matrices=False)
     np.testing.assert_allclose(np.abs(np.sum(axes.T * rows[:k], axis=1)), 1)
-    from sklearn.decomposition import PCA
-
     theirs = PCA(k).fit_transform(x)
     np.testing.assert_allclose(np.abs((x - mean) @ axes), np.abs(theirs), atol=1e-9)
 
