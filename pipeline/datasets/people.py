@@ -16,7 +16,6 @@ a real sensor. Results on these pictures say nothing about accuracy on real ones
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any, Literal
 
 import numpy as np
@@ -24,42 +23,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-Spectrum = tuple[int, int, int, int]  # gamma-encoded R, G, B, NIR (or heat) in 0..255
+from pipeline.datasets.body import Array, Identity, Part, pose
+
 Band = Literal["rgb", "nir", "heat"]
-Point = tuple[float, float, float]  # right, forward, up in body heights; feet on zero
-Array = NDArray[Any]
 LABELS = 16  # canvas values for each of two people
 LIT = 170  # canvas value of full light
 SCENE_SCALE, SCENE_WIDTH, SCENE_TOP = 200, 8, 2.2  # pixels a body height; body heights
-
-
-class Part(IntEnum):
-    """What a pixel of a person shows; zero is the scene."""
-
-    SKIN, HAIR, EYES, UPPER, PRINT, SLEEVE, INNER, LOWER, SHOES, BAG, HAT, FURNITURE = range(1, 13)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """One person: body lengths in body heights, kinds by name, a spectrum for each `Part`."""
-
-    height: float  # 1 is 1.7 m
-    build: float
-    shoulder: float
-    hip: float
-    leg: float
-    head: float
-    loose: float
-    hem: float
-    lean: float
-    period: float
-    side: float
-    hair: str
-    upper: str
-    lower: str
-    texture: str
-    carried: str
-    spectra: tuple[Spectrum, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +58,42 @@ class Camera:
         return "rgb" if self.band == "rgb" else "ir"
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A person in a pose, projected: N overlapping shapes, far ones first, in body heights."""
+
+    who: Identity
+    yaw: float  # radians from facing the camera
+    outlines: Array  # [N, 16, 2]: right, up
+    cores: Array  # the lit part of each
+    parts: Array  # what each shows, see `Part`
+
+
+Layer = tuple[Figure, int, tuple[float, float]]  # with its first label and where it stands
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """The detector's box, in body heights and in pixels."""
+
+    left: float
+    top: float
+    wide: float
+    tall: float
+    width: int
+    height: int
+
+    @property
+    def scale(self) -> Array:
+        """Pixels right and down of a body height right and up."""
+        return np.array((self.width / self.wide, -self.height / self.tall))
+
+    @property
+    def fine(self) -> int:
+        """Oversampling; large crops are soft enough without it."""
+        return 2 if self.height <= 300 else 1
+
+
 # fmt: off
 TEXTURES: dict[str, Callable[[Array, Array, float], Array]] = {
     # where the print is, of body heights below the shoulder, azimuth and period
@@ -100,103 +105,15 @@ TEXTURES: dict[str, Callable[[Array, Array, float], Array]] = {
     "back": lambda v, a, s: (abs(v - .1) < .5 * s + .03) & (np.cos(a) < -.7),
     "block": lambda v, a, s: v < .08 + s,
 }
-HAIR: dict[str, tuple[tuple[Point, Point, float, float, Part], ...]] = {
-    # capsules beside the skull in head radii: from, to, two radii, part
-    "short": (), "buzz": (),
-    "bob": (((0., -.15, .2), (0., -.25, -1.), 1.08, 1.05, Part.HAIR),),
-    "long": (((0., -.3, .2), (0., -.8, -3.2), 1.02, .8, Part.HAIR),),
-    "tail": (((0., -.9, .5), (0., -1.5, -2.), .32, .22, Part.HAIR),),
-    "bun": (((0., -.5, 1.3), (0., -.5, 1.4), .42, .42, Part.HAIR),),
-    "cap": (((0., 0., .75), (0., 0., .4), .85, 1.1, Part.HAT),
-            ((0., .5, .5), (0., 1.5, .4), .6, .5, Part.HAT)),
-}
-CARRIED: dict[str, tuple[tuple[Any, ...], ...]] = {
-    # capsules: from, to, half width and depth at each, roundness, depth bias
-    "nothing": (),
-    "backpack": (((0., -.1, .76), (0., -.11, .6), (.085, .05), (.1, .07), .4, .01),
-                 ((-.06, 0., .81), (-.06, .07, .66), (.012, .012), (.012, .012), 1., .03),
-                 ((.06, 0., .81), (.06, .07, .66), (.012, .012), (.012, .012), 1., .03)),
-    "bag": (((.13, 0., .5), (.13, 0., .42), (.035, .09), (.04, .1), .3, .07),
-            ((-.05, .05, .81), (.13, .07, .5), (.009, .009), (.009, .009), 1., .03),
-            ((-.05, -.05, .81), (.13, -.07, .5), (.009, .009), (.009, .009), 1., .03)),
-    "suitcase": (((.22, -.1, .3), (.22, -.1, .06), (.08, .06), (.08, .06), .2, 0.),
-                 ((.22, -.1, .42), (.22, -.1, .3), (.008, .008), (.008, .008), 1., 0.)),
-}
 # fmt: on
 
 
-def _pose(p: Identity, yaw: float, rng: Generator) -> Array:
-    """Returns [N, 11] capsules: from xyz, to xyz, two radii, part, roundness, depth bias."""
-    rows: list[tuple[float, ...]] = []
-
-    def add(a: Point, b: Point, r0: float, r1: float, part: Part, *shape: float) -> None:
-        rows.append((*a, *b, r0, r1, part, *(shape or (1.0, 0.0))))
-
-    def span(width: float, depth: float) -> float:
-        return math.hypot(width * math.cos(yaw), depth * math.sin(yaw))
-
-    def swung(a: Point, length: float, angle: float, out: float = 0.0) -> Point:
-        return a[0] + out, a[1] + length * math.sin(angle), a[2] - length * math.cos(angle)
-
-    stride = rng.uniform(0.25, 0.5) if rng.random() < 0.75 else rng.uniform(0.02, 0.1)
-    phase = rng.uniform(0, 2 * math.pi)
-    shoulder, hip = p.shoulder * (0.6 + 0.4 * p.build), p.hip * (0.5 + 0.5 * p.build)
-    arm, depth, short = 0.015 + 0.014 * p.build, 0.068 * p.build, p.upper == "short"
-    sleeve = arm + 0.005 + 0.5 * p.loose
-    thigh = 0.046 * p.build + p.loose * (p.lower != "skirt")
-    shin = thigh - 0.014 - p.loose * (p.lower == "shorts")
-    on_thigh = Part.SKIN if p.lower == "skirt" else Part.LOWER
-    on_shin = Part.LOWER if p.lower == "trousers" else Part.SKIN
-    for side in (-1, 1):
-        turn = phase + side * math.pi / 2
-        swing, bend = stride * math.sin(turn), stride * (0.2 + 1.2 * max(0.0, math.cos(turn)))
-        top = (side * 0.52 * hip, 0.0, p.leg)
-        knee = swung(top, 0.5 * p.leg, swing)
-        ankle = swung(knee, 0.45 * p.leg, swing - bend)
-        toe = (ankle[0] + side * 0.015, ankle[1] + 0.08, ankle[2] - 0.012 + 0.05 * bend)
-        add(knee, ankle, shin, shin - 0.01, on_shin, 1.0, -0.15)
-        add(top, knee, thigh, thigh - 0.012, on_thigh, 0.6, -0.145)
-        add(ankle, toe, 0.023, 0.018, Part.SHOES, 0.8, -0.14)
-        joint, back = (side * (shoulder * 0.95 - 0.01), p.lean, 0.785), -0.7 * swing
-        elbow, half = (swung(joint, length, back, side * length / 8) for length in (0.17, 0.1))
-        flex = back + (rng.uniform(1.6, 2.4) if rng.random() < 0.12 else rng.uniform(0.1, 0.5))
-        wrist, tips = (swung(elbow, length, flex, -side * 0.01) for length in (0.15, 0.18))
-        if short:
-            add(joint, elbow, arm, 0.8 * arm, Part.SKIN, 1.0, 0.05)
-        add(elbow if short else wrist, tips, 0.85 * arm, 0.018, Part.SKIN, 1.0, 0.05)
-        add(joint, half if short else elbow, sleeve, sleeve, Part.SLEEVE, 0.6, 0.055)
-        if not short:
-            add(elbow, wrist, 0.95 * sleeve, 0.8 * sleeve, Part.SLEEVE, 0.5, 0.055)
-
-    pelvis, waist, chest = (0.0, 0.0, p.leg), (0.0, p.lean / 2, 0.64), (0.0, p.lean, 0.78)
-    low, middle = (0.0, 0.0, p.leg - p.hem), span(0.9 * hip + 0.012, depth)
-    wide = span(hip + 0.012 + p.loose / 2, depth + 0.012)
-    add(chest, (0.0, p.lean, 0.86), 0.03, 0.026, Part.SKIN)
-    add((0.0, 0.0, p.leg + 0.04), pelvis, middle, span(hip, depth), Part.LOWER, 0.4, 0.0)
-    add(chest, waist, span(shoulder, depth), middle, Part.UPPER, 0.45, 0.02)
-    add(waist, low, middle, wide, Part.UPPER, 0.25, 0.02)
-    if p.lower == "skirt":
-        hem = (0.0, 0.0, p.leg * (0.45 + 8 * p.loose))
-        add(pelvis, hem, wide, span(hip * 1.35, depth * 1.6), Part.LOWER, 0.2, 0.01)
-    if p.upper == "coat":
-        add(low, (0.0, 0.0, p.leg / 2), wide, span(hip * 1.3, depth * 1.5), Part.UPPER, 0.15, 0.02)
-    if p.upper in ("coat", "open"):
-        strip, end = max(0.035 * abs(math.cos(yaw)), 0.008), (0.0, depth, p.leg - p.hem + 0.02)
-        add((0.0, p.lean + depth, 0.81), end, 0.7 * strip, 1.2 * strip, Part.INNER, 0.3, 0.0)
-    for a, b, r0, r1, cap, bias in CARRIED[p.carried]:
-        start, end = ((p.side * x, y, z) for x, y, z in (a, b))
-        add(start, end, span(*r0), span(*r1), Part.BAG, cap, bias)
-    skull = 1.0 if p.hair == "buzz" else 1.1
-    crown, face = (0.0, -0.05, 0.1), (0.0, 0.32, -0.28)
-    head = ((crown, crown, skull, skull, Part.HAIR), (face, face, 0.86, 0.86, Part.SKIN))
-    eyes = (((x, 0.95, 0.0), (x, 0.95, -0.01), 0.12, 0.12, Part.EYES) for x in (-0.36, 0.36))
-    for a, b, r0, r1, part in (*head, *HAIR[p.hair], *eyes):
-        start, end = ((p.head * x, p.head * y + p.lean, p.head * z + 0.925) for x, y, z in (a, b))
-        add(start, end, p.head * r0, p.head * r1, part, 1.25 if a == b else 0.6, 0.03)
-    table = np.array(rows)
-    table[:, [2, 5]] += 0.025 - table[:, [2, 5]].min()
-    table[:, :8] *= p.height
-    return table
+def _figure(who: Identity, camera: Camera, elevation: float, sun: float, rng: Generator) -> Figure:
+    """Lets `who` turn some way to the camera, which looks down by `elevation`; light from `sun`."""
+    facing = int(np.searchsorted(np.cumsum(camera.views), rng.random()))
+    turn = (0.0, math.pi, rng.choice((-1, 1)) * math.pi / 2)[min(facing, 2)]
+    yaw = turn + rng.normal(0, 0.3)
+    return Figure(who, yaw, *_outlines(pose(who, yaw, rng), yaw, elevation, sun))
 
 
 def _outlines(table: Array, yaw: float, elevation: float, sun: float) -> tuple[Array, Array, Array]:
@@ -218,6 +135,56 @@ def _outlines(table: Array, yaw: float, elevation: float, sun: float) -> tuple[A
         side, aside = thin * across - along, np.array((shift, 0.0))
         shapes.append(np.concatenate((a + r0 * (aside + side), b + r1 * (aside - side)), 1))
     return shapes[0], shapes[1], part.ravel().astype(int)
+
+
+def _frame(figure: Figure, camera: Camera, rng: Generator) -> Crop:
+    """Returns the box that the detector puts around a person, more or less well."""
+    low, high = figure.outlines.min((0, 1)), figure.outlines.max((0, 1))
+    tall = (high[1] - low[1]) * (1 + camera.margin + rng.normal(0, 0.03))
+    wide = min(max((high[0] - low[0]) * rng.normal(1.08, 0.06), tall / 3.2), tall / 2.2)
+    height = round(math.exp(rng.uniform(*np.log(camera.pixels))))
+    width = min(max(round(height * wide / tall), 50), 250)
+    left, top = (low + high) / 2 + rng.normal(0, (0.03, 0.02)) + (-wide / 2, tall / 2)
+    return Crop(left, top, wide, tall, width, height)
+
+
+def _draw(layers: list[Layer], crop: Crop, camera: Camera, rng: Generator) -> tuple[Array, Any]:
+    """Draws far to near: labels uint8 [H * fine, W * fine], and the light as a picture [H, W]."""
+    canvas = Image.new("L", (crop.width * crop.fine, crop.height * crop.fine))
+    shade = Image.new("L", (crop.width, crop.height), round(LIT * camera.backdrop))
+    label, light = ImageDraw.Draw(canvas), ImageDraw.Draw(shade)
+    for figure, first, shift in layers:
+        edges, cores = (
+            (xy + shift - (crop.left, crop.top)) * crop.scale
+            for xy in (figure.outlines, figure.cores)
+        )
+        for edge, lit, part in zip(edges, cores, figure.parts.tolist(), strict=True):
+            label.polygon((edge * crop.fine).ravel().tolist(), first + part)
+            light.polygon(edge.ravel().tolist(), round(LIT * (1 - camera.contrast)))
+            light.polygon(lit.ravel().tolist(), LIT)
+    if rng.random() < 0.08:  # furniture hides the legs, or a post one side
+        size = (crop.width, crop.height, crop.width)
+        x, y, thick = rng.uniform((0.65, 0.65, 0.1), (0.9, 0.85, 0.25)) * size
+        post = rng.random() < 0.5
+        hidden = np.array(
+            (x, 0, x + thick, crop.height) if post else (0, y, crop.width, crop.height)
+        )
+        label.rectangle((hidden * crop.fine).tolist(), int(Part.FURNITURE))
+        light.rectangle(hidden.tolist(), LIT)
+    return np.array(canvas), shade
+
+
+def _print(labels: Array, figure: Figure, crop: Crop, elevation: float) -> None:
+    """Labels what of a person's upper garment is printed."""
+    who, yaw = figure.who, figure.yaw
+    rows, columns = ((np.arange(n) + 0.5) / crop.fine for n in labels.shape)
+    below = 0.82 * who.height * math.cos(elevation) - crop.top - rows[:, None] / crop.scale[1]
+    chest = who.height * math.hypot(who.shoulder * math.cos(yaw), 0.07 * math.sin(yaw))
+    across = (columns / crop.scale[0] + crop.left - who.lean * math.sin(yaw)) / chest
+    azimuth = np.arcsin(np.clip(across, -1, 1)) - yaw
+    printed = TEXTURES[who.texture](below, azimuth, who.period)
+    sleeves = Part.SLEEVE if who.texture in ("stripes", "checks") else Part.UPPER
+    np.putmask(labels, printed & ((labels == Part.UPPER) | (labels == sleeves)), Part.PRINT)
 
 
 def _expose(picture: Image.Image, shade: Image.Image, camera: Camera, rng: Generator) -> Array:
@@ -252,58 +219,24 @@ def render(
     """
     infrared, elevation = camera.modality == "ir", rng.uniform(*camera.elevation)
     sun = 0.0 if infrared else rng.uniform(-1, 1)
-
-    def figure(who: Identity) -> tuple[float, tuple[Array, Array, Array]]:
-        facing = int(np.searchsorted(np.cumsum(camera.views), rng.random()))
-        turn = (0.0, math.pi, rng.choice((-1, 1)) * math.pi / 2)[min(facing, 2)]
-        yaw = turn + rng.normal(0, 0.3)
-        return yaw, _outlines(_pose(who, yaw, rng), yaw, elevation, sun)
-
-    yaw, body = figure(person)
-    low, high = body[0].min((0, 1)), body[0].max((0, 1))
-    tall = (high[1] - low[1]) * (1 + camera.margin + rng.normal(0, 0.03))
-    wide = min(max((high[0] - low[0]) * rng.normal(1.08, 0.06), tall / 3.2), tall / 2.2)
-    height = round(math.exp(rng.uniform(*np.log(camera.pixels))))
-    width = min(max(round(height * wide / tall), 50), 250)
-    left, top = (low + high) / 2 + rng.normal(0, (0.03, 0.02)) + (-wide / 2, tall / 2)
-    scale = np.array((width / wide, -height / tall))
-    layers = [(person, 0, (0.0, 0.0), body)]
+    figure = _figure(person, camera, elevation, sun, rng)
+    crop = _frame(figure, camera, rng)
+    layers: list[Layer] = [(figure, 0, (0.0, 0.0))]
     if passer_by:  # in front of the person when lower in the picture
         x, y = rng.uniform(0.25, 0.45) * rng.choice((-1, 1)), rng.uniform(-0.1, 0.1)
-        layers.insert(int(y < 0), (passer_by, LABELS, (x, y), figure(passer_by)[1]))
+        other = _figure(passer_by, camera, elevation, sun, rng)
+        layers.insert(int(y < 0), (other, LABELS, (x, y)))
+    labels, shade = _draw(layers, crop, camera, rng)
+    _print(labels, figure, crop, elevation)
 
-    fine = 2 if height <= 300 else 1  # large crops are soft enough without oversampling
-    canvas = Image.new("L", (width * fine, height * fine))
-    shade = Image.new("L", (width, height), round(LIT * camera.backdrop))
-    label, light = ImageDraw.Draw(canvas), ImageDraw.Draw(shade)
     palette = np.zeros((2 * LABELS, 4), np.uint8)
-    for who, first, shift, (outline, core, parts) in layers:
-        palette[first + 1 : first + 1 + len(who.spectra)] = who.spectra
-        edges, cores = ((xy + shift - (left, top)) * scale for xy in (outline, core))
-        for edge, lit, part in zip(edges, cores, parts.tolist(), strict=True):
-            label.polygon((edge * fine).ravel().tolist(), first + part)
-            light.polygon(edge.ravel().tolist(), round(LIT * (1 - camera.contrast)))
-            light.polygon(lit.ravel().tolist(), LIT)
-    if rng.random() < 0.08:  # furniture hides the legs, or a post one side
-        x, y, thick = rng.uniform((0.65, 0.65, 0.1), (0.9, 0.85, 0.25)) * (width, height, width)
-        post = rng.random() < 0.5
-        hidden = np.array((x, 0, x + thick, height) if post else (0, y, width, height))
-        label.rectangle((hidden * fine).tolist(), int(Part.FURNITURE))
-        light.rectangle(hidden.tolist(), LIT)
-
-    labels = np.array(canvas)
-    rows, columns = ((np.arange(n) + 0.5) / fine for n in labels.shape)
-    below = 0.82 * person.height * math.cos(elevation) - top - rows[:, None] / scale[1]
-    chest = person.height * math.hypot(person.shoulder * math.cos(yaw), 0.07 * math.sin(yaw))
-    across = (columns / scale[0] + left - person.lean * math.sin(yaw)) / chest
-    azimuth = np.arcsin(np.clip(across, -1, 1)) - yaw
-    printed = TEXTURES[person.texture](below, azimuth, person.period)
-    sleeves = Part.SLEEVE if person.texture in ("stripes", "checks") else Part.UPPER
-    np.putmask(labels, printed & ((labels == Part.UPPER) | (labels == sleeves)), Part.PRINT)
-    x, y = SCENE_SCALE * (rng.uniform(1, SCENE_WIDTH - 2) + left), SCENE_SCALE * (SCENE_TOP - top)
-    box = (x, y, x + SCENE_SCALE * wide, y + SCENE_SCALE * tall)
-    behind = scene.resize(canvas.size, Image.Resampling.BILINEAR, box)
-    mask = Image.fromarray(labels).point([0] + [255] * 255)
+    for layer, first, _ in layers:
+        palette[first + 1 : first + 1 + len(layer.who.spectra)] = layer.who.spectra
     worn = Image.fromarray(np.take(palette[:, 3 if infrared else slice(3)], labels, axis=0))
-    picture = Image.composite(worn, behind, mask).reduce(fine)
-    return np.broadcast_to(_expose(picture, shade, camera, rng), (height, width, 3))
+    x = SCENE_SCALE * (rng.uniform(1, SCENE_WIDTH - 2) + crop.left)
+    y = SCENE_SCALE * (SCENE_TOP - crop.top)
+    box = (x, y, x + SCENE_SCALE * crop.wide, y + SCENE_SCALE * crop.tall)
+    behind = scene.resize(worn.size, Image.Resampling.BILINEAR, box)
+    mask = Image.fromarray(labels).point([0] + [255] * 255)
+    picture = Image.composite(worn, behind, mask).reduce(crop.fine)
+    return np.broadcast_to(_expose(picture, shade, camera, rng), (crop.height, crop.width, 3))

@@ -15,16 +15,8 @@ from numpy import ndarray
 from numpy.random import Generator, Philox
 from PIL import Image, ImageDraw, ImageFilter
 
-from pipeline.datasets.people import (
-    SCENE_SCALE,
-    SCENE_TOP,
-    SCENE_WIDTH,
-    Band,
-    Camera,
-    Identity,
-    Part,
-    Spectrum,
-)
+from pipeline.datasets.body import Identity, Part, Spectrum
+from pipeline.datasets.people import SCENE_SCALE, SCENE_TOP, SCENE_WIDTH, Band, Camera
 
 T = TypeVar("T")
 # purposes of random streams

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.datasets.body import Identity
 from pipeline.datasets.lists import reading
-from pipeline.datasets.people import Identity, render
+from pipeline.datasets.people import render
 from pipeline.datasets.population import (
     CAMERAS,
     LAYOUT,

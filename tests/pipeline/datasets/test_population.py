@@ -9,8 +9,8 @@ from numpy import ndarray
 from PIL import Image
 
 from pipeline.datasets import synthetic
+from pipeline.datasets.body import Part
 from pipeline.datasets.kinds import kind_of, read_training, survey
-from pipeline.datasets.people import Part
 from pipeline.datasets.population import identity, warm
 from pipeline.options import DataOptions
 

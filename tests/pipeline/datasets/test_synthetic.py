@@ -9,7 +9,7 @@ import scipy.io
 from numpy import ndarray
 from PIL import Image
 
-from pipeline.datasets.people import Part
+from pipeline.datasets.body import Part
 from pipeline.datasets.synthetic import CAMERAS, SyntheticOptions, identity, make
 from pipeline.errors import InputError
 
