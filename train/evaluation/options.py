@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pipeline.errors import InputError
 from pipeline.options import Trial
 
+EQUAL = 1e-9  # percent; the mean of equal numbers is rounded
+
 
 @dataclass(frozen=True, slots=True)
 class ReRanking:
@@ -136,3 +138,13 @@ def disclosed(result: dict[str, Any]) -> list[str]:
     if "data" in result:
         words.append(f"on {result['data']}")
     return words
+
+
+def on_equal_trials(result: dict[str, Any]) -> str:
+    """Returns a remark on a result in which some mode's trials all came out the same, or ""."""
+    modes = result.get("modes", [result])
+    if any(mode["num_trials"] > 1 and max(mode["std"].values()) < EQUAL for mode in modes):
+        return (
+            "± 0.0 throughout: all trials came out the same, as when every gallery holds all images"
+        )
+    return ""

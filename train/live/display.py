@@ -21,7 +21,7 @@ from pipeline.datasets.findings import Findings
 from pipeline.datasets.records import Index, Modality, Protocol
 from pipeline.options import unit
 from train.config import Config
-from train.evaluation.options import disclosed
+from train.evaluation.options import disclosed, on_equal_trials
 from train.evaluation.sides import listed
 from train.live.terminal import spelled
 from train.metrics import FIGURES
@@ -216,9 +216,8 @@ class Display:
                 ),
                 f"{mode['chance_rank1']:.1f}",
             )
-        table.caption = self._cell(
-            "below a protocol: queries × gallery; chance: rank-1 of a random order"
-        )
+        notes = "below a protocol: queries × gallery; chance: rank-1 of a random order"
+        table.caption = self._cell("\n".join(filter(None, (notes, on_equal_trials(result)))))
         self.console.print(table)
 
     def foundation(self, result: dict[str, Any]) -> None:

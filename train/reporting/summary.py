@@ -11,7 +11,7 @@ from pipeline.options import unit
 from train import run_folder
 from train.config import Config
 from train.environment import environment
-from train.evaluation.options import disclosed
+from train.evaluation.options import disclosed, on_equal_trials
 from train.metrics import FIGURES
 from train.reporting.page import Markup, Section, element, facts, folded, joined, table, with_code
 
@@ -54,6 +54,8 @@ def figures_section(result: dict[str, Any], source: str, file: str = "") -> Sect
         f"{result['protocol']}, in percent, by {result['distance']} distance{made_with}{over}. "
         f"{source} Chance is the rank-1 of a random order."
     )
+    if equal := on_equal_trials(result):
+        lead += f" {equal}."
     tiles = [
         element(
             "div",

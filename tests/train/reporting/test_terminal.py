@@ -73,6 +73,18 @@ def test_tables_stay_aligned(monkeypatch, encoding):
         assert len({tuple(np.flatnonzero([c == "|" for c in row])) for row in rows}) == 1
 
 
+def test_a_deviation_of_zero_is_explained(capsys):
+    equal = RESULT | {"std": dict.fromkeys(FIGURES, 7e-15), "protocol": "multi-shot"}
+    varies = RESULT | {"std": FIGURES | {"rank1": 0.0}}
+    for result, explained in (
+        (RESULT | {"modes": [varies, equal]}, True),
+        (RESULT | {"modes": [varies, varies]}, False),
+        (equal | {"num_trials": 1}, False),
+    ):
+        Display().result(result)
+        assert ("all trials came out the same" in capsys.readouterr().out) == explained
+
+
 def test_names_in_brackets_are_shown_unchanged(capsys):
     Display().say("run       runs/[/x] [red]a[/red]")
     assert capsys.readouterr().out == "run       runs/[/x] [red]a[/red]\n"
