@@ -18,6 +18,7 @@ from train.paper import table_plot
 from train.paper.rows import FIGURES, Figures
 
 POWER, MAX_SEEDS = 0.8, 1000
+ROUNDING = 1e-9  # percent; differences this close to each other are equal
 SHORT = {"rank1": "R1", "rank10": "R10", "rank20": "R20", "mAP": "mAP"}
 
 
@@ -55,7 +56,7 @@ def paired_difference(row: Row, other: Row, figure: str) -> tuple[float, float, 
     found = _differences(row, other, figure)
     if len(found) < 2:
         return (float("nan"),) * 4
-    mean, error = found.mean(), found.std(ddof=1) / np.sqrt(len(found))
+    mean, error = found.mean(), _deviation(found) / np.sqrt(len(found))
     if error == 0:
         return float(mean), float(mean), float(mean), float("nan")
     reach = stats.t.ppf(0.975, len(found) - 1) * error
@@ -70,7 +71,7 @@ def seeds_needed(row: Row, other: Row, figure: str) -> int | None:
     differences seen here. None below two seeds, without any deviation, or above `MAX_SEEDS`.
     """
     found = _differences(row, other, figure)
-    deviation = float(found.std(ddof=1)) if len(found) > 1 else 0.0
+    deviation = _deviation(found) if len(found) > 1 else 0.0
     if deviation == 0:
         return None
     for n in range(2, MAX_SEEDS + 1):
@@ -83,6 +84,11 @@ def seeds_needed(row: Row, other: Row, figure: str) -> int | None:
 def _differences(row: Row, other: Row, figure: str) -> np.ndarray:
     pairs = zip(row.outcomes, other.outcomes, strict=True)
     return np.array([a[figure] - b[figure] for a, b in pairs if a and b])
+
+
+def _deviation(found: np.ndarray) -> float:
+    """Returns the sample standard deviation; 0 if only rounding separates the values."""
+    return 0.0 if np.ptp(found) < ROUNDING else float(found.std(ddof=1))
 
 
 def write(

@@ -65,6 +65,16 @@ def test_figures_without_a_deviation_say_nothing_of_the_seeds_needed(tmp_path, c
     assert "Difference" not in (tmp_path / "t.md").read_text()
 
 
+@pytest.mark.parametrize("hits", [((13, 14), (12, 13)), ((7, 14, 33), (5, 12, 31))])
+def test_differences_that_only_rounding_separates_have_no_deviation(hits):
+    """100 x 0.14 - 100 x 0.13 is not quite 1, which made p = 6e-16 of two equal differences."""
+    a, b = (row("", *(100 * (n / 100) for n in of_row)) for of_row in hits)
+    mean, low, high, p = paired_difference(a, b, "rank1")
+    assert low == mean == high == pytest.approx(hits[0][0] - hits[1][0])
+    assert math.isnan(p)
+    assert seeds_needed(a, b, "rank1") is None
+
+
 def test_only_seeds_finished_by_both_are_paired():
     found = paired_difference(row("a", 5, None, 7, 4), row("b", 4, 1, None, 2), "rank1")
     assert found[0] == pytest.approx(1.5)
