@@ -121,7 +121,7 @@ def run_experiment(
         out / "-".join((name, *only)),
         experiment.title + (" (quick: figures mean nothing)" if quick else ""),
         synthetic.title(root) or root.name,
-        SEARCHES[searches[0]][2],
+        _published_for(searches),
         _rows(experiment, runs, searches),
         display,
     )
@@ -148,6 +148,12 @@ def _searches(experiment: Experiment, root: Path, kind: KindName) -> list[str]:
     of_data = None if synthetic.recipe(root) else original_kind(root, kind)
     found = [search for search, (of_kind, _, _) in SEARCHES.items() if of_kind == of_data]
     return found or [experiment.published]
+
+
+def _published_for(searches: list[str]) -> str:
+    """Returns what the paper's figures are for: a search, or the data set of several."""
+    words = SEARCHES[searches[0]][2]
+    return words if len(searches) == 1 else words.partition(", ")[0]
 
 
 def _runs(experiment: Experiment, base: Config, seeds: int, out: Path) -> Iterator[Run]:
@@ -179,7 +185,8 @@ def _rows(experiment: Experiment, runs: list[Run], searches: list[str]) -> list[
             suffix = f", {words.partition(', ')[2]}" if i else ""
             first = labels.get(row(method).first_stage or "", row(method).first_stage)
             paper = row(method).paper.get(search)
-            found.append(Row(label + suffix, paper, outcomes, first, untrained))
+            of_search = words if len(searches) > 1 else ""
+            found.append(Row(label + suffix, paper, outcomes, first, untrained, of_search))
     return found
 
 

@@ -31,6 +31,7 @@ class Row:
     outcomes: list[dict[str, Any] | None]
     first_stage: str | None = None  # the row whose run is its first stage
     num_untrained: int = 0  # runs that could not be trained; the others without figures diverged
+    search: str = ""  # of both figures, if the table has rows of several
 
     @property
     def num_diverged(self) -> int:
@@ -159,8 +160,10 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
         f"|---{'|---:' * (len(heads) - 1)}|",
         *(f"| {' | '.join([row.label, *_cells(row), _seconds(row)])} |" for row in rows),
     ]
-    if seeds > 1 and len(rows) > 1:
-        first = rows[0]
+    for of_search in _by_search(rows) if seeds > 1 else []:
+        first, *others = of_search
+        if not others:
+            continue
         lines += [
             "",
             f"Difference from {first.label}, by seed: mean [95 % interval], p (Student's t); n: "
@@ -169,7 +172,7 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
             f"| | {' | '.join(SHORT.values())} |",
             f"|---{'|---:' * len(SHORT)}|",
         ]
-        for row in rows[1:]:
+        for row in others:
             found = [
                 (*paired_difference(row, first, figure), seeds_needed(row, first, figure))
                 for figure in FIGURES
@@ -177,6 +180,12 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
             cells = [_difference_cell(*of_figure) for of_figure in found]
             lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _by_search(rows: list[Row]) -> list[list[Row]]:
+    """Returns the rows of each search: figures of different searches cannot be subtracted."""
+    searches = dict.fromkeys(row.search for row in rows)
+    return [[row for row in rows if row.search == search] for search in searches]
 
 
 def _difference_cell(mean: float, low: float, high: float, p: float, n: int | None) -> str:
@@ -209,7 +218,7 @@ def _summary_lines(ours: str, theirs: str, rows: list[Row]) -> list[dict[str, An
             line |= {figure: round(mean, 4), f"{figure}_std": round(std, 4)}
         line["seconds"] = round(mean_std(row.values("seconds"))[0], 1)
         line["first_stage"] = row.first_stage or ""  # whose seconds are included
-        line["paper_data"] = theirs if row.paper else ""
+        line["paper_data"] = (row.search or theirs) if row.paper else ""
         paper = row.paper or ("",) * len(FIGURES)
         line |= {f"paper_{name}": x for name, x in zip(FIGURES, paper, strict=True)}
         lines.append(line)

@@ -1,6 +1,7 @@
 """An experiment's tables: means and intervals by hand, our and the paper's figures apart."""
 
 import csv
+import dataclasses
 import math
 
 import numpy as np
@@ -79,6 +80,23 @@ def test_only_seeds_finished_by_both_are_paired():
     found = paired_difference(row("a", 5, None, 7, 4), row("b", 4, 1, None, 2), "rank1")
     assert found[0] == pytest.approx(1.5)
     assert all(map(math.isnan, paired_difference(row("a", 5), row("b", 4), "rank1")))
+
+
+def test_rows_of_different_searches_are_not_subtracted(tmp_path, capsys):
+    searches = ("RegDB, visible to thermal", "RegDB, thermal to visible")
+    made = [
+        dataclasses.replace(row(f"{label} {i}", *x), search=search)
+        for i, search in enumerate(searches)
+        for label, x in (("a", (1 + 10 * i, 4 + 20 * i)), ("b", (2 + 10 * i, 6 + 20 * i)))
+    ]
+    write(tmp_path / "t", "A table", "ours", "RegDB", made, Display())
+    differences = (tmp_path / "t.md").read_text().split("Difference from ")[1:]
+    assert [part.partition(",")[0] for part in differences] == ["a 0", "a 1"]
+    for i, part in enumerate(differences):
+        (line,) = [line for line in part.splitlines() if line.startswith(("| a", "| b"))]
+        assert line.startswith(f"| b {i} | +1.50 [")
+    lines = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert [line["paper_data"] for line in lines] == [s for s in searches for _ in "ab"]
 
 
 def test_files_keep_our_figures_and_the_papers_apart(tmp_path, capsys):
