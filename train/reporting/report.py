@@ -98,7 +98,8 @@ def _of_run(
                 f"result.json says {_in_short(result)}; the pictures show "
                 f"{run.trained.weights.name} on {run.protocol.index.origin}: {_in_short(found)}."
             )
-    notes += [result[name] for name in ("remark", "collapse") if result and name in result]
+    told = ("remark", "unfinished", "collapse")
+    notes += [result[name] for name in told if result and name in result]
 
     sections = [summary.figures_section(result, source)] if result else []
     sections += summary.other_tests(run_dir)
@@ -170,8 +171,7 @@ def _of_trials(
         notes.append(_said(state))
     if result and "training" in result:
         notes.append(f"The trainings were {result['training']}.")
-    if result and "collapse" in result:
-        notes.append(result["collapse"])
+    notes += [result[name] for name in ("unfinished", "collapse") if result and name in result]
     sections = [summary.figures_section(result, "")] if result else []
     sections += summary.other_tests(run_dir)
     sections.append(summary.trials_section(folders, out))
