@@ -269,7 +269,7 @@ def test_features_that_hardly_differ_for_their_size_are_rejected(offset, spread)
     q, g = sides(protocol="plain")
     for side in (q, g):
         side["features"] = np.float32(offset) + np.float32(spread) * side["features"]
-    with pytest.raises(InputError, match="g: features have a length of .* subtract the same"):
+    with pytest.raises(InputError, match=r"g: features have a length of .* subtract the same"):
         score(Features(**q), Features(**g, name="g"), "plain")
     for side in (q, g):
         side["features"] = side["features"] - np.float32(offset)
