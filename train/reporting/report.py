@@ -106,9 +106,8 @@ def _of_run(
     shown = tuple(chart for chart in retrieval if chart)
     if shown:
         sections.append(Section("retrieval", "Retrieval", "", shown, numbers))
-    alpha = cfg.method.dhsm.alpha if cfg.method.dhsm.enabled else None
     if epochs:
-        sections += [curves.losses(epochs), curves.spectra(epochs, alpha)]
+        sections += [curves.losses(epochs), curves.spectra(epochs, cfg.method.dhsm)]
     if run:
         sections += _pictures(run, cfg, display, seed)
     if epochs:
