@@ -87,13 +87,16 @@ def _say(session: Session, samples: Samples) -> None:
         for name, passes in samples.passes.items()
     }
     counterpart = [a - b for a, b in zip(us[WITH], us[WITHOUT], strict=True)]
-    session.ratios[RATIO] = ratios = [a / b for a, b in zip(us[MADE], counterpart, strict=True)]
+    times = ""
+    if min(counterpart) > 0:  # else noise hides it, and a ratio to it says nothing
+        ratios = [a / b for a, b in zip(us[MADE], counterpart, strict=True)]
+        session.ratios[RATIO] = ratios
+        times = f", {statistics.median(ratios):.0f} times as much"
 
     def told(added: list[float]) -> str:
         shares = [100 * a / b for a, b in zip(added, us[STEP], strict=True)]
         return f"{statistics.median(added):.0f} ({statistics.median(shares):.1f} %)"
 
-    times = f", {statistics.median(ratios):.0f} times as much" if min(counterpart) > 0 else ""
     session.display.say(
         f"second spectrum, µs {'of CPU ' if of_cpu else ''}an original (share of the training "
         f"step): a counterpart {told(counterpart)}; a translator's image {told(us[MADE])}{times}; "

@@ -23,6 +23,7 @@ METRICS = "metrics.jsonl"
 RESULT = "result.json"
 OTHER_RESULT = re.compile(r"result(-on-[\w-]+)?(-flip-test)?(-re-rank)?\.json")
 CHECKPOINTS = "checkpoints"
+UNFINISHED = "unfinished"  # an entry of a result whose run has not trained to its end
 BAD_IMAGES = "bad_images.tsv"
 METHOD = "method.py"  # a copy that is never executed
 PATIENCE_S = 0.2  # before a second try to lock a folder
@@ -220,6 +221,16 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
             ) from error
         records.append(record)
     return records
+
+
+def epochs_recorded(run_dir: Path) -> int | None:
+    """Returns the last epoch in `metrics.jsonl`, 0 if it has none; None if there is no such file.
+
+    Raises `InputError` as `read_metrics` does.
+    """
+    if not (run_dir / METRICS).exists():
+        return None
+    return max((r["epoch"] for r in read_metrics(run_dir) if r["event"] == "epoch"), default=0)
 
 
 def read_result(run_dir: Path, name: str = RESULT) -> dict[str, Any] | None:

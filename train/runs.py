@@ -105,13 +105,18 @@ def describe(folder: Path) -> Run:
         done = max((r["epoch"] for r in records if r["event"] == "epoch"), default=0)
         known["epochs_done"] = done
         result = run_folder.read_result(folder)
-        is_finished = result is not None and done >= written["epochs"]
+        is_finished = _is_final(result) and done >= written["epochs"]
         tests = [record for record in records if record["event"] == "eval"]
         known |= _figures(tests[-1] if tests and not is_finished else result)
         state, note = _state(folder, known["method"], is_finished, done)
     except (InputError, OSError) as error:
         return Run(folder, "damaged", in_one_line(error), **known)
     return Run(folder, state, note, **known)
+
+
+def _is_final(result: dict[str, Any] | None) -> bool:
+    """Whether there is a result, and not of a test before the training's end."""
+    return result is not None and run_folder.UNFINISHED not in result
 
 
 def _state(folder: Path, method: str | None, is_finished: bool, done: int) -> tuple[State, str]:
@@ -151,7 +156,8 @@ def _epoch_in(file: Path) -> int:
 def _of_trials(folder: Path, known: dict[str, Any]) -> Run:
     """Describes a run of several trainings: their epochs together, and their mean result."""
     trials = tuple(describe(path) for path in sorted(folder.glob("trial-*")) if path.is_dir())
-    known |= _figures(run_folder.read_result(folder)) | {
+    result = run_folder.read_result(folder)
+    known |= _figures(result) | {
         "modified": max(known["modified"], *(trial.modified for trial in trials), 0),
         "epochs": regdb.NUM_TRIALS * known["epochs"],
         "epochs_done": sum(trial.epochs_done for trial in trials),
@@ -161,7 +167,7 @@ def _of_trials(folder: Path, known: dict[str, Any]) -> Run:
     num_finished = states.count("finished")
     if "running" in states:
         return Run(folder, "running", "", **known)
-    if num_finished == regdb.NUM_TRIALS and known["rank1"] is not None:
+    if num_finished == regdb.NUM_TRIALS and known["rank1"] is not None and _is_final(result):
         return Run(folder, "finished", "", **known)
     for trial in trials:
         if trial.state not in ("finished", "interrupted"):

@@ -115,8 +115,10 @@ def resume(
 def _is_done(folder: Path, cfg: config.Config) -> bool:
     """Whether there is a result for the configured number of epochs."""
     result = run_folder.read_result(folder)
+    if result is None or run_folder.UNFINISHED in result:
+        return False
     expected = schedule.disclosure(cfg, cfg.epochs).get("training")
-    return result is not None and result.get("training") == expected
+    return bool(result.get("training") == expected)
 
 
 def _read(run_dir: Path, device: Device | None) -> config.Config:
@@ -161,13 +163,11 @@ def summarise(run_dir: Path, display: Display, options: EvalOptions = PLAIN) -> 
     trainings = sorted({r["training"] for r in results if "training" in r})
     if trainings:
         result["training"] = "; ".join(trainings)
-    lost = [
-        f"trial {n}: {r['collapse']}"
-        for n, r in zip(TRIALS, results, strict=True)
-        if "collapse" in r
-    ]
-    if lost:
-        result["collapse"] = "; ".join(lost)
+    for entry in (run_folder.UNFINISHED, "collapse"):
+        of_trials = zip(TRIALS, results, strict=True)
+        told = [f"trial {n}: {r[entry]}" for n, r in of_trials if entry in r]
+        if told:
+            result[entry] = "; ".join(told)
     run_folder.write_result(run_dir / name, result)
     display.result(result)
     if options != PLAIN:

@@ -100,6 +100,16 @@ def test_an_interrupted_run_resumes_with_the_missing_trials(run, tmp_path, capsy
     assert "trial 6 is done" in capsys.readouterr().out
 
 
+def test_a_trial_that_was_tested_before_its_end_is_not_done(run, tmp_path, capsys):
+    again = Path(shutil.copytree(run, tmp_path / "again"))
+    file = again / "trial-07" / "result.json"
+    early = json.loads(file.read_text()) | {"unfinished": "tested early", "rank1": 99.0}
+    file.write_text(json.dumps(early))
+    assert call("train", "--resume", again) == 0
+    assert "trial 7 is done" not in capsys.readouterr().out
+    assert (again / "result.json").read_bytes() == (run / "result.json").read_bytes()
+
+
 @pytest.mark.slow
 def test_all_trainings_are_extended(run, tmp_path, capsys):
     longer = Path(shutil.copytree(run, tmp_path / "longer"))

@@ -13,6 +13,7 @@ from train.metrics import Distance
 
 ROWS = 1024  # processed at a time, to bound copies
 SMALLEST, LARGEST = 1e-15, 1e16  # of the largest feature: float32 must resolve squared distances
+LEAST_SPREAD = 1e-5  # relative to the features' size; `metrics.distances` rounds smaller ones to 0
 
 
 def check_sides(query: Features, gallery: Features, protocol: str, distance: Distance) -> None:
@@ -28,6 +29,7 @@ def check_sides(query: Features, gallery: Features, protocol: str, distance: Dis
             f"{widths[0]}; embed both with the same network"
         )
     _check_size(query, gallery, distance)
+    _check_spread(query, gallery)
     rule = RULES[protocol]
     if rule.uses_cameras:
         _check_cameras(query, gallery, protocol, rule)
@@ -104,6 +106,27 @@ def _check_size(query: Features, gallery: Features, distance: Distance) -> None:
         raise InputError(
             f"{name}: the largest feature is {size:.3g}; float32 cannot represent distances of "
             "that size: scale query and gallery by the same factor, or embed them again"
+        )
+
+
+def _check_spread(query: Features, gallery: Features) -> None:
+    """Raises `InputError` if features differ too little from each other for their size."""
+    first = gallery.features[0].astype(np.float64)
+    apart, squares, size, num = np.zeros_like(first), 0.0, 0.0, 0
+    for side in (query, gallery):
+        for start in range(0, len(side.pids), ROWS):
+            features = side.features[start : start + ROWS].astype(np.float64)
+            size += np.square(features).sum()
+            features -= first
+            apart += features.sum(axis=0)
+            squares += np.square(features).sum()
+            num += len(features)
+    spread = np.sqrt(max(0.0, squares / num - np.square(apart / num).sum()))
+    if 0 < spread < LEAST_SPREAD * np.sqrt(size / num):
+        raise InputError(
+            f"{gallery.name}: features have a length of {np.sqrt(size / num):.3g} but are only "
+            f"{spread:.3g} from their mean on average, too little to compare them; subtract the "
+            "same vector from query and gallery, such as the gallery's mean"
         )
 
 

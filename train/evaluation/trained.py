@@ -66,6 +66,7 @@ def evaluate_run(
         result = evaluate(tested.features, tested.protocol, run.cfg.distance, options, progress)
     progress_made = checkpoint.progress_of(run.weights)
     result |= schedule.disclosure(run.cfg, progress_made.epoch)
+    result |= _too_early(run_dir, run.cfg, progress_made.epoch)
     result |= divergence.said(progress_made.collapsed_since)
     if options != PLAIN:
         result["checkpoint"] = run.weights.name
@@ -74,6 +75,20 @@ def evaluate_run(
     if options != PLAIN:
         display.say(f"result    {file}")
     return result
+
+
+def _too_early(run_dir: Path, cfg: Config, epoch: int) -> dict[str, str]:
+    """Returns the entry that discloses a test before the training's end; {} after it.
+
+    `epoch` is that of the weights. The last epoch has ended once it has a record, which follows its
+    last checkpoint.
+    """
+    ended = run_folder.epochs_recorded(run_dir)
+    if epoch >= cfg.epochs and (ended is None or ended >= cfg.epochs):
+        return {}
+    return {
+        run_folder.UNFINISHED: f"tested before the training ended, in epoch {epoch} of {cfg.epochs}"
+    }
 
 
 def disclosed_options(run_dir: Path, options: EvalOptions) -> EvalOptions:

@@ -188,7 +188,7 @@ class Display:
             self._figures(result)
         else:
             self.say("result    no figures (--no-test)")
-        for name in ("remark", "training", "collapse"):
+        for name in ("remark", "training", "unfinished", "collapse"):
             if name in result:
                 self.say(f"note      {result[name]}")
 

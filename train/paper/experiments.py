@@ -19,14 +19,14 @@ from train import run_folder
 from train.config import Config, flat, with_data
 from train.data import locate
 from train.distributed import find_world
-from train.divergence import COLLAPSED, DivergedError
+from train.divergence import DivergedError
 from train.live.display import Display
 from train.loop import train
 from train.paper import tables
 from train.paper.contents import EXPERIMENTS, Experiment, row
 from train.paper.rows import SEARCHES
 from train.paper.tables import Row
-from train.replay import BATCH
+from train.runs import describe
 from train.stages import lengths
 from train.trials import continue_trials, resume, train_trials
 
@@ -44,10 +44,14 @@ class Run:
     first_stage: "Run | None" = None  # of the row that is its first stage, on the same seed
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the run has a result, of its last epoch."""
+        return describe(self.folder).state == "finished"
+
+    @property
     def is_done(self) -> bool:
-        """Whether the run has a result, a NaN or infinite loss, or a collapse."""
-        ends = (run_folder.RESULT, BATCH, COLLAPSED)
-        return any((self.folder / name).is_file() for name in ends)
+        """Whether the run is finished, or it or one of its trials had to stop."""
+        return describe(self.folder).state in ("finished", "diverged", "collapsed")
 
     def outcome(self, mode: int) -> dict[str, Any] | None:
         """Returns the result in one mode, with seed and training seconds; None if it diverged.
@@ -55,8 +59,7 @@ class Run:
         The seconds are those of all its stages, also of one that another row's run trained.
         The figures of collapsed features are chance, and would look like the row's own in a table.
         """
-        file = self.folder / run_folder.RESULT
-        if not file.is_file():
+        if not self.is_finished:
             return None
         folders = [f.parent for f in self.folder.rglob(run_folder.METRICS)]
         events = [event for folder in folders for event in run_folder.read_metrics(folder)]
@@ -121,7 +124,7 @@ def run_experiment(
         out / "-".join((name, *only)),
         experiment.title + (" (quick: figures mean nothing)" if quick else ""),
         synthetic.title(root) or root.name,
-        SEARCHES[searches[0]][2],
+        _published_for(searches),
         _rows(experiment, runs, searches),
         display,
     )
@@ -148,6 +151,12 @@ def _searches(experiment: Experiment, root: Path, kind: KindName) -> list[str]:
     of_data = None if synthetic.recipe(root) else original_kind(root, kind)
     found = [search for search, (of_kind, _, _) in SEARCHES.items() if of_kind == of_data]
     return found or [experiment.published]
+
+
+def _published_for(searches: list[str]) -> str:
+    """Returns what the paper's figures are for: a search, or the data set of several."""
+    words = SEARCHES[searches[0]][2]
+    return words if len(searches) == 1 else words.partition(", ")[0]
 
 
 def _runs(experiment: Experiment, base: Config, seeds: int, out: Path) -> Iterator[Run]:
@@ -179,7 +188,8 @@ def _rows(experiment: Experiment, runs: list[Run], searches: list[str]) -> list[
             suffix = f", {words.partition(', ')[2]}" if i else ""
             first = labels.get(row(method).first_stage or "", row(method).first_stage)
             paper = row(method).paper.get(search)
-            found.append(Row(label + suffix, paper, outcomes, first, untrained))
+            of_search = words if len(searches) > 1 else ""
+            found.append(Row(label + suffix, paper, outcomes, first, untrained, of_search))
     return found
 
 
@@ -211,7 +221,7 @@ def _difference(run: Run) -> str:
 def first_stage_of(run: Run) -> Path | None:
     """The folder of a finished run that did what the run's own first stage would do, if any."""
     first = run.first_stage
-    if not first or not (first.folder / run_folder.RESULT).is_file() or _difference(first):
+    if not first or not first.is_finished or _difference(first):
         return None
     ignored = {"epochs"} if run.cfg.eval_every else {"epochs", "distance"}
     options, own = flat(first.cfg), flat(run.cfg)

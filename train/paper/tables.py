@@ -18,6 +18,7 @@ from train.paper import table_plot
 from train.paper.rows import FIGURES, Figures
 
 POWER, MAX_SEEDS = 0.8, 1000
+ROUNDING = 1e-9  # percent; differences this close to each other are equal
 SHORT = {"rank1": "R1", "rank10": "R10", "rank20": "R20", "mAP": "mAP"}
 
 
@@ -30,6 +31,7 @@ class Row:
     outcomes: list[dict[str, Any] | None]
     first_stage: str | None = None  # the row whose run is its first stage
     num_untrained: int = 0  # runs that could not be trained; the others without figures diverged
+    search: str = ""  # of both figures, if the table has rows of several
 
     @property
     def num_diverged(self) -> int:
@@ -55,7 +57,7 @@ def paired_difference(row: Row, other: Row, figure: str) -> tuple[float, float, 
     found = _differences(row, other, figure)
     if len(found) < 2:
         return (float("nan"),) * 4
-    mean, error = found.mean(), found.std(ddof=1) / np.sqrt(len(found))
+    mean, error = found.mean(), _deviation(found) / np.sqrt(len(found))
     if error == 0:
         return float(mean), float(mean), float(mean), float("nan")
     reach = stats.t.ppf(0.975, len(found) - 1) * error
@@ -70,7 +72,7 @@ def seeds_needed(row: Row, other: Row, figure: str) -> int | None:
     differences seen here. None below two seeds, without any deviation, or above `MAX_SEEDS`.
     """
     found = _differences(row, other, figure)
-    deviation = float(found.std(ddof=1)) if len(found) > 1 else 0.0
+    deviation = _deviation(found) if len(found) > 1 else 0.0
     if deviation == 0:
         return None
     for n in range(2, MAX_SEEDS + 1):
@@ -83,6 +85,11 @@ def seeds_needed(row: Row, other: Row, figure: str) -> int | None:
 def _differences(row: Row, other: Row, figure: str) -> np.ndarray:
     pairs = zip(row.outcomes, other.outcomes, strict=True)
     return np.array([a[figure] - b[figure] for a, b in pairs if a and b])
+
+
+def _deviation(found: np.ndarray) -> float:
+    """Returns the sample standard deviation; 0 if only rounding separates the values."""
+    return 0.0 if np.ptp(found) < ROUNDING else float(found.std(ddof=1))
 
 
 def write(
@@ -153,8 +160,10 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
         f"|---{'|---:' * (len(heads) - 1)}|",
         *(f"| {' | '.join([row.label, *_cells(row), _seconds(row)])} |" for row in rows),
     ]
-    if seeds > 1 and len(rows) > 1:
-        first = rows[0]
+    for of_search in _by_search(rows) if seeds > 1 else []:
+        first, *others = of_search
+        if not others:
+            continue
         lines += [
             "",
             f"Difference from {first.label}, by seed: mean [95 % interval], p (Student's t); n: "
@@ -163,7 +172,7 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
             f"| | {' | '.join(SHORT.values())} |",
             f"|---{'|---:' * len(SHORT)}|",
         ]
-        for row in rows[1:]:
+        for row in others:
             found = [
                 (*paired_difference(row, first, figure), seeds_needed(row, first, figure))
                 for figure in FIGURES
@@ -171,6 +180,12 @@ def _markdown(title: str, ours: str, theirs: str, rows: list[Row]) -> str:
             cells = [_difference_cell(*of_figure) for of_figure in found]
             lines.append(f"| {row.label} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _by_search(rows: list[Row]) -> list[list[Row]]:
+    """Returns the rows of each search: figures of different searches cannot be subtracted."""
+    searches = dict.fromkeys(row.search for row in rows)
+    return [[row for row in rows if row.search == search] for search in searches]
 
 
 def _difference_cell(mean: float, low: float, high: float, p: float, n: int | None) -> str:
@@ -203,7 +218,7 @@ def _summary_lines(ours: str, theirs: str, rows: list[Row]) -> list[dict[str, An
             line |= {figure: round(mean, 4), f"{figure}_std": round(std, 4)}
         line["seconds"] = round(mean_std(row.values("seconds"))[0], 1)
         line["first_stage"] = row.first_stage or ""  # whose seconds are included
-        line["paper_data"] = theirs if row.paper else ""
+        line["paper_data"] = (row.search or theirs) if row.paper else ""
         paper = row.paper or ("",) * len(FIGURES)
         line |= {f"paper_{name}": x for name, x in zip(FIGURES, paper, strict=True)}
         lines.append(line)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any
 
+from train.dhsm import DhsmOptions
 from train.reporting.charts import DASHES, Line, lines
 from train.reporting.drawing import SERIES, Chart
 from train.reporting.page import Section
@@ -52,8 +53,8 @@ def accuracy(evaluations: Sequence[Record]) -> Chart | None:
     return _chart("accuracy", "Accuracy over epochs", curves, "percent", digits=1)
 
 
-def spectra(epochs: Sequence[Record], alpha: float | None) -> Section:
-    """Returns P̂ and R of each spectrum; `alpha` as in Eq. 7, None if DHSM was off."""
+def spectra(epochs: Sequence[Record], dhsm: DhsmOptions) -> Section:
+    """Returns P̂ and R of each spectrum."""
     title = "Spectra"
     names = list(epochs[-1]["probability"])
     if not names:
@@ -82,18 +83,21 @@ def spectra(epochs: Sequence[Record], alpha: float | None) -> Section:
         y_range = (max(0.0, min(values) - MARGIN), max(values) + MARGIN)
         charts.append(_chart(name, heading, curves, label, y_range=y_range))
     final = epochs[-1]["probability"]
-    hardest = max(final, key=final.get)
+    likeliest = max(final, key=final.get)
+    drawn = {"hard": "Hard spectra, those with low R", "easy": "Easy spectra, those with high R"}
     mining = (
-        f"Hard spectra, those with low R, are drawn more often (DHSM, α = {alpha:g})"
-        if alpha is not None
+        f"{drawn[dhsm.prefer]}, are drawn more often (DHSM, α = {dhsm.alpha:g})"
+        if dhsm.enabled
         else "DHSM was off: all spectra stayed as likely as at the start"
     )
     lead = (
         f"P̂ is the distribution from which an epoch drew the spectra of its counterparts, R the "
         f"mean probability that the network assigned to the true identity (Eq. 5-7). {mining}. "
     )
-    if alpha is not None:
-        lead += f"In epoch {epochs[-1]['epoch']}, {hardest} was most likely, {final[hardest]:.2f}."
+    if dhsm.enabled:
+        lead += (
+            f"In epoch {epochs[-1]['epoch']}, {likeliest} was most likely, {final[likeliest]:.2f}."
+        )
     return Section("spectra", title, lead, tuple(charts))
 
 

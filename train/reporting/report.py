@@ -98,16 +98,16 @@ def _of_run(
                 f"result.json says {_in_short(result)}; the pictures show "
                 f"{run.trained.weights.name} on {run.protocol.index.origin}: {_in_short(found)}."
             )
-    notes += [result[name] for name in ("remark", "collapse") if result and name in result]
+    told = ("remark", "unfinished", "collapse")
+    notes += [result[name] for name in told if result and name in result]
 
     sections = [summary.figures_section(result, source)] if result else []
     sections += summary.other_tests(run_dir)
     shown = tuple(chart for chart in retrieval if chart)
     if shown:
         sections.append(Section("retrieval", "Retrieval", "", shown, numbers))
-    alpha = cfg.method.dhsm.alpha if cfg.method.dhsm.enabled else None
     if epochs:
-        sections += [curves.losses(epochs), curves.spectra(epochs, alpha)]
+        sections += [curves.losses(epochs), curves.spectra(epochs, cfg.method.dhsm)]
     if run:
         sections += _pictures(run, cfg, display, seed)
     if epochs:
@@ -170,8 +170,7 @@ def _of_trials(
         notes.append(_said(state))
     if result and "training" in result:
         notes.append(f"The trainings were {result['training']}.")
-    if result and "collapse" in result:
-        notes.append(result["collapse"])
+    notes += [result[name] for name in ("unfinished", "collapse") if result and name in result]
     sections = [summary.figures_section(result, "")] if result else []
     sections += summary.other_tests(run_dir)
     sections.append(summary.trials_section(folders, out))

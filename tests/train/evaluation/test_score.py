@@ -263,6 +263,19 @@ def test_features_without_a_distance_are_rejected():
             score(*scaled, "sysu")
 
 
+@pytest.mark.parametrize(("offset", "spread"), [(1000, 1e-3), (100, 1e-4)])
+def test_features_that_hardly_differ_for_their_size_are_rejected(offset, spread):
+    """Their distances were rounded to 0, so figures depended on the order of the gallery."""
+    q, g = sides(protocol="plain")
+    for side in (q, g):
+        side["features"] = np.float32(offset) + np.float32(spread) * side["features"]
+    with pytest.raises(InputError, match=r"g: features have a length of .* subtract the same"):
+        score(Features(**q), Features(**g, name="g"), "plain")
+    for side in (q, g):
+        side["features"] = side["features"] - np.float32(offset)
+    score(Features(**q), Features(**g), "plain")
+
+
 def test_the_command_states_the_basis_of_its_figures(tmp_path, capsys):
     files = [tmp_path / name for name in ("q.npz", "g.npz")]
     for file, arrays in zip(files, sides(), strict=True):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import trees
 from tests.front_door import SMALL, call, refused
 from train import divergence
 from train.config import flat
@@ -143,6 +144,35 @@ def test_a_row_whose_features_collapsed_near_its_end_has_no_figures(out, people,
     found = rows(again / "structures.csv")
     assert [line["diverged"] for line in found.values()] == ["0", "1", "0", "0", "0"]
     assert found["cross-spectrum"]["rank1"] == "nan"
+
+
+def test_a_test_before_the_end_of_a_run_does_not_end_it(out, people, tmp_path, capsys):
+    run = Path(shutil.copytree(out / "cdp-seed-1", tmp_path / "cdp-seed-1"))
+    written = json.loads((run / "config.json").read_text()) | {"epochs": 2}
+    (run / "config.json").write_text(json.dumps(written))
+    assert call("eval", run, "--device", "cpu") == 0
+    said = "tested before the training ended, in epoch 1 of 2"
+    assert f"note      {said}" in capsys.readouterr().out
+    assert json.loads((run / "result.json").read_text())["unfinished"] == said
+    args = ("--data", people, "--seed", "1", "--out", tmp_path, *OPTIONS, "--epochs", "2")
+    assert call("experiment", "inputs", "--rows", "cdp", *args) == 0
+    records = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert [record["epoch"] for record in records if record["event"] == "epoch"] == [1, 2]
+    result = json.loads((run / "result.json").read_text())
+    assert "unfinished" not in result
+    (line,) = rows(tmp_path / "inputs-cdp.csv").values()
+    assert float(line["mAP"]) == pytest.approx(result["mAP"], abs=1e-4)
+
+
+def test_a_diverged_trial_makes_a_diverged_row(tmp_path, capsys):
+    root = trees.regdb(tmp_path / "RegDB", num_ids=8, num_images=2)
+    args = ("--data", root, "--trial", "all", "--out", tmp_path, *OPTIONS, "--optimizer.lr", "1e30")
+    args += ("--data.p", "3", "--data.k", "2", "--rows", "cdp", "--model.weights", "none")
+    for _ in range(2):
+        assert call("experiment", "dhsm", *args) == 0
+        for line in rows(tmp_path / "dhsm-cdp.csv").values():
+            assert (line["runs"], line["diverged"]) == ("1", "1")
+    assert "CDP, seed 0: done" in capsys.readouterr().out
 
 
 @pytest.mark.slow

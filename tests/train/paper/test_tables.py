@@ -1,6 +1,7 @@
 """An experiment's tables: means and intervals by hand, our and the paper's figures apart."""
 
 import csv
+import dataclasses
 import math
 
 import numpy as np
@@ -65,10 +66,37 @@ def test_figures_without_a_deviation_say_nothing_of_the_seeds_needed(tmp_path, c
     assert "Difference" not in (tmp_path / "t.md").read_text()
 
 
+@pytest.mark.parametrize("hits", [((13, 14), (12, 13)), ((7, 14, 33), (5, 12, 31))])
+def test_differences_that_only_rounding_separates_have_no_deviation(hits):
+    """100 x 0.14 - 100 x 0.13 is not quite 1, which made p = 6e-16 of two equal differences."""
+    a, b = (row("", *(100 * (n / 100) for n in of_row)) for of_row in hits)
+    mean, low, high, p = paired_difference(a, b, "rank1")
+    assert low == mean == high == pytest.approx(hits[0][0] - hits[1][0])
+    assert math.isnan(p)
+    assert seeds_needed(a, b, "rank1") is None
+
+
 def test_only_seeds_finished_by_both_are_paired():
     found = paired_difference(row("a", 5, None, 7, 4), row("b", 4, 1, None, 2), "rank1")
     assert found[0] == pytest.approx(1.5)
     assert all(map(math.isnan, paired_difference(row("a", 5), row("b", 4), "rank1")))
+
+
+def test_rows_of_different_searches_are_not_subtracted(tmp_path, capsys):
+    searches = ("RegDB, visible to thermal", "RegDB, thermal to visible")
+    made = [
+        dataclasses.replace(row(f"{label} {i}", *x), search=search)
+        for i, search in enumerate(searches)
+        for label, x in (("a", (1 + 10 * i, 4 + 20 * i)), ("b", (2 + 10 * i, 6 + 20 * i)))
+    ]
+    write(tmp_path / "t", "A table", "ours", "RegDB", made, Display())
+    differences = (tmp_path / "t.md").read_text().split("Difference from ")[1:]
+    assert [part.partition(",")[0] for part in differences] == ["a 0", "a 1"]
+    for i, part in enumerate(differences):
+        (line,) = [line for line in part.splitlines() if line.startswith(("| a", "| b"))]
+        assert line.startswith(f"| b {i} | +1.50 [")
+    lines = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert [line["paper_data"] for line in lines] == [s for s in searches for _ in "ab"]
 
 
 def test_files_keep_our_figures_and_the_papers_apart(tmp_path, capsys):

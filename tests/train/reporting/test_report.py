@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.front_door import SMALL, call, refused
 from train import run_folder, runs
+from train.dhsm import DhsmOptions
 from train.divergence import COLLAPSED
 from train.evaluation.trained import embed_test, open_run
 from train.live.board import scalars
@@ -367,9 +368,24 @@ def test_spectra_of_any_name_have_distinct_colours():
     assert len({colours[name] for name in names}) == 5
     values = dict.fromkeys(names, 0.2)
     record = {"epoch": 1, "probability": values, "confidence": values}
-    section = spectra([record], alpha=None)
+    section = spectra([record], DhsmOptions(enabled=False))
     assert [chart.name for chart in section.charts] == ["probability", "confidence"]
     assert all(name in section.charts[0].alt for name in names)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (DhsmOptions(), "Hard spectra, those with low R, are drawn more often (DHSM, α = 0.1)"),
+        (DhsmOptions(prefer="easy"), "Easy spectra, those with high R, are drawn more often"),
+        (DhsmOptions(enabled=False), "DHSM was off"),
+    ],
+)
+def test_the_page_says_which_spectra_were_drawn_more_often(options, said):
+    record = {"epoch": 3, "probability": {"R": 0.4, "X": 0.6}, "confidence": {"R": 0.5, "X": 0.7}}
+    section = spectra([record], options)
+    assert said in section.lead
+    assert ("In epoch 3, X was most likely, 0.60." in section.lead) == options.enabled
 
 
 def events_of(run: Path) -> dict[tuple[str, int], float]:
