@@ -179,13 +179,15 @@ fi
 with_dali train 130 "${cdp[@]}" train "${training[@]}" --run-dir "$out/train"
 pytest=("$python" -m pytest -p tests.at_once -m gpu -v -o faulthandler_timeout=60 --durations=10)
 job clock 40 "${pytest[@]}" -n 0 tests/train/live/test_clock.py
-# The longest first: those that share a run, then those that compile a step.
 tests=(tests/train/test_step.py tests/train/test_metrics.py tests/train/test_loss_reader.py)
 if [[ -z $no_batches ]]; then
-  tests=(tests/test_gpu.py "${tests[@]}" tests/pipeline/test_graph.py tests/pipeline/test_cache.py)
-  tests+=(tests/pipeline/test_augment.py tests/train/test_packed.py tests/bench/test_peers.py)
+  tests+=(tests/pipeline/test_graph.py tests/pipeline/test_cache.py tests/pipeline/test_augment.py)
+  tests+=(tests/train/test_packed.py tests/bench/test_peers.py)
+  # Beside the others and in one process, as all of them need the same run, which gets compiled.
+  ! wanted tests || begin runs 240 "${pytest[@]}" -n 0 tests/test_gpu.py
 fi
-job tests 240 "${pytest[@]}" -n 8 --dist loadgroup "${tests[@]}"
+job tests 240 "${pytest[@]}" -n 8 --dist load "${tests[@]}"
+[[ -z ${pids[runs]:-} ]] || finish runs
 
 with_dali end-to-end 200 "${cdp[@]}" bench end-to-end "${options[@]}" \
   --json "$out/end-to-end.json" --trace "$out/trace"

@@ -15,8 +15,7 @@ from tests.test_cli import events
 from tests.train.test_resume import signal_at
 from train import checkpoint
 
-# With --dist loadgroup, one process runs them all, so that the run they share is compiled once.
-pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("one-run")]
+pytestmark = pytest.mark.gpu  # best in one process (-n 0), so that their run is compiled once
 
 EPOCHS = 3
 ON_THE_GPU = [*SMALL, "--precision", "bf16", "--epochs", str(EPOCHS), "--log-every", "1"]

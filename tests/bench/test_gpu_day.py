@@ -76,6 +76,7 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path):
         "peers": "done",
         "augmented": "done",
         "clock": "done",
+        "runs": "done",
         "tests": "done",
     }
     assert "rehearsal" in said
@@ -84,6 +85,7 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path):
     assert {"day/summary.md", "day/step.log", "day/jobs.tsv"} <= set(packed(out))
     assert f"--timm-script {script}" in (out / "timm.log").read_text()
     assert "test_cache.py" in (out / "tests.log").read_text()
+    assert "test_gpu.py" in (out / "runs.log").read_text()
 
 
 def test_a_day_can_run_some_jobs_only(tmp_path):
@@ -119,6 +121,7 @@ def test_without_batches_only_jobs_that_do_not_need_them_run(tmp_path):
     assert found["timm"] == "left out: TIMM_SCRIPT names no benchmark.py"
     assert (found["step"], found["tests"]) == ("done", "done")
     assert "test_cache.py" not in (out / "tests.log").read_text()
+    assert not (out / "runs.log").exists()
 
 
 def test_without_a_step_the_day_stops_to_leave_time_for_a_fix(tmp_path):
