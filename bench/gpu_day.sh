@@ -9,6 +9,7 @@
 #   PYTHON       interpreter; default: .venv/bin/python, or python3 if there is none
 #   TIMM_SCRIPT  benchmark.py of timm's repository, to compare the step with
 #   COMPILED     OUT.compiled.txz of an earlier run, to avoid compiling again
+#   JOBS         names of the jobs to run, such as "timm peers augmented"; default: all
 set -u
 
 if [[ $# -ne 2 || ! $2 =~ ^[1-9][0-9]*$ ]]; then
@@ -22,6 +23,11 @@ if [[ -e $out || -e $out.tgz ]]; then
 fi
 for file in ${TIMM_SCRIPT:+"$TIMM_SCRIPT"} ${COMPILED:+"$COMPILED"}; do
   [[ -f $file ]] || { echo "$file: no such file" >&2; exit 2; }
+done
+ALL="contact train clock tests end-to-end timm step augmented peers"
+jobs=${JOBS:-$ALL}
+for name in $jobs; do
+  [[ " $ALL " == *" $name "* ]] || { echo "JOBS: no job $name; there are $ALL" >&2; exit 2; }
 done
 timm=${TIMM_SCRIPT:+$(realpath "$TIMM_SCRIPT")}
 data=$out.work/people compiled=$out.work/compiled
@@ -42,7 +48,7 @@ if timeout 20 nvidia-smi >"$out/nvidia-smi.txt" 2>&1; then
   device=cuda
   people+=(--images-per-camera 17)
   options=(--preset sysu --rounds 3) # rates on an H100 differed by 0.1 % between rounds
-  training=(sysu --model.weights none --epochs 2)
+  training=(sysu --model.weights none --on-collapse warn --epochs 20) # does memory grow?
 else
   device=cpu
   people+=(--images-per-camera 3)
@@ -55,6 +61,7 @@ echo "$device" >"$out/device"
 
 # --- running one job ------------------------------------------------------------------------------
 declare -A pids=() starts=() limits=()
+watches=()
 
 begin() { # NAME SECONDS COMMAND…: starts a job if time is left; stops it with TERM, ABRT, then KILL
   local name=$1 limit=$2 left=$((end - SECONDS - GRACE))
@@ -82,7 +89,9 @@ finish() { # NAME: waits for the job, records its end, packs the results; return
   return $status
 }
 
-job() { begin "$@" && finish "$1"; }
+wanted() { [[ " $jobs " == *" $1 "* ]]; }
+
+job() { ! wanted "$1" || { begin "$@" && finish "$1"; }; }
 
 left_out() { # NAME WHY
   printf '%s\tleft out: %s\t0\n' "$1" "$2" >>"$out/jobs.tsv"
@@ -117,7 +126,7 @@ at_the_end() { # also runs if killed
     kill -TERM -- "-${pids[$name]}" 2>/dev/null
     ended "$name" "ended with the day"
   done
-  [[ -z ${watch:-} ]] || kill "$watch" 2>/dev/null
+  [[ -z ${watches[*]} ]] || kill "${watches[@]}" 2>/dev/null
   keep
   XZ_OPT=-T0 tar -C "$out.work" -cJf "$out.compiled.new" compiled # 70 MB become 1.5
   if (($? <= 1)); then # 1: a file changed meanwhile
@@ -133,10 +142,9 @@ trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 # --- the day --------------------------------------------------------------------------------------
-begin data 90 "${cdp[@]}" data make "$data" "${people[@]}"
+begin data 180 "${cdp[@]}" data make "$data" "${people[@]}"
 CUDA_MODULE_LOADING=EAGER DALI_NVIMGCODEC_LOG_LEVEL=3 \
-  begin contact 270 "$python" -m bench.contact --device "$device" --out "$out/contact.json"
-finish contact
+  job contact 270 "$python" -m bench.contact --device "$device" --out "$out/contact.json"
 contact=$?
 finish data
 
@@ -149,32 +157,47 @@ case $contact in
   exit 1
   ;;
 esac
-with_dali() { if [[ $no_batches ]]; then left_out "$1" "$no_batches"; else job "$@"; fi; }
+with_dali() {
+  if [[ $no_batches ]] && wanted "$1"; then left_out "$1" "$no_batches"; else job "$@"; fi
+}
 
+watch_host() { # the machine's free memory; no other program should be running
+  echo "time, available memory [MiB]"
+  while sleep 2; do
+    echo "$(date +%T), $(awk '/MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)"
+  done
+}
+
+watch_host >"$out/host.csv" 2>&1 &
+watches+=($!)
 if [[ $device = cuda ]]; then
   nvidia-smi --query-gpu=timestamp,utilization.gpu,memory.used,power.draw,clocks.sm \
-    --format=csv,nounits -i 0 -l 5 >"$out/gpu.csv" 2>&1 &
-  watch=$!
+    --format=csv,nounits -i 0 -l 2 >"$out/gpu.csv" 2>&1 &
+  watches+=($!)
 fi
 
-with_dali end-to-end 200 "${cdp[@]}" bench end-to-end "${options[@]}" \
-  --json "$out/end-to-end.json" --trace "$out/trace"
-with_dali train 110 "${cdp[@]}" train "${training[@]}" --run-dir "$out/train"
-pytest=("$python" -m pytest -m gpu -v -o faulthandler_timeout=60 --durations=10)
+with_dali train 130 "${cdp[@]}" train "${training[@]}" --run-dir "$out/train"
+pytest=("$python" -m pytest -p tests.at_once -m gpu -v -o faulthandler_timeout=60 --durations=10)
 job clock 40 "${pytest[@]}" -n 0 tests/train/live/test_clock.py
 tests=(tests/train/test_step.py tests/train/test_metrics.py tests/train/test_loss_reader.py)
 if [[ -z $no_batches ]]; then
-  tests+=(tests/test_gpu.py tests/pipeline/test_graph.py tests/pipeline/test_cache.py)
-  tests+=(tests/pipeline/test_augment.py tests/train/test_packed.py tests/bench/test_peers.py)
+  tests+=(tests/pipeline/test_graph.py tests/pipeline/test_cache.py tests/pipeline/test_augment.py)
+  tests+=(tests/train/test_packed.py tests/bench/test_peers.py)
+  # Beside the others and in one process, as all of them need the same run, which gets compiled.
+  ! wanted tests || begin runs 240 "${pytest[@]}" -n 0 tests/test_gpu.py
 fi
 job tests 240 "${pytest[@]}" -n 8 --dist load "${tests[@]}"
+[[ -z ${pids[runs]:-} ]] || finish runs
 
-job step 150 "${cdp[@]}" bench step --no-sweep "${options[@]}" --json "$out/step.json"
-if [[ $timm ]]; then
-  job timm 140 "${cdp[@]}" bench timm "${options[@]}" --timm-script "$timm" --json "$out/timm.json"
-else
+with_dali end-to-end 200 "${cdp[@]}" bench end-to-end "${options[@]}" \
+  --json "$out/end-to-end.json" --trace "$out/trace"
+if [[ $timm ]]; then # one round, as each compiles the script's step again
+  job timm 140 "${cdp[@]}" bench timm "${options[@]}" --rounds 1 --timm-script "$timm" \
+    --json "$out/timm.json"
+elif wanted timm; then
   left_out timm "TIMM_SCRIPT names no benchmark.py"
 fi
-with_dali peers 90 "${cdp[@]}" bench peers "${options[@]}" --json "$out/peers.json"
+job step 150 "${cdp[@]}" bench step --no-sweep "${options[@]}" --json "$out/step.json"
 with_dali augmented 90 "${cdp[@]}" bench augmented "${options[@]}" --json "$out/augmented.json"
+with_dali peers 90 "${cdp[@]}" bench peers "${options[@]}" --json "$out/peers.json"
 exit 0 # regardless of the last job; see the summary

@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.options import num_images
 from train.config import Config
 from train.live.display import Display
-from train.step import TrainingStep
+from train.step import WARMUP, TrainingStep
 
 if TYPE_CHECKING:  # imports DALI, which a step alone does not need
     from pipeline.loader import TrainingLoader
@@ -70,8 +70,13 @@ class Session:
         return min(middle, max(self.steps, enough))
 
     def resident_side(self, work: Callable[[], object], images: int) -> Side:
-        """Returns a side that repeats `work`, without a loader, `steps` times or as time allows."""
-        work()
+        """Returns a side that repeats `work`, without a loader, `steps` times or as time allows.
+
+        A training step is compiled at its first call and recorded after `WARMUP` more or less slow
+        ones; neither is timed.
+        """
+        for _ in range(WARMUP + 1):
+            work()
         synchronize()
         start = time.perf_counter()
         work()

@@ -155,7 +155,7 @@ def numbers(texts: Iterable[str | None]) -> list[float]:
 def tests(out: Path) -> str:
     """Counts pytest's outcomes in its logs, which also covers runs that were cut short."""
     lines = []
-    for name in ("clock", "tests"):
+    for name in ("clock", "runs", "tests"):
         log = out / f"{name}.log"
         if log.is_file():
             text = log.read_text(errors="replace")

@@ -76,6 +76,7 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path):
         "peers": "done",
         "augmented": "done",
         "clock": "done",
+        "runs": "done",
         "tests": "done",
     }
     assert "rehearsal" in said
@@ -84,6 +85,27 @@ def test_a_failing_job_does_not_stop_the_others(tmp_path):
     assert {"day/summary.md", "day/step.log", "day/jobs.tsv"} <= set(packed(out))
     assert f"--timm-script {script}" in (out / "timm.log").read_text()
     assert "test_cache.py" in (out / "tests.log").read_text()
+    assert "test_gpu.py" in (out / "runs.log").read_text()
+
+
+def test_a_day_can_run_some_jobs_only(tmp_path):
+    out = tmp_path / "day"
+    day = start(out, 5, "", JOBS="timm peers", TIMM_SCRIPT=__file__)
+    day.communicate(timeout=60)
+    assert day.returncode == 0
+    assert states(out) == {"data": "done", "timm": "done", "peers": "done"}
+
+
+def test_a_failure_is_shown_even_if_the_tests_are_cut_short(tmp_path):
+    file = tmp_path / "test_two.py"
+    file.write_text(
+        "import os\ndef test_fails():\n    assert 6 * 7 == 43\ndef test_dies():\n    os._exit(9)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "tests.at_once", "-n", "0", "-c", os.devnull]
+    done = subprocess.run([*command, str(file)], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 9
+    assert "call of " in done.stdout
+    assert "E       assert (6 * 7) == 43" in done.stdout.splitlines()
 
 
 def test_without_batches_only_jobs_that_do_not_need_them_run(tmp_path):
@@ -99,6 +121,7 @@ def test_without_batches_only_jobs_that_do_not_need_them_run(tmp_path):
     assert found["timm"] == "left out: TIMM_SCRIPT names no benchmark.py"
     assert (found["step"], found["tests"]) == ("done", "done")
     assert "test_cache.py" not in (out / "tests.log").read_text()
+    assert not (out / "runs.log").exists()
 
 
 def test_without_a_step_the_day_stops_to_leave_time_for_a_fix(tmp_path):
@@ -122,9 +145,9 @@ def test_a_killed_day_keeps_its_results_and_leaves_no_process(tmp_path):
     said, _ = day.communicate(timeout=30)
     assert day.returncode == 143
     found = states(out)
-    assert (found["end-to-end"], found["train"]) == ("done", "ended with the day")
+    assert (found["contact"], found["train"]) == ("done", "ended with the day")
     assert "| train | ended with the day |" in said
-    assert {"day/summary.md", "day/train.log", "day/end-to-end.log"} <= set(packed(out))
+    assert {"day/summary.md", "day/train.log", "day/contact.log"} <= set(packed(out))
     pid = log.read_text().split()[-1]
     status = Path(f"/proc/{pid}/status")
     assert not status.exists() or "zombie" in status.read_text()
@@ -167,6 +190,7 @@ def test_wrong_use_is_rejected_before_anything_runs(tmp_path):
     out = str(tmp_path / "day")
     assert "usage: bash bench/gpu_day.sh OUT MINUTES" in refused(out)
     assert "usage" in refused(out, "soon")
+    assert "no job noon; there are contact train " in refused(out, "5", JOBS="train noon")
     assert "gone.py: no such file" in refused(out, "5", TIMM_SCRIPT=str(tmp_path / "gone.py"))
     (tmp_path / "kernels.txz").write_text("no archive")
     assert "tar: " in refused(out, "5", COMPILED=str(tmp_path / "kernels.txz"))

@@ -1,6 +1,7 @@
 """The listed differences between our step and timm's."""
 
 import dataclasses
+import time
 
 import torch
 
@@ -9,6 +10,7 @@ from bench.timm_script import differences, training_rate
 from tests.front_door import call, refused
 from train.config import with_data
 from train.live.display import Display
+from train.step import WARMUP
 
 
 def test_work_that_only_one_side_does_is_listed(people):
@@ -53,3 +55,17 @@ def test_a_missing_script_is_named_and_a_script_is_optional(people, tmp_path, ca
     assert "no such file; it is benchmark.py of https://" in line
     assert call("bench", "timm", *args) == 0
     assert "left out" in capsys.readouterr().out
+
+
+def test_compiling_and_recording_are_not_timed(people):
+    """There is no round to warm up beside the script, which takes half a minute."""
+    session = make_session("demo", people, torch.device("cpu"), Display(quiet=True), quick=True)
+    calls = 0
+
+    def step() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == WARMUP + 1:  # at this call, a GPU records the step
+            time.sleep(0.2)
+
+    assert session.resident_side(step, 1)().rate > 100  # 40 with the 0.2 s among the 8 steps

@@ -51,12 +51,12 @@ def assert_same_run(some: Path, other: Path) -> None:
 
 
 def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> None:
-    """Sends this process a signal once, after a step."""
+    """Sends this process a signal once, after a step, or where losses arrive late, soon after."""
     show = Display.step
 
     def and_signal(self, e: int, losses: torch.Tensor, *args) -> None:
         show(self, e, losses, *args)
-        if (e, len(losses)) == (epoch, step):
+        if (e, len(losses)) >= (epoch, step):  # a GPU's may arrive several at a time
             monkeypatch.undo()
             os.kill(os.getpid(), number)
 
