@@ -102,7 +102,8 @@ def _training(table: Table, options: DataOptions, found: Findings) -> Index:
         found.fault("no training", table.file, f"no row has split {options.split}")
     find_missing_files(found, index, [table.file.name] * 2)
     where = f"{table.file}, pid {{}}"
-    find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
+    remedy = "add one, remove this person's rows, or pass --data.sampling random"
+    find_missing_modality(found, index, where, options.sampling == "balanced", remedy)
     return index
 
 
