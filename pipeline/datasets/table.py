@@ -155,7 +155,7 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
         if not protocol.num_matches(mode.trials[0]).any():
             text = (
                 f"{mode.name}: no query among the rows of split test has a gallery image of its "
-                "pid by another camera; add such rows, or give each camera its own camid"
+                "pid from another camera; add such rows, or give each camera its own camid"
             )
             found.fault("no match", table.file, text)
     return protocol
