@@ -15,36 +15,49 @@ from train.commands.training import replay_batch, resume, train
 from train.live.terminal import never_fail, reader_left
 
 USAGE = """\
-cdp: trains and tests networks for RGB-infrared person re-identification, on a DALI pipeline
+cdp: trains and tests networks for RGB-infrared person re-identification
 
-  cdp train PRESET [--option value …]     train, then test on unseen identities; presets: demo,
-                                          small, sysu, regdb, llcm, table (a CSV of your own
-                                          images); or a method: agw and others, the paper's
-                                          baseline-1 … cdp-rgb-hsv, or your own file, my_method.py;
-                                          `cdp train --help` lists them all
-  cdp train --resume RUN_DIR              resume an interrupted run, also on other hardware;
-                                          --epochs N changes the total number of epochs
-  cdp train --replay-batch RUN_DIR        show the batch at which the loss became NaN
-  cdp eval RUN_DIR                        test a trained run again
-  cdp report RUN_DIR                      write an HTML page and charts of how a run went
+  cdp train PRESET [--option …]     train, then test on unseen people. PRESET:
+                                    demo, small, sysu, regdb, llcm, table (a CSV
+                                    of your own images); a method such as agw; a
+                                    row of the paper's tables; or your own file,
+                                    my_method.py. `cdp train --help` lists them
+                                    all
+  cdp train --resume RUN_DIR        resume an interrupted run, also on other
+                                    hardware; --epochs N changes the total
+  cdp train --replay-batch RUN_DIR  show the batch at which the loss became NaN
+  cdp eval RUN_DIR                  test a trained run again
+  cdp report RUN_DIR                write an HTML page with charts of how a run
+                                    went
   cdp score --query Q.npz --gallery G.npz --protocol P
-                                          test features made elsewhere, by official protocols
-  cdp experiment NAME                     reproduce a table of the paper; runs only missing rows
-  cdp embed RUN_DIR [IMAGES…] --out F     write a trained network's features as .npz files
+                                    score features from any model, by official
+                                    protocols
+  cdp experiment NAME               reproduce a table of the paper; trains only
+                                    the rows that are missing
+  cdp embed RUN_DIR [IMAGES…] --out F
+                                    write a trained network's features as .npz
+                                    files
   cdp search RUN_DIR --gallery DIR --query IMAGES… --out DIR
-                                          find the images most similar to each query: page and CSV
-  cdp export RUN_DIR --format F           export a trained network: safetensors, onnx, torchscript
-  cdp runs [DIR]                          list the runs in runs/ or DIR: progress and figures
-  cdp doctor                              show what this machine offers, what is off, and why
-  cdp bench PART…|all                     measure images/s of loader, step, both, and peers
-  cdp data make DIR                       write the embedded synthetic people as JPEG files
-  cdp data check DIR                      check that a data set is complete and readable
-  cdp data pack DIR --out SHARDS          pack a data set into a few tar files; same training
-  cdp data preview DIR --out FILE.png     draw originals and their counterparts
+                                    find the images most similar to each query:
+                                    an HTML page and a CSV
+  cdp export RUN_DIR --format F     export a trained network: safetensors, onnx,
+                                    torchscript
+  cdp runs [DIR]                    list the runs in runs/ or DIR: progress and
+                                    figures
+  cdp doctor                        show what this machine offers, what is off,
+                                    and why
+  cdp bench PART…|all               measure images/s of the loader, the training
+                                    step, both together, and other loaders
+  cdp data make DIR                 write synthetic people as JPEG files
+  cdp data check DIR                check that a data set is complete and
+                                    readable
+  cdp data pack DIR --out SHARDS    pack a data set into a few tar files;
+                                    training is identical
+  cdp data preview DIR --out F.png  draw originals and their counterparts
 
 `--help` after any command shows its options with their defaults.
-Exit status: 0 success, 1 error, 2 wrong use (also no command) or bad input, 3 interrupted and
-saved.
+Exit status: 0 success, 1 error, 2 wrong use (also no command) or bad input,
+3 interrupted and saved.
 """
 
 FIRST_STEPS = """\

@@ -53,8 +53,8 @@ def bench(args: list[str]) -> None:
             rounds: How often to measure each side; default: 9, or 3 if quick.
             json: File to write every sample to, with hardware and versions.
             plot: PNG file to draw all results to.
-            timm_script: benchmark.py of timm's repository; part timm compares it with our step.
-            trace: Folder for a trace of a few steps of part end-to-end, and their idle gaps.
+            timm_script: Path of benchmark.py from timm's repository, for part timm.
+            trace: Folder to write a trace of a few end-to-end steps and their idle gaps to.
             sweep: Also measure the step with other batch sizes.
         """
         unknown = [part for part in parts if part != "all" and part not in PARTS]

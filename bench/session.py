@@ -64,7 +64,7 @@ class Session:
             raise InputError(
                 f"{self.index.root}: an epoch has {len(loader)} batches, the benchmark needs "
                 f"{LEAD + self.steps + TAIL}; make a larger set (`cdp data make DIR --num-train "
-                "300`) or pass --quick"
+                f"300`){'' if self.quick else ' or pass --quick'}"
             )
         enough = (QUICK_IMAGES if self.quick else IMAGES) // self.images
         return min(middle, max(self.steps, enough))

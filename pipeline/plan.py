@@ -96,5 +96,5 @@ class Plan:
         raise InputError(
             f"{index.path(row)}: {self.bad[row]}; no readable "
             f"{Modality(index.modality[row]).name} image of its identity is left: restore one, or "
-            "take the identity off the id list"
+            "leave the identity out"
         )

@@ -67,7 +67,7 @@ def check(
         if len(lacking):
             raise InputError(
                 f"{index.origin}: identity {lacking[0]} has no {modality.name} image "
-                f"({len(lacking)} such identities); take it off the id list, "
+                f"({len(lacking)} such identities); leave it out, "
                 "or pass --data.sampling random"
             )
 

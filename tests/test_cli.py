@@ -374,6 +374,7 @@ def test_without_arguments_cdp_names_six_commands_for_beginners(capsys):
     assert call("--help") == 0
     every = capsys.readouterr().out
     assert all(f"cdp {command} " in every for command in cdp.COMMANDS)
+    assert max(map(len, every.splitlines())) <= 80
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ class Config:
     """Save a checkpoint after every n epochs and after the last; 0: after the last only."""
 
     log_every: int = 20
-    """Steps between checks of the losses; the next check finds a NaN and names its step."""
+    """Steps between checks of the losses; the next check after a NaN names its step."""
 
     on_collapse: OnCollapse = "stop"
     """When all features collapse into one point, which batch-hard triplet loss can cause: only

@@ -34,8 +34,8 @@ class DhsmOptions:
     """Which spectra get more probability: hard ones (Eq. 6), or easy ones, as a control."""
 
     start: tuple[float, ...] = ()
-    """P̂ of the first epoch, in the order of --data.spectra and up to a factor; empty: uniform.
-    Without updates, it is P̂ of every epoch."""
+    """P̂ of the first epoch, in the order of --data.spectra, scaled to sum to 1; empty: uniform.
+    Without updates, P̂ of every epoch."""
 
     def __post_init__(self) -> None:
         if self.start and not all(0 < p < math.inf for p in (*self.start, sum(self.start))):

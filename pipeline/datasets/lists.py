@@ -217,12 +217,18 @@ def find_missing_files(found: Findings, index: Index, lists: Sequence[str]) -> N
         found.fault("missing file", index.path(row), text)
 
 
-def find_missing_modality(found: Findings, index: Index, where: str, is_fault: bool) -> None:
+def find_missing_modality(
+    found: Findings,
+    index: Index,
+    where: str,
+    is_fault: bool,
+    remedy: str = "restore one, or take the identity off its lists",
+) -> None:
     """Records identities that are in only one modality; `where` formats a pid."""
     rgb, infrared = (set(np.unique(index.pids[index.modality == m]).tolist()) for m in Modality)
     for pid in sorted(rgb ^ infrared):
         lacking = "infrared" if pid in rgb else "RGB"
-        text = f"has no {lacking} image; restore one, or take the identity off its lists"
+        text = f"has no {lacking} image; {remedy}"
         (found.fault if is_fault else found.warn)("one modality", where.format(pid), text)
 
 

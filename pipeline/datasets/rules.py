@@ -68,7 +68,7 @@ PLAIN = Rule(
 
 RULES = {
     "sysu": Rule(
-        "a query of camera 3 ignores camera 2, and every query its own camera, whatever the pid; "
+        "a query from camera 3 ignores camera 2, and every query its own camera, whatever the pid; "
         "CMC counts each gallery pid once",
         _sysu_place,
         cmc_unique_pids=True,
@@ -77,13 +77,13 @@ RULES = {
     ),
     "regdb": PLAIN,
     "llcm": Rule(
-        "images of the query's pid by its own camera are ignored; CMC counts each gallery pid once",
+        "images of the query's pid from its camera are ignored; CMC counts each gallery pid once",
         _pid_and_camera,
         cmc_unique_pids=True,
         cameras=LLCM_CAMERAS,
     ),
     "market": Rule(
-        "images of the query's pid by its own camera are ignored; CMC counts every image "
+        "images of the query's pid from its camera are ignored; CMC counts every image "
         "(Market-1501; data sets given as a table)",
         _pid_and_camera,
         cmc_unique_pids=False,

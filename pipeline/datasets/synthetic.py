@@ -86,7 +86,7 @@ class SyntheticOptions:
     """Seed for the people and all pictures."""
 
     thermal: bool = False
-    """Far-infrared cameras, as in RegDB, in place of near-infrared ones; RGB images stay equal."""
+    """Far-infrared cameras, as in RegDB, instead of near-infrared ones; RGB images are equal."""
 
     def __post_init__(self) -> None:
         for field in fields(self):  # names of files and folders have four digits

@@ -102,7 +102,8 @@ def _training(table: Table, options: DataOptions, found: Findings) -> Index:
         found.fault("no training", table.file, f"no row has split {options.split}")
     find_missing_files(found, index, [table.file.name] * 2)
     where = f"{table.file}, pid {{}}"
-    find_missing_modality(found, index, where, is_fault=options.sampling == "balanced")
+    remedy = "add one, remove this person's rows, or pass --data.sampling random"
+    find_missing_modality(found, index, where, options.sampling == "balanced", remedy)
     return index
 
 
@@ -154,7 +155,7 @@ def _protocol(table: Table, found: Findings) -> Protocol | None:
         if not protocol.num_matches(mode.trials[0]).any():
             text = (
                 f"{mode.name}: no query among the rows of split test has a gallery image of its "
-                "pid by another camera; add such rows, or give each camera its own camid"
+                "pid from another camera; add such rows, or give each camera its own camid"
             )
             found.fault("no match", table.file, text)
     return protocol

@@ -101,6 +101,10 @@ def test_an_epoch_too_short_to_measure_is_rejected(people, tiny, tmp_path, capsy
     args = ("--preset", "tiny", "--data-root", people, "--device", "cpu")
     line = refused(capsys, "bench", "loader", *args)
     assert f"an epoch has 2 batches, the benchmark needs {LEAD + suite.STEPS + TAIL}" in line
+    assert line.endswith("or pass --quick")
+    quick = refused(capsys, "bench", "loader", *args, "--quick")
+    assert "an epoch has 2 batches" in quick
+    assert "--quick" not in quick
 
 
 def test_no_rounds_are_rejected(capsys):

@@ -1,6 +1,7 @@
 """`data check`: silent on whole data sets of every kind, and each planted fault is named."""
 
 import os
+import re
 import shutil
 import struct
 import zlib
@@ -76,6 +77,14 @@ def test_whole_data_sets_have_no_fault(people, tmp_path):
     assert faults(trees.regdb(tmp_path / "RegDB")) == []
     assert faults(trees.llcm(tmp_path / "LLCM")) == []
     assert faults(trees.table(tmp_path / "any")) == []
+
+
+def test_a_person_in_one_modality_may_be_sampled_at_random(tmp_path, capsys):
+    file = trees.table(tmp_path)
+    file.write_text(re.sub(r"^.*,1,\d+,ir,train.*\n", "", file.read_text(), flags=re.MULTILINE))
+    line = refused(capsys, "train", "table", "--data.root", file, "--model.weights", "none")
+    assert "pid 1: has no infrared image" in line
+    assert "remove this person's rows, or pass --data.sampling random" in line
 
 
 def test_equal_faults_are_shown_once_with_a_few_examples(tmp_path, capsys, monkeypatch):

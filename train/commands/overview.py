@@ -11,8 +11,8 @@ def doctor(args: list[str]) -> None:
     def parse(json: bool = False) -> None:
         """Shows what this machine offers, what is on or off, and why.
 
-        States: ok; low, works but may not suffice; off, works without it; missing, can be added;
-        failed, could not be looked at (exit status 1).
+        States: ok; low (works, but may not be enough); off (not needed); missing (can be
+        installed); failed (could not be checked; exit status 1).
 
         Args:
             json: Print JSON, to add to a bug report.

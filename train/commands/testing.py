@@ -80,7 +80,7 @@ def score(args: list[str]) -> None:
 
         Args:
             query: .npz file of the queries; one for all trials, or one per trial.
-            gallery: .npz file of the gallery; several are trials, whose figures are averaged.
+            gallery: .npz file of the gallery; several: one per trial, with figures averaged.
             protocol: PROTOCOLS
             distance: Distance between features.
             json: JSON file to write the figures to.

@@ -284,7 +284,7 @@ def test_the_command_states_the_basis_of_its_figures(tmp_path, capsys):
     assert call("score", "--query", files[0], "--gallery", files[1], *args) == 0
     printed = capsys.readouterr().out
     assert "cameras   query 3, 6; gallery 1, 2, 4, 5" in printed
-    assert "rule      sysu: a query of camera 3 ignores camera 2" in printed
+    assert "rule      sysu: a query from camera 3 ignores camera 2" in printed
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["cameras"] == {"query": [3, 6], "gallery": [1, 2, 4, 5]}
     twice = ("--query", files[0], "--gallery", files[1], files[1])
