@@ -122,7 +122,10 @@ def prepare(
         step=step,
         learning=stages.learning(network, method.stages),
         mining=mining,
-        state=checkpoint.State(network, loader.num_classes, optimizer, step.scaler, mining, losses),
+        state=checkpoint.State(
+            *(network, loader.num_classes, optimizer, step.scaler, mining, losses),
+            checkpoint.identify(images),
+        ),
         progress=Progress(1, 0, bad=loader.plan.bad),
         trained_on=origin.trained_on,
         at_one_point={name: x for name, x in one_point.items() if name in step.weights},
