@@ -108,12 +108,27 @@ def test_a_damaged_checkpoint_costs_only_one_epoch(whole, tmp_path, capsys):
     assert_same_run(run, whole)
 
 
-def test_a_run_without_a_checkpoint_starts_again(whole, tmp_path):
+def test_a_run_without_a_checkpoint_starts_again(whole, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
-    for path in checkpoint.found(run):
-        path.unlink()
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_bytes()
+    assert "is finished, but its checkpoints are gone" in refused(capsys, "train", "--resume", run)
+    assert (run / "metrics.jsonl").read_bytes() == before
+    (run / "result.json").unlink()
     assert call("train", "--resume", run) == 0
     assert_same_run(run, whole)
+
+
+def test_a_run_is_not_resumed_with_other_training_images(whole, more_people, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["root"] = str(more_people)
+    (run / "config.json").write_text(json.dumps(config))
+    line = refused(capsys, "train", "--resume", run, "--epochs", EPOCHS + 1)
+    assert "of 12 identities, but the data set's are now" in line
+    assert f"--model.weights {run}" in line
+    assert json.loads((run / "config.json").read_text()) == config
+    assert lines(run) == lines(whole)
 
 
 def test_a_run_from_other_hardware_resumes_if_a_device_is_given(whole, tmp_path, capsys):
