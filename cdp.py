@@ -94,7 +94,7 @@ def run(args: list[str]) -> None:
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
     """Runs the command; reports errors that the user can fix in one line."""
-    from pipeline.errors import InputError, is_out_of_memory, said_of_memory
+    from pipeline.errors import InputError, is_out_of_memory, said_of_file, said_of_memory
 
     try:
         command(args)
@@ -102,7 +102,9 @@ def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
         fail(str(error), 2)
     except (RuntimeError, MemoryError, OSError) as error:
         if not is_out_of_memory(error):
-            raise
+            if isinstance(error, BrokenPipeError) or not getattr(error, "errno", None):
+                raise
+            fail(said_of_file(error), 1)  # such as a full disk
         fail(
             f"memory is full ({said_of_memory(error).strip()[:200]}); stop other programs that use "
             "it, pass --device cpu or, when training, lower --data.p or pass --data.cache none",

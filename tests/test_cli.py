@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -103,6 +104,16 @@ def test_eval_repeats_the_result_exactly_and_shows_the_table(run, tmp_path, caps
     assert f"{json.loads(before)['mAP']:.1f}" in printed
     for mode in ("all-search", "indoor", "single-shot", "multi-shot"):
         assert mode in printed
+
+
+def test_eval_shows_figures_that_it_cannot_write(run, tmp_path, capsys):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "result.json").unlink()
+    (copy / "result.json").mkdir()
+    assert call("eval", copy, "--device", "cpu") == 1
+    printed = capsys.readouterr()
+    assert "all-search" in printed.out
+    assert printed.err == f"cdp: {copy / 'result.json'}: Is a directory\n"
 
 
 def test_equal_seeds_give_bit_identical_losses_and_others_differ(run, people, tmp_path):

@@ -22,7 +22,7 @@ def run_to_end(resume_command: str, run: Callable[[], object], run_dir: Path | N
 
     `resume_command` is offered only once `run_dir`, if given, holds a run.
     """
-    from pipeline.errors import is_out_of_memory
+    from pipeline.errors import is_out_of_memory, said_of_file
     from train.distributed import LostRankError
     from train.divergence import CollapsedError, NotFiniteError
     from train.interruption import EXIT_STATUS, Interrupted
@@ -45,9 +45,9 @@ def run_to_end(resume_command: str, run: Callable[[], object], run_dir: Path | N
     except LostRankError as error:
         fail(f"{error}; {how_to_resume()}", 1)
     except OSError as error:  # usually a full disk
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, BrokenPipeError):
             raise
-        fail(f"{error}; once that is fixed, {how_to_resume()}", 1)
+        fail(f"{said_of_file(error)}; once that is fixed, {how_to_resume()}", 1)
     except Interrupted as end:
         fail(f"{end}: saved; {how_to_resume()}", EXIT_STATUS)
     except KeyboardInterrupt as end:
