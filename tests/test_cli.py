@@ -1,11 +1,15 @@
 """The command line end to end: train, eval, make, preview, and wrong use."""
 
+import io
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +23,8 @@ import cdp
 from pipeline.datasets import synthetic
 from tests.front_door import SMALL, call, refused
 from train import checkpoint
+from train.commands.ending import fail
+from train.live.display import Display
 from train.paper.contents import EXPERIMENTS
 from train.presets import PRESETS, preset_groups
 
@@ -424,3 +430,53 @@ def test_a_reader_that_has_seen_enough_causes_no_traceback():
         command.stdout.close()
         assert command.stderr.read() == b""
     assert command.returncode == 1
+
+
+def test_output_that_cannot_be_written_is_one_line(monkeypatch, capsys):
+    with monkeypatch.context() as patched, open("/dev/full", "w") as full:
+        patched.setattr(sys, "stdout", full)
+        assert call("--help") == 1
+    assert capsys.readouterr().err == "cdp: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_closed_streams_change_no_status(closed, monkeypatch):
+    """As after `>&-`."""
+    monkeypatch.setattr(sys, closed, None)
+    assert call("--help") == 0
+    assert call("nonsense") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_temporary_files(number, people, tmp_path, monkeypatch):
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Display, "progress", progress)
+    before = signal.getsignal(number)
+    assert call("data", "pack", people, "--out", tmp_path / "shards") == 128 + number
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) == before
+
+
+def test_a_line_that_nobody_can_read_keeps_its_status(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    with pytest.raises(SystemExit) as ended:
+        fail("SIGINT: saved", 3)
+    assert ended.value.code == 3
+
+
+@pytest.mark.parametrize(
+    "found", [{"RANK": "1"}, {"WORLD_SIZE": "2"}, {"RANK": "x"}, {"RANK": "0", "WORLD_SIZE": "2"}]
+)
+def test_half_of_torchruns_environment_is_refused(found, run, monkeypatch, capsys):
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    line = refused(capsys, "train", "--resume", run)
+    assert " ".join(f"{name}={value}" for name, value in found.items()) in line
+    assert "unset them, or start with torchrun" in line

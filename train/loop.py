@@ -101,7 +101,10 @@ def running(run: Run, resume: bool, epochs: int | None, first_stage: Path | None
     with (
         ExitStack() as locks,
         interruption.caught() as run.interrupted,
-        display.training(run.cfg.epochs if epochs is None else epochs, steps),
+        display.training(
+            *(run.cfg.epochs if epochs is None else epochs, steps),
+            run.interrupted.reader_left,
+        ),
         board.opened(run_dir, run.cfg.tensorboard and leads) as run.show_on_board,
     ):
         if leads:
