@@ -14,8 +14,11 @@ MEMORY_IS_FULL = re.compile(
 )
 
 
-class InputError(ValueError):
-    """Wrong use or bad input; the command line prints its one line and exits with status 2."""
+class InputError(Exception):
+    """Wrong use or bad input; the command line prints its one line and exits with status 2.
+
+    Not a `ValueError`, which tyro would catch and print over several lines.
+    """
 
 
 class BadImageError(InputError):

@@ -194,6 +194,15 @@ def test_overwrite_replaces_a_run(run, people, tmp_path, capsys):
         (["train", "--resume", "/nowhere"], "/nowhere: is not a run folder"),
         (["train", "--replay-batch", "PEOPLE"], "is not a run folder (config.json is missing)"),
         (["train", "table", "--data.root", "/nowhere.csv"], "/nowhere.csv: no such"),
+        (["train", "demo", "--data.flip", "nan"], "--data.flip nan: must be in 0…1"),
+        (["train", "demo", "--loss.margin", "inf"], "--loss.margin inf: must be at least 0"),
+        (["data", "make", "x", "--num-test", "0"], "--num-test 0: must be in 1…3000"),
+        (["train", "demo", "--data.threads", "99999"], "--data.threads 99999: must be at most"),
+        (["train", "demo", "--data.width-px", "9999999"], "--data.width-px 9999999: must be at"),
+        (
+            ["train", "demo", "--data.root", "PEOPLE", "--run-dir", os.fsdecode(b"\xff")],
+            "\\xff: the name of a run folder must be UTF-8",
+        ),
         (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
     ],
 )

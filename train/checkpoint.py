@@ -161,6 +161,7 @@ def save(run_dir: Path, state: State, progress: Progress, trained_on: str) -> Pa
 
 def found(run_dir: Path) -> list[Path]:
     """Returns the run's checkpoint files, newest last; not copies that the user has renamed."""
+    run_folder.check_name(run_dir)
     files = (run_dir / run_folder.CHECKPOINTS).glob("step-*.safetensors")
     return sorted(file for file in files if NAME.fullmatch(file.name))
 

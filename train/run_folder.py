@@ -40,6 +40,7 @@ def check_free(run_dir: Path, overwrite: bool, needed: Sequence[Path] = ()) -> N
 
     That includes the files and folders that the new run `needed`.
     """
+    check_name(run_dir)
     if not run_dir.exists() or (run_dir.is_dir() and _never_begun(run_dir)):
         return
     if not is_run(run_dir):
@@ -60,6 +61,16 @@ def check_free(run_dir: Path, overwrite: bool, needed: Sequence[Path] = ()) -> N
                 f"--run-dir {run_dir}: --overwrite would delete {path}, which the new run needs; "
                 "choose another folder"
             )
+
+
+def check_name(run_dir: Path) -> None:
+    """Raises `InputError` if safetensors could not read files there."""
+    try:
+        str(run_dir).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{run_dir}: the name of a run folder must be UTF-8, for safetensors; rename the folder"
+        ) from None
 
 
 def _is_config(content: bytes) -> bool:

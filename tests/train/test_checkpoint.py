@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -186,6 +187,13 @@ def test_copies_of_a_checkpoint_are_neither_used_nor_removed(run):
         saved = checkpoint.save(run, state, at(epoch), "sysu")
         assert checkpoint.latest(run) == saved
     assert copy.exists()
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_named_not_called_damaged(run):
+    checkpoint.save(run, make_state(), at(), "sysu")
+    odd = run.rename(run.with_name(os.fsdecode(b"\xff")))
+    with pytest.raises(InputError, match="must be UTF-8, for safetensors; rename the folder"):
+        checkpoint.restore(odd, make_state(), pytest.fail)
 
 
 def test_a_run_without_a_checkpoint_restores_nothing(run):
