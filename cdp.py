@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 from bench.command import bench
 from train.commands.data import data_check, data_make, data_pack, data_preview
-from train.commands.ending import fail
+from train.commands.ending import exits_by_signals, fail
 from train.commands.export import embed, export
 from train.commands.overview import doctor, runs
 from train.commands.results import experiment, report
 from train.commands.search import search
 from train.commands.testing import evaluate, score
 from train.commands.training import replay_batch, resume, train
-from train.live.terminal import never_fail, reader_left
+from train.live.terminal import discard, never_fail, or_nowhere, reader_left
 
 USAGE = """\
 cdp: trains and tests networks for RGB-infrared person re-identification
@@ -76,18 +76,23 @@ cdp --help lists every command; --help after a command, its options.
 
 def main() -> None:
     """Runs the command in `sys.argv`; exits with a status described in `USAGE`."""
+    sys.stdout, sys.stderr = map(or_nowhere, (sys.stdout, sys.stderr))
     never_fail(sys.stdout, sys.stderr)
     try:
-        try:
-            run(sys.argv[1:])
-        finally:
-            sys.stdout.flush()
+        with exits_by_signals():
+            try:
+                run(sys.argv[1:])
+            finally:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         fail("interrupted", 1)
     except BrokenPipeError:
         if not reader_left(sys.stdout):
             raise
         sys.exit(1)
+    except OSError as error:  # others end in `guarded`
+        discard(sys.stdout)
+        fail(f"standard output: {error.strerror}", 1)
 
 
 def run(args: list[str]) -> None:
@@ -107,20 +112,23 @@ def run(args: list[str]) -> None:
 
 def guarded(command: Callable[[list[str]], None], args: list[str]) -> None:
     """Runs the command; reports errors that the user can fix in one line."""
-    from pipeline.errors import InputError, is_out_of_memory, said_of_memory
+    from pipeline.errors import InputError, is_out_of_memory, said_of_file, said_of_memory
 
     try:
         command(args)
     except InputError as error:
         fail(str(error), 2)
     except (RuntimeError, MemoryError, OSError) as error:
-        if not is_out_of_memory(error):
-            raise
-        fail(
-            f"memory is full ({said_of_memory(error).strip()[:200]}); stop other programs that use "
-            "it, pass --device cpu or, when training, lower --data.p or pass --data.cache none",
-            1,
-        )
+        if is_out_of_memory(error):
+            fail(
+                f"memory is full ({said_of_memory(error).strip()[:200]}); stop other programs that "
+                "use it, pass --device cpu or, when training, lower --data.p or pass --data.cache "
+                "none",
+                1,
+            )
+        if isinstance(error, OSError) and error.errno and not isinstance(error, BrokenPipeError):
+            fail(said_of_file(error), 1)  # such as a full disk
+        raise
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

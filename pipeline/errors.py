@@ -1,6 +1,9 @@
 """The exception for bad user input: one line that says what is wrong and how to fix it."""
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # How torch, CUDA's libraries and DALI word it.
@@ -11,8 +14,11 @@ MEMORY_IS_FULL = re.compile(
 )
 
 
-class InputError(ValueError):
-    """Wrong use or bad input; the command line prints its one line and exits with status 2."""
+class InputError(Exception):
+    """Wrong use or bad input; the command line prints its one line and exits with status 2.
+
+    Not a `ValueError`, which tyro would catch and print over several lines.
+    """
 
 
 class BadImageError(InputError):
@@ -34,6 +40,24 @@ def in_one_line(error: BaseException) -> str:
     """Returns an error's message on one line of at most 300 characters, or its type if empty."""
     message = " ".join(str(error).split())
     return message[:300] or type(error).__name__
+
+
+@contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Makes an `OSError` name `path` if it names no file, as on a full disk, or `temporary`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def said_of_file(error: OSError) -> str:
+    """Returns an operating system's error in the form of our own: the file, then what is wrong."""
+    if error.errno is None or error.filename is None:
+        return in_one_line(error)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 def is_out_of_memory(error: Exception) -> bool:

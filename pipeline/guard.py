@@ -8,6 +8,7 @@ too. Other damage raises in DALI, and `why_undecodable` finds the file.
 """
 
 import os
+import stat
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +18,13 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
+from pipeline.options import MAX_PIXELS
+
 os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # our own messages name the file and the fault
 
 FORMATS = ("jpeg", "png", "bmp")
 SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"BM")
 END_OF_IMAGE, START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
-MAX_PIXELS = 4096 * 4096  # a person crop has some 20,000
 
 Encoded = Path | UInt8[ndarray, " _"]  # a file, or its content
 
@@ -96,6 +98,8 @@ def read(image: Encoded) -> UInt8[ndarray, " _"] | Flaw:
     if not isinstance(image, Path):
         return image
     try:
+        if not stat.S_ISREG(mode := os.stat(image).st_mode) and not stat.S_ISDIR(mode):
+            return Flaw("unreadable", "cannot be read (a pipe or a device)")  # reading may wait
         return np.frombuffer(image.read_bytes(), np.uint8)
     except OSError as error:
         return Flaw("unreadable", f"cannot be read ({error.strerror})")

@@ -8,6 +8,9 @@ from typing import Literal
 from pipeline import spectrum
 from pipeline.errors import InputError
 
+MAX_THREADS = 1024  # DALI aborts where it cannot start as many as it is told
+MAX_PIXELS = 4096 * 4096  # of an image; a person crop has some 20,000
+
 KindName = Literal["auto", "sysu", "regdb", "llcm", "table", "packed"]
 CacheName = Literal["none", "host", "gpu", "auto"]
 SamplingName = Literal["balanced", "random", "shuffle"]
@@ -96,6 +99,13 @@ class DataOptions:
                 raise InputError(
                     f"--data.{name.replace('_', '-')} {getattr(self, name)}: must be at least {low}"
                 )
+        if self.threads > MAX_THREADS:
+            raise InputError(f"--data.threads {self.threads}: must be at most {MAX_THREADS}")
+        if self.height_px * self.width_px > MAX_PIXELS:
+            raise InputError(
+                f"--data.height-px {self.height_px}, --data.width-px {self.width_px}: must be at "
+                f"most {MAX_PIXELS} pixels together"
+            )
         for name in self.spectra:
             if name not in spectrum.SPECTRA:
                 raise InputError(

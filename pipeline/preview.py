@@ -13,7 +13,7 @@ from pipeline import spectrum
 from pipeline.augment import augmented
 from pipeline.datasets.kinds import read_training
 from pipeline.datasets.records import Modality
-from pipeline.errors import InputError
+from pipeline.errors import InputError, naming
 from pipeline.loader import TrainingLoader
 from pipeline.options import AugmentationOptions, DataOptions
 
@@ -33,7 +33,7 @@ def preview(
     """Writes a PNG with one row per identity: an RGB original, its counterpart in each spectrum, an
     infrared original and its jittered counterpart, augmented as in training.
 
-    Raises `InputError` if the folder holds no data set or the file cannot be written.
+    Raises `InputError` if the folder holds no data set, `OSError` if the file cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: must end in .png")
@@ -56,7 +56,8 @@ def preview(
     originals = pixels[rgb, 0]
     infrared, jittered = pixels[~rgb, 0], pixels[~rgb, 1]
     pids = loader.plan.pids[batch.pids.numpy()[rgb]]
-    sheet([originals, *columns, infrared, jittered], COLUMNS, pids).save(out)
+    with naming(out):
+        sheet([originals, *columns, infrared, jittered], COLUMNS, pids).save(out)
 
 
 def sheet(columns: Sequence[ndarray], titles: Sequence[str], pids: ndarray) -> Image.Image:

@@ -1,10 +1,15 @@
 """The command line end to end: train, eval, make, preview, and wrong use."""
 
+import io
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +23,8 @@ import cdp
 from pipeline.datasets import synthetic
 from tests.front_door import SMALL, call, refused
 from train import checkpoint
+from train.commands.ending import fail
+from train.live.display import Display
 from train.paper.contents import EXPERIMENTS
 from train.presets import PRESETS, preset_groups
 
@@ -105,6 +112,16 @@ def test_eval_repeats_the_result_exactly_and_shows_the_table(run, tmp_path, caps
         assert mode in printed
 
 
+def test_eval_shows_figures_that_it_cannot_write(run, tmp_path, capsys):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "result.json").unlink()
+    (copy / "result.json").mkdir()
+    assert call("eval", copy, "--device", "cpu") == 1
+    printed = capsys.readouterr()
+    assert "all-search" in printed.out
+    assert printed.err == f"cdp: {copy / 'result.json'}: Is a directory\n"
+
+
 def test_equal_seeds_give_bit_identical_losses_and_others_differ(run, people, tmp_path):
     args = ("train", "demo", "--data.root", people, *SMALL)
     # Threads, prefetch depth and pixel cache must not change the losses.
@@ -177,6 +194,15 @@ def test_overwrite_replaces_a_run(run, people, tmp_path, capsys):
         (["train", "--resume", "/nowhere"], "/nowhere: is not a run folder"),
         (["train", "--replay-batch", "PEOPLE"], "is not a run folder (config.json is missing)"),
         (["train", "table", "--data.root", "/nowhere.csv"], "/nowhere.csv: no such"),
+        (["train", "demo", "--data.flip", "nan"], "--data.flip nan: must be in 0…1"),
+        (["train", "demo", "--loss.margin", "inf"], "--loss.margin inf: must be at least 0"),
+        (["data", "make", "x", "--num-test", "0"], "--num-test 0: must be in 1…3000"),
+        (["train", "demo", "--data.threads", "99999"], "--data.threads 99999: must be at most"),
+        (["train", "demo", "--data.width-px", "9999999"], "--data.width-px 9999999: must be at"),
+        (
+            ["train", "demo", "--data.root", "PEOPLE", "--run-dir", os.fsdecode(b"\xff")],
+            "\\xff: the name of a run folder must be UTF-8",
+        ),
         (["nonsense"], "unknown command 'nonsense'; see cdp --help"),
     ],
 )
@@ -414,3 +440,53 @@ def test_a_reader_that_has_seen_enough_causes_no_traceback():
         command.stdout.close()
         assert command.stderr.read() == b""
     assert command.returncode == 1
+
+
+def test_output_that_cannot_be_written_is_one_line(monkeypatch, capsys):
+    with monkeypatch.context() as patched, open("/dev/full", "w") as full:
+        patched.setattr(sys, "stdout", full)
+        assert call("--help") == 1
+    assert capsys.readouterr().err == "cdp: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_closed_streams_change_no_status(closed, monkeypatch):
+    """As after `>&-`."""
+    monkeypatch.setattr(sys, closed, None)
+    assert call("--help") == 0
+    assert call("nonsense") == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_temporary_files(number, people, tmp_path, monkeypatch):
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        yield lambda done, total: os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Display, "progress", progress)
+    before = signal.getsignal(number)
+    assert call("data", "pack", people, "--out", tmp_path / "shards") == 128 + number
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(number) == before
+
+
+def test_a_line_that_nobody_can_read_keeps_its_status(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    with pytest.raises(SystemExit) as ended:
+        fail("SIGINT: saved", 3)
+    assert ended.value.code == 3
+
+
+@pytest.mark.parametrize(
+    "found", [{"RANK": "1"}, {"WORLD_SIZE": "2"}, {"RANK": "x"}, {"RANK": "0", "WORLD_SIZE": "2"}]
+)
+def test_half_of_torchruns_environment_is_refused(found, run, monkeypatch, capsys):
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    line = refused(capsys, "train", "--resume", run)
+    assert " ".join(f"{name}={value}" for name, value in found.items()) in line
+    assert "unset them, or start with torchrun" in line

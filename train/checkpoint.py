@@ -7,11 +7,13 @@ Files are written atomically, carry a checksum, and are loaded as plain data.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from jaxtyping import Float32
@@ -20,12 +22,14 @@ from torch import Tensor, nn
 
 from model.backbone import ImageSize
 from model.network import ReidNetwork
-from pipeline.errors import InputError, in_one_line
+from pipeline.datasets.records import Index
+from pipeline.errors import InputError, in_one_line, is_out_of_memory
 from train import run_folder
 from train.dhsm import Mining
 from train.methods.base import Method, without_weights
 
 FORMAT = "cdp-reid checkpoint 5"  # 5: losses have a column for the spread
+NAME = re.compile(r"step-\d+\.safetensors")
 KEPT = 2  # the older of the two is used if the newest is damaged
 NETWORK = "network."
 AFTER = " after "  # separates the data sets that fine-tuned weights saw, the latest first
@@ -75,6 +79,7 @@ class State:
     scaler: torch.amp.GradScaler
     mining: Mining
     losses: Float32[Tensor, "steps names"]  # of the epoch's steps so far
+    data: dict[str, Any] = field(default_factory=dict)  # identifies the training images
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns all of them by name, with the state of torch's random generators (dropout)."""
@@ -143,6 +148,7 @@ def save(run_dir: Path, state: State, progress: Progress, trained_on: str) -> Pa
         "format": FORMAT,
         "trained_on": trained_on,
         "num_classes": state.num_classes,
+        "data": state.data,
         "progress": progress.to_json(),
         "sha256": _checksum(tensors),
     }
@@ -154,8 +160,10 @@ def save(run_dir: Path, state: State, progress: Progress, trained_on: str) -> Pa
 
 
 def found(run_dir: Path) -> list[Path]:
-    """Returns the run's checkpoint files, newest last."""
-    return sorted((run_dir / run_folder.CHECKPOINTS).glob("step-*.safetensors"))
+    """Returns the run's checkpoint files, newest last; not copies that the user has renamed."""
+    run_folder.check_name(run_dir)
+    files = (run_dir / run_folder.CHECKPOINTS).glob("step-*.safetensors")
+    return sorted(file for file in files if NAME.fullmatch(file.name))
 
 
 def restore(
@@ -164,21 +172,51 @@ def restore(
     """Loads the newest intact checkpoint into `state`; returns None if there are none.
 
     `of_first_stage`: see `State.load`. Reports each damaged file through `say`. Raises `InputError`
-    if all are damaged or one is of another version.
+    if all are damaged, or one is of another version, other training images or options.
     """
     paths = found(run_dir)
     damage = ""
     for path in reversed(paths):
         try:
             tensors, about = _read(path)
-            state.load(tensors, of_first_stage)
-            return Progress.from_json(about["progress"])
         except DamagedError as error:
             damage = str(error)
             say(f"{error}; using the checkpoint before it")
+            continue
+        _check_data(path, about.get("data", state.data), state.data)
+        try:
+            state.load(tensors, of_first_stage)
+        except Exception as error:  # torch, dicts and lists each raise their own
+            if is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"{path}: does not fit the run's {run_folder.CONFIG} and training images "
+                f"({in_one_line(error)}); restore both as they were, or start a new run with "
+                f"--model.weights {run_dir}"
+            ) from error
+        return Progress.from_json(about["progress"])
     if paths:
         raise InputError(f"{damage}; no intact checkpoint is left to resume from: train again")
     return None
+
+
+def identify(images: Index) -> dict[str, Any]:
+    """Returns what tells these training images from others: how many they are, and their labels."""
+    labels = hashlib.sha256(images.pids.tobytes() + images.modality.tobytes())
+    num_identities = len(np.unique(images.pids))
+    return {"images": len(images), "identities": num_identities, "labels": labels.hexdigest()}
+
+
+def _check_data(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises `InputError` unless the run resumes on the images that it has been trained on."""
+    if saved == now:
+        return
+    before, after = (f"{d['images']} images of {d['identities']} identities" for d in (saved, now))
+    how = "others, or in another order" if before == after else after
+    raise InputError(
+        f"{path}: was trained on {before}, but the data set's are now {how}; restore the data "
+        f"set, or start a new run with --model.weights {path.parent.parent}"
+    )
 
 
 def latest(run_dir: Path) -> Path:

@@ -10,7 +10,7 @@ from pipeline.check import check as check_data_set
 from pipeline.datasets import packing, synthetic
 from pipeline.datasets.kinds import KINDS, original_kind, read_protocol
 from pipeline.datasets.records import Protocol
-from pipeline.errors import InputError
+from pipeline.errors import InputError, naming
 from pipeline.options import DataOptions, KindName
 from train.config import Config
 from train.live.display import Display, counted
@@ -54,7 +54,7 @@ def name_of_training(options: DataOptions, root: Path) -> str:
 def make(root: Path, options: synthetic.SyntheticOptions, display: Display) -> None:
     """Writes a synthetic set, with a progress bar."""
     display.say(f"writing synthetic RGB-infrared people to {root}")
-    with display.progress("images") as progress:
+    with display.progress("images") as progress, naming(root):
         num_images = synthetic.make(root, options, on_progress=progress)
     display.say(f"{num_images} images")
 

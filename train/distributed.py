@@ -143,9 +143,19 @@ ALONE = World()
 
 
 def find_world() -> World:
-    """Reads the world from torchrun's environment variables."""
-    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    return World(*(int(os.environ.get(name, value)) for name, value in alone.items()))
+    """Reads the world from torchrun's environment variables.
+
+    Raises `InputError` if they are not torchrun's; cluster software sets some of them.
+    """
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    found = {name: os.environ[name] for name in alone if name in os.environ}
+    values = list((alone | found).values())
+    world = World(*map(int, values)) if all(map(str.isdecimal, values)) else World(rank=1)
+    is_complete = {"RANK", "MASTER_ADDR"} <= os.environ.keys()
+    if world.rank >= world.size or (world.size > 1 and not is_complete):
+        said = " ".join(f"{name}={value}" for name, value in found.items())
+        raise InputError(f"{said}: not as torchrun sets them; unset them, or start with torchrun")
+    return world
 
 
 @contextmanager

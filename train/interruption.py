@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -9,7 +10,14 @@ from typing import Any
 
 EXIT_STATUS = 3  # of a run that was interrupted and can be resumed
 # SLURM sends SIGUSR1 before a time limit or pre-emption (`--signal=USR1@60`).
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# A terminal that is closed sends SIGHUP, unless the program was started with nohup.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+def caught_signals() -> list[signal.Signals]:
+    """Returns `SIGNALS` without SIGHUP where it is ignored."""
+    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in SIGNALS if not (is_ignored and number == signal.SIGHUP)]
 
 
 class Interrupted(Exception):
@@ -22,6 +30,10 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None  # known to all ranks
         self.own: signal.Signals | None = None  # received by this process
+
+    def reader_left(self) -> None:
+        """Stops the run as nobody reads its output, like after `| head`, or Ctrl-C in `| tee`."""
+        self.own = self.own or signal.SIGPIPE
 
     def agree(self, collect: Callable[[Any], list[Any]]) -> None:
         """Sets `signal` to any rank's signal; `collect` returns every rank's value."""
@@ -42,10 +54,19 @@ def caught() -> Iterator[Interruption]:
         if interruption.own:
             os._exit(128 + number)
         interruption.own = signal.Signals(number)
+        if number == signal.SIGHUP:
+            discard_lost_output()
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, note) for number in caught_signals()}
     try:
         yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def discard_lost_output() -> None:
+    """Discards what is still printed to a terminal that was closed; writing there would fail."""
+    for fd in (1, 2):
+        if stat.S_ISCHR(os.fstat(fd).st_mode) and not os.isatty(fd):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)

@@ -22,6 +22,7 @@ from train import (
     runtime,
     schedule,
     stages,
+    start,
 )
 from train.distributed import find_world, joined
 from train.divergence import CollapsedError, NotFiniteError, check_finite
@@ -63,7 +64,7 @@ def train(
     """
     world = find_world()
     if world.leads and not resume:
-        run_folder.check_free(run_dir, overwrite)  # before anything slow
+        run_folder.check_free(run_dir, overwrite, start.files(cfg))  # before anything slow
     board.check(cfg.tensorboard)
     device = runtime.resolve_device(cfg.device, world)
     runtime.set_up(device)
@@ -100,7 +101,10 @@ def running(run: Run, resume: bool, epochs: int | None, first_stage: Path | None
     with (
         ExitStack() as locks,
         interruption.caught() as run.interrupted,
-        display.training(run.cfg.epochs if epochs is None else epochs, steps),
+        display.training(
+            *(run.cfg.epochs if epochs is None else epochs, steps),
+            run.interrupted.reader_left,
+        ),
         board.opened(run_dir, run.cfg.tensorboard and leads) as run.show_on_board,
     ):
         if leads:
@@ -115,8 +119,8 @@ def running(run: Run, resume: bool, epochs: int | None, first_stage: Path | None
                 if leads:
                     run_folder.set_epochs(run_dir, run.cfg)
                     locks.enter_context(run_folder.lock(run_dir))  # config.json is a new file now
-            if leads:
-                run_folder.roll_back(run_dir, run.progress.metrics_bytes)
+            if leads and run_folder.roll_back(run_dir, run.progress.metrics_bytes):
+                display.note(f"{run_dir / run_folder.METRICS} lacks records of earlier epochs")
             epoch, step = run.progress.epoch, run.progress.step
             display.say(f"resumed   in epoch {epoch}, after step {step} of {steps}")
         elif first_stage:

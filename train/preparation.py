@@ -79,6 +79,7 @@ def prepare(
     # Data: the training images, the test protocol, and the pipeline that loads both.
     root = world.leader_first(lambda: locate(cfg.data.root, display))
     images = read_training(cfg.data, root, display.note)
+    check_alike(world, cfg, images)
     protocol = read_test(cfg, root, resume, display.note)
     options = runtime.share_threads(cfg.data, world)
     augmenting = partial(augment, cfg.method)
@@ -122,11 +123,29 @@ def prepare(
         step=step,
         learning=stages.learning(network, method.stages),
         mining=mining,
-        state=checkpoint.State(network, loader.num_classes, optimizer, step.scaler, mining, losses),
+        state=checkpoint.State(
+            *(network, loader.num_classes, optimizer, step.scaler, mining, losses),
+            checkpoint.identify(images),
+        ),
         progress=Progress(1, 0, bad=loader.plan.bad),
         trained_on=origin.trained_on,
         at_one_point={name: x for name, x in one_point.items() if name in step.weights},
     )
+
+
+def check_alike(world: World, cfg: config.Config, images: Index) -> None:
+    """Raises `InputError` if another rank has other options or training images.
+
+    Only where the data set lies may differ, as on several machines.
+    """
+    options = config.to_json(config.with_data(cfg, root=None))
+    for rank, (others, data) in enumerate(world.collect((options, checkpoint.identify(images)))):
+        what = "options" if others != options else "training images"
+        if others != options or data != checkpoint.identify(images):
+            raise InputError(
+                f"{images.origin}: rank {rank} has other {what} than rank {world.rank}; give all "
+                "processes the same"
+            )
 
 
 def check_network(network: object, cfg: config.Config) -> None:

@@ -7,13 +7,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from pipeline.datasets.records import Index
-from pipeline.errors import InputError, in_one_line
+from pipeline.errors import InputError, in_one_line, naming
 from train import config
 from train.evaluation.options import disclosed
 from train.metrics import FIGURES
@@ -36,17 +36,51 @@ def is_run(run_dir: Path) -> bool:
     return (run_dir / CONFIG).is_file()
 
 
-def check_free(run_dir: Path, overwrite: bool) -> None:
-    """Raises `InputError` if `run_dir` holds something that must not be overwritten."""
+def check_free(run_dir: Path, overwrite: bool, needed: Sequence[Path] = ()) -> None:
+    """Raises `InputError` if `run_dir` holds something that must not be overwritten.
+
+    That includes the files and folders that the new run `needed`.
+    """
+    check_name(run_dir)
     if not run_dir.exists() or (run_dir.is_dir() and _never_begun(run_dir)):
         return
     if not is_run(run_dir):
         raise InputError(f"--run-dir {run_dir}: exists and is not a run folder; choose another")
+    if not _is_config((run_dir / CONFIG).read_bytes()):
+        raise InputError(
+            f"--run-dir {run_dir}: its {CONFIG} is not that of a run; choose another folder, or "
+            "remove this one yourself"
+        )
     if not overwrite:
         raise InputError(
             f"--run-dir {run_dir}: holds a run; choose another folder, or pass --overwrite to "
             "replace it"
         )
+    for path in needed:
+        if path.resolve().is_relative_to(run_dir.resolve()):
+            raise InputError(
+                f"--run-dir {run_dir}: --overwrite would delete {path}, which the new run needs; "
+                "choose another folder"
+            )
+
+
+def check_name(run_dir: Path) -> None:
+    """Raises `InputError` if safetensors could not read files there."""
+    try:
+        str(run_dir).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{run_dir}: the name of a run folder must be UTF-8, for safetensors; rename the folder"
+        ) from None
+
+
+def _is_config(content: bytes) -> bool:
+    """Whether this is a run's configuration, of any version, and not another program's file."""
+    try:
+        written = json.loads(content)
+        return bool({"data", "epochs", "seed"} <= written.keys())
+    except Exception:  # not UTF-8, not JSON, nested too deeply, not an object
+        return False
 
 
 def _never_begun(run_dir: Path) -> bool:
@@ -67,15 +101,25 @@ def create(
     as `check_free` does.
     """
     check_free(run_dir, overwrite)
-    if (run_dir / CONFIG).is_file():
+    run_dir = run_dir.resolve()  # it may be a link, even to a folder that does not exist yet
+    if is_run(run_dir):
         with lock(run_dir):
-            shutil.rmtree(run_dir)
+            _empty(run_dir)
     elif run_dir.exists():
-        shutil.rmtree(run_dir)
+        _empty(run_dir)
     (run_dir / CHECKPOINTS).mkdir(parents=True)
     if method_source is not None:
         write(run_dir / METHOD, method_source)
     write(run_dir / CONFIG, config_json.encode())
+
+
+def _empty(folder: Path) -> None:
+    """Removes what is in the folder, and last what makes it a run."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == CONFIG):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def read_config(run_dir: Path) -> config.Config:
@@ -106,12 +150,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary file beside `path` and renames it to `path` if the block succeeds."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path, temporary):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a read-only file system; the first error says more
+            temporary.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -147,13 +193,21 @@ def metrics_bytes(run_dir: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def roll_back(run_dir: Path, length: int) -> None:
-    """Truncates `metrics.jsonl` to `length` bytes for a resume; removes half-written files."""
+def roll_back(run_dir: Path, length: int) -> bool:
+    """Truncates `metrics.jsonl` to `length` bytes for a resume; removes half-written files.
+
+    Returns whether the file was shorter, so that records are missing; it then ends with a whole
+    one.
+    """
+    (run_dir / CHECKPOINTS).mkdir(exist_ok=True)
     for file in [*run_dir.iterdir(), *(run_dir / CHECKPOINTS).iterdir()]:
         if HALF_WRITTEN.fullmatch(file.name):
             file.unlink()
-    if metrics_bytes(run_dir) > length:
-        write(run_dir / METRICS, (run_dir / METRICS).read_bytes()[:length])
+    before = metrics_bytes(run_dir)
+    if before and before != length:
+        kept = (run_dir / METRICS).read_bytes()[:length]
+        write(run_dir / METRICS, kept[: kept.rfind(b"\n") + 1])
+    return before < length
 
 
 def write_bad_images(run_dir: Path, index: Index, bad: dict[int, str]) -> None:
@@ -193,8 +247,11 @@ def _locked(file: TextIO, kind: int, after_s: float = 0) -> bool:
 
 def append_metrics(run_dir: Path, record: dict[str, Any]) -> None:
     """Appends one line to `metrics.jsonl`."""
-    with (run_dir / METRICS).open("a") as file:
+    path = run_dir / METRICS
+    with naming(path), path.open("a") as file:
         file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # later checkpoints count on it
 
 
 def copy_metrics(source: Path, run_dir: Path, length: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from model.options import NAMED_WEIGHTS, ModelOptions
 from pipeline.errors import InputError
 from train import checkpoint, run_folder
+from train.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> St
     saw identities of the test.
     """
     saved = checkpoint.found(run_dir) if resume else []
+    if resume and not saved and (run_dir / run_folder.RESULT).exists():
+        raise InputError(
+            f"{run_dir}: the run is finished, but its checkpoints are gone, so it cannot go on; "
+            "restore them, or train again in another folder"
+        )
     if saved:
         histories = [checkpoint.history(path) for path in reversed(saved)]  # [] if damaged
         seen = next(filter(None, histories), [tested_on])
@@ -41,6 +47,12 @@ def find(model: ModelOptions, run_dir: Path, resume: bool, tested_on: str) -> St
     checkpoint.check_intact(weights)
     history = checkpoint.AFTER.join(dict.fromkeys([tested_on, *seen]))
     return Start(dataclasses.replace(model, weights=str(weights)), history)
+
+
+def files(cfg: Config) -> list[Path]:
+    """Returns the data set and the file or folder with the weights that a run is made from."""
+    weights = [Path(cfg.method.model.weights)] if is_file(cfg.method.model) else []
+    return weights if cfg.data.root is None else [cfg.data.root, *weights]
 
 
 def is_file(model: ModelOptions) -> bool:

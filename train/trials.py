@@ -43,7 +43,7 @@ def train_trials(
     cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, root=root, kind=kind))
     if KINDS[original_kind(root, kind)].num_trials == 1:
         raise InputError("--trial all: only RegDB's protocol has ten trials; leave --trial out")
-    run_folder.check_free(run_dir, overwrite)
+    run_folder.check_free(run_dir, overwrite, start.files(cfg))
     for trial in TRIALS:  # find faults of the last trial before nine trainings
         of_trial = _of_trial(cfg, trial)
         read_training(of_trial.data, root)

@@ -237,8 +237,9 @@ def _check_header(file: Path, names: list[str], columns: Sequence[str]) -> None:
     if missing:
         optional = [column for column in (*COLUMNS, *OPTIONAL) if column not in columns]
         raise InputError(
-            f"{file}: has no column {missing[0]!r}; the first line must name "
-            f"{','.join(columns)} and, optionally, {', '.join(optional)}"
+            f"{file}: has no column {missing[0]!r}, its first line is {','.join(names)[:60]!r}; it "
+            f"must name, separated by commas, {','.join(columns)} and, optionally, "
+            f"{', '.join(optional)}"
         )
     for name in (*COLUMNS, *OPTIONAL):
         if names.count(name) > 1:

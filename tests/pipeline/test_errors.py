@@ -1,4 +1,6 @@
-"""Out-of-memory errors, of whatever library, are not mistaken for bad images."""
+"""Errors of the machine: memory that is full, whatever the library, and files."""
+
+import errno
 
 import pytest
 import torch
@@ -39,6 +41,16 @@ def test_other_errors_are_unchanged():
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         cdp.guarded(raising, [])
+
+
+def test_a_file_that_cannot_be_written_is_one_line_and_status_1(capsys):
+    def on_a_full_disk(args):
+        raise OSError(errno.ENOSPC, "No space left on device", "x.png")
+
+    with pytest.raises(SystemExit) as ended:
+        cdp.guarded(on_a_full_disk, [])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "cdp: x.png: No space left on device\n"
 
 
 def test_no_image_is_blamed_when_memory_is_full(people, monkeypatch):

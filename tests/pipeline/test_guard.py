@@ -1,6 +1,7 @@
 """Whatever a file holds, it is usable or has a flaw; checking it never raises."""
 
 import io
+import os
 import random
 import re
 import shutil
@@ -18,6 +19,7 @@ from pipeline.guard import Flaw, check_header, why_undecodable
 from pipeline.loader import TrainingLoader
 from pipeline.options import DataOptions
 from pipeline.picture import Examination
+from train.evaluation.known_files import digests_of
 
 CPU = torch.device("cpu")
 P_HAT = spectrum.uniform()
@@ -119,3 +121,12 @@ def raising(error: Exception):
 
 def test_an_impossible_path_is_unreadable():
     assert guard.read(Path("a\0.jpg")) == Flaw("unreadable", "cannot be read (embedded null byte)")
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    assert why_undecodable(tmp_path / "a.jpg") == Flaw(
+        "unreadable", "cannot be read (a pipe or a device)"
+    )
+    _, bad = digests_of([os.fsencode(tmp_path / "a.jpg")], tmp_path, pytest.fail, lambda *_: None)
+    assert bad == {0: "cannot be read (not a file)"}

@@ -1,6 +1,9 @@
 """Checkpoints: equal runs give equal files, foreign files are rejected, trials do not leak."""
 
+import dataclasses
 import json
+import os
+import shutil
 
 import pytest
 import safetensors.torch
@@ -9,6 +12,7 @@ import torch
 from model.network import Network
 from model.options import ModelOptions
 from pipeline.errors import InputError
+from tests.conftest import make_index
 from tests.train.test_step import make_batch, make_step
 from train import checkpoint, run_folder
 from train.checkpoint import Progress, State
@@ -139,6 +143,57 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(run, damage)
         InputError, match="no intact checkpoint is left to resume from: train again"
     ):
         checkpoint.restore(run, state, said.append)
+
+
+def test_other_training_images_are_refused(run):
+    """A removed identity shifts the classes; a removed image shifts the rows of the bad ones."""
+    state = make_state()
+    trained = checkpoint.identify(make_index([(2, 2), (3, 2), (2, 3)]))
+    checkpoint.save(run, dataclasses.replace(state, data=trained), at(), "sysu")
+    for now, how in (
+        ([(2, 2), (3, 2)], "9 images of 2 identities"),
+        ([(2, 2), (3, 2), (2, 2)], "13 images of 3 identities"),
+        ([(2, 2), (2, 3), (3, 2)], "others, or in another order"),
+    ):
+        other = dataclasses.replace(state, data=checkpoint.identify(make_index(now)))
+        with pytest.raises(
+            InputError, match=f"trained on 14 images of 3 identities, but .* are now {how}; restore"
+        ):
+            checkpoint.restore(run, other, pytest.fail)
+
+
+def test_a_run_of_an_earlier_version_names_no_training_images(run):
+    checkpoint.save(run, make_state(), at(), "sysu")
+    (path,) = checkpoint.found(run)
+    tensors, about = checkpoint._read(path)
+    del about["data"]
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"about": json.dumps(about)}))
+    now = dataclasses.replace(make_state(), data=checkpoint.identify(make_index([(2, 2)])))
+    assert checkpoint.restore(run, now, pytest.fail)
+
+
+def test_a_state_of_another_network_is_refused_in_one_line(run):
+    checkpoint.save(run, make_state(), at(), "sysu")
+    with pytest.raises(InputError, match=r"does not fit the run's config\.json") as error:
+        checkpoint.restore(run, make_state(num_classes=6), pytest.fail)
+    assert "\n" not in str(error.value)
+
+
+def test_copies_of_a_checkpoint_are_neither_used_nor_removed(run):
+    state = make_state()
+    copy = checkpoint.save(run, state, at(1), "sysu").with_name("step-0000007-best.safetensors")
+    shutil.copy(checkpoint.latest(run), copy)
+    for epoch in (2, 3, 4):
+        saved = checkpoint.save(run, state, at(epoch), "sysu")
+        assert checkpoint.latest(run) == saved
+    assert copy.exists()
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_named_not_called_damaged(run):
+    checkpoint.save(run, make_state(), at(), "sysu")
+    odd = run.rename(run.with_name(os.fsdecode(b"\xff")))
+    with pytest.raises(InputError, match="must be UTF-8, for safetensors; rename the folder"):
+        checkpoint.restore(odd, make_state(), pytest.fail)
 
 
 def test_a_run_without_a_checkpoint_restores_nothing(run):

@@ -15,9 +15,13 @@ import torch
 import cdp
 from pipeline.errors import InputError
 from pipeline.sampler import Share
+from tests.conftest import make_index
 from tests.front_door import SMALL, call
 from tests.train import ranks
+from train import checkpoint, config
+from train.config import Config
 from train.distributed import World
+from train.preparation import check_alike
 
 REPOSITORY = Path(cdp.__file__).parent
 
@@ -181,3 +185,24 @@ def test_rows_are_divided_as_equally_as_can_be():
         parts = [World(rank, size).own_rows(num) for rank in range(size)]
         assert np.concatenate(parts).tolist() == list(range(num))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def beside(other) -> World:
+    """Rank 0 of two, of which rank 1 collects `other`."""
+
+    class Two(World):
+        def collect(self, value):
+            return [value, other]
+
+    return Two()
+
+
+def test_ranks_with_other_options_or_images_are_refused():
+    images, fewer = make_index([(2, 2), (3, 2)]), make_index([(2, 2)])
+    options, data = config.to_json(Config()), checkpoint.identify(images)
+    with pytest.raises(InputError, match="rank 1 has other options than rank 0"):
+        check_alike(beside((config.to_json(Config(seed=7)), data)), Config(), images)
+    with pytest.raises(InputError, match="rank 1 has other training images than rank 0"):
+        check_alike(beside((options, checkpoint.identify(fewer))), Config(), images)
+    elsewhere = config.with_data(Config(), root=Path("elsewhere"))
+    check_alike(beside((options, data)), elsewhere, images)

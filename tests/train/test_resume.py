@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import InputError
 from tests.front_door import SMALL, call, refused
-from train import checkpoint, run_folder, runtime, schedule
+from train import checkpoint, interruption, run_folder, runtime, schedule
 from train.commands.ending import run_to_end
 from train.config import Stretch
 from train.divergence import NotFiniteError
@@ -70,7 +71,7 @@ def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> Non
         pytest.param(2, 2, signal.SIGINT, marks=pytest.mark.slow),
         (2, -1, signal.SIGUSR1),  # the last step of an epoch, before its evaluation
         pytest.param(3, 1, signal.SIGTERM, marks=pytest.mark.slow),  # just after an evaluation
-        (3, -1, signal.SIGTERM),
+        (3, -1, signal.SIGHUP),
     ],
 )
 def test_an_interrupted_run_resumes_as_if_never_interrupted(
@@ -108,12 +109,27 @@ def test_a_damaged_checkpoint_costs_only_one_epoch(whole, tmp_path, capsys):
     assert_same_run(run, whole)
 
 
-def test_a_run_without_a_checkpoint_starts_again(whole, tmp_path):
+def test_a_run_without_a_checkpoint_starts_again(whole, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
-    for path in checkpoint.found(run):
-        path.unlink()
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_bytes()
+    assert "is finished, but its checkpoints are gone" in refused(capsys, "train", "--resume", run)
+    assert (run / "metrics.jsonl").read_bytes() == before
+    (run / "result.json").unlink()
     assert call("train", "--resume", run) == 0
     assert_same_run(run, whole)
+
+
+def test_a_run_is_not_resumed_with_other_training_images(whole, more_people, tmp_path, capsys):
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["root"] = str(more_people)
+    (run / "config.json").write_text(json.dumps(config))
+    line = refused(capsys, "train", "--resume", run, "--epochs", EPOCHS + 1)
+    assert "of 12 identities, but the data set's are now" in line
+    assert f"--model.weights {run}" in line
+    assert json.loads((run / "config.json").read_text()) == config
+    assert lines(run) == lines(whole)
 
 
 def test_a_run_from_other_hardware_resumes_if_a_device_is_given(whole, tmp_path, capsys):
@@ -235,13 +251,46 @@ def test_a_signal_before_the_run_starts_does_not_offer_a_resume(
 
     monkeypatch.setattr(runtime, "resolve_device", and_signal)
     run = tmp_path / "run"
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         before = signal.getsignal(number)
         assert call("train", "demo", "--data.root", people, "--run-dir", run, *ARGS) == 1
         line = capsys.readouterr().err.strip()
         assert line == f"cdp: {number.name}: start the run again, nothing was trained yet"
         assert signal.getsignal(number) == before
         assert not run.exists()
+
+
+def test_a_hang_up_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption.caught() as interrupted:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupted.own is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_reader_has_left_is_saved(whole, tmp_path, monkeypatch, capsys):
+    """As in `cdp train … | head`, or after Ctrl-C in `cdp train … 2>&1 | tee log`."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    checkpoint.latest(run).unlink()
+    reader, writer = os.pipe()
+    show = Display.step
+
+    def and_leave(self, epoch: int, losses: torch.Tensor, *args) -> None:
+        show(self, epoch, losses, *args)
+        if len(losses) == 1:
+            os.close(reader)
+            monkeypatch.setattr(Display, "step", show)
+            self.say("nobody reads this")
+
+    monkeypatch.setattr(Display, "step", and_leave)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert call("train", "--resume", run, "--epochs", EPOCHS + 1) == 3
+    monkeypatch.undo()
+    assert "SIGPIPE: saved; resume with `cdp train --resume" in capsys.readouterr().err
+    assert checkpoint.progress_of(checkpoint.latest(run)).step == 1
 
 
 def test_a_folder_that_cannot_be_created_does_not_offer_a_resume(people, tmp_path, capsys):

@@ -1,13 +1,15 @@
 """The files of a run folder: read, or rejected in one line that names them."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.datasets.records import Modality, make_index
-from pipeline.errors import InputError
+from pipeline.errors import InputError, naming, said_of_file
 from tests.front_door import refused
 from train import config, run_folder
 from train.config import Config, Stretch
@@ -191,3 +193,67 @@ def test_bad_images_with_undecodable_names_are_listed(tmp_path):
     run_folder.write_bad_images(tmp_path, index, {0: "no image"})
     assert b"/\xff.jpg\tno image\n" in (tmp_path / run_folder.BAD_IMAGES).read_bytes()
     assert np.array_equal(index.paths, [b"\xff.jpg"])
+
+
+def a_run(folder: Path) -> Path:
+    run_folder.create(folder, config.to_json(Config()), overwrite=False)
+    (folder / run_folder.METRICS).touch()
+    return folder
+
+
+def test_a_run_folder_may_be_a_link_or_the_current_folder(tmp_path, monkeypatch):
+    target, link = a_run(tmp_path / "target"), tmp_path / "link"
+    link.symlink_to(target)
+    monkeypatch.chdir(target)
+    for folder in (link, Path()):
+        run_folder.create(folder, config.to_json(Config(epochs=7)), overwrite=True)
+        assert sorted(p.name for p in target.iterdir()) == ["checkpoints", "config.json"]
+        assert run_folder.read_config(target).epochs == 7
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "new")
+    run_folder.create(dangling, config.to_json(Config()), overwrite=False)
+    assert run_folder.is_run(tmp_path / "new")
+    assert link.is_symlink()
+
+
+def test_overwrite_removes_only_runs(tmp_path):
+    """Many programs write a config.json."""
+    for content in ('{"architectures": ["ResNet"]}', "[]", "{"):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError, match=r"its config.json is not that of a run"):
+            run_folder.create(tmp_path, config.to_json(Config()), overwrite=True)
+        assert (tmp_path / "config.json").read_text() == content
+
+
+def test_overwrite_does_not_remove_what_the_new_run_needs(tmp_path):
+    run = a_run(tmp_path / "run")
+    for needed in (run, run / "people", tmp_path / "run" / ".." / "run" / "x.csv"):
+        with pytest.raises(InputError, match=f"would delete {needed}, which the new run needs"):
+            run_folder.check_free(run, True, [tmp_path, needed])
+    run_folder.check_free(run, True, [tmp_path])
+
+
+def test_metrics_shorter_than_the_checkpoint_expects_end_with_a_whole_record(tmp_path):
+    """What a machine that lost power leaves."""
+    run = a_run(tmp_path)
+    run_folder.append_metrics(run, EPOCH)
+    whole = run_folder.metrics_bytes(run)
+    with (run / run_folder.METRICS).open("a") as file:
+        file.write('{"event": "ep')
+    assert run_folder.roll_back(run, 3 * whole)
+    assert run_folder.read_metrics(run) == [EPOCH]
+    run_folder.append_metrics(run, EPOCH)
+    assert not run_folder.roll_back(run, whole)
+    assert run_folder.metrics_bytes(run) == whole
+
+
+def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
+    file = tmp_path / "result.json"
+    file.mkdir()
+    with pytest.raises(IsADirectoryError) as error:
+        run_folder.write(file, b"{}")
+    assert said_of_file(error.value) == f"{file}: Is a directory"
+    with pytest.raises(OSError, match="No space") as error, naming(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert said_of_file(error.value) == f"{file}: No space left on device"
+    assert list(tmp_path.iterdir()) == [file]

@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -13,8 +13,33 @@ from types import FrameType
 def fail(message: str, status: int) -> None:
     """Prints one line on stderr, naming the rank under torchrun, and exits."""
     rank = os.environ.get("RANK")
-    print(f"cdp{f' (rank {rank})' if rank else ''}: {message}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it
+        print(f"cdp{f' (rank {rank})' if rank else ''}: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+@contextmanager
+def exits_by_signals() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP exit like an error, so that no temporary files are left.
+
+    Not under torchrun, which waits for processes that do not die of SIGTERM at once.
+    """
+    if "RANK" in os.environ:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as after nohup
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_to_end(resume_command: str, run: Callable[[], object], run_dir: Path | None = None) -> None:
@@ -22,7 +47,7 @@ def run_to_end(resume_command: str, run: Callable[[], object], run_dir: Path | N
 
     `resume_command` is offered only once `run_dir`, if given, holds a run.
     """
-    from pipeline.errors import is_out_of_memory
+    from pipeline.errors import is_out_of_memory, said_of_file
     from train.distributed import LostRankError
     from train.divergence import CollapsedError, NotFiniteError
     from train.interruption import EXIT_STATUS, Interrupted
@@ -45,9 +70,9 @@ def run_to_end(resume_command: str, run: Callable[[], object], run_dir: Path | N
     except LostRankError as error:
         fail(f"{error}; {how_to_resume()}", 1)
     except OSError as error:  # usually a full disk
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, BrokenPipeError):
             raise
-        fail(f"{error}; once that is fixed, {how_to_resume()}", 1)
+        fail(f"{said_of_file(error)}; once that is fixed, {how_to_resume()}", 1)
     except Interrupted as end:
         fail(f"{end}: saved; {how_to_resume()}", EXIT_STATUS)
     except KeyboardInterrupt as end:
@@ -61,12 +86,14 @@ def _signals_raise() -> Iterator[None]:
     Not under torchrun, which waits for processes that do not die of SIGTERM at once.
     """
     from train.distributed import find_world
-    from train.interruption import SIGNALS
+    from train.interruption import caught_signals, discard_lost_output
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            discard_lost_output()
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    numbers = SIGNALS if find_world().size == 1 else ()
+    numbers = caught_signals() if find_world().size == 1 else ()
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield

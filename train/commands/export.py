@@ -42,7 +42,7 @@ def export(args: list[str]) -> None:
         load_method(method, run_dir)
         try:
             export_run(run_dir, format, Display(), out, overwrite)
-        except (ParityError, OSError) as error:
+        except ParityError as error:
             fail(str(error), 1)
 
     cli(parse, prog="cdp export", args=args)
@@ -90,13 +90,10 @@ def embed(args: list[str]) -> None:
                 array flip_test and shown in the table of `cdp score`.
         """
         load_method(method, run_dir)
-        try:
-            if images:
-                common = (run_dir, images, out, Display(), data_root, device)
-                embed_images(*common, modality, overwrite, flip_test)
-            else:
-                embed_protocol(run_dir, out, Display(), data_root, device, overwrite, flip_test)
-        except OSError as error:  # usually a full disk
-            fail(str(error), 1)
+        if images:
+            common = (run_dir, images, out, Display(), data_root, device)
+            embed_images(*common, modality, overwrite, flip_test)
+        else:
+            embed_protocol(run_dir, out, Display(), data_root, device, overwrite, flip_test)
 
     cli(parse, prog="cdp embed", args=args)

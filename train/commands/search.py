@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-from train.commands.ending import fail
 from train.commands.help import cli
 from train.commands.own import load_method
 
@@ -48,9 +47,6 @@ def search(args: list[str]) -> None:
             if not images:
                 raise InputError(f"{option}: names no images; name files, folders or one CSV")
         load_method(method, run_dir)
-        try:
-            search_run(run_dir, query, gallery, out, Display(), options, device, overwrite)
-        except OSError as error:  # usually a full disk
-            fail(str(error), 1)
+        search_run(run_dir, query, gallery, out, Display(), options, device, overwrite)
 
     cli(parse, prog="cdp search", args=args)

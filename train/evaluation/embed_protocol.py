@@ -134,7 +134,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Atomically replaces `folder` with a temporary one that `write` fills."""
-    folder = folder.absolute()
+    folder = folder.resolve()  # it may be a link
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir()
     try:

@@ -98,6 +98,8 @@ def digests_of(
 
 
 def _digest(path: bytes) -> bytes | str:
+    if not os.path.isfile(path):
+        return "cannot be read (not a file)"
     try:
         with open(path, "rb") as file:
             return blake2b(file.read(), digest_size=DIGEST).digest()

@@ -137,6 +137,8 @@ def score_files(
 ) -> None:
     """Scores files, shows the table and writes the result to `json_file`, if given."""
     if json_file is not None:
+        if json_file.is_dir():
+            raise InputError(f"--json {json_file}: is a folder; name a file")
         run_folder.make_parent(json_file)
     for side, files in (("--query", queries), ("--gallery", galleries)):
         twice = [file for i, file in enumerate(files) if file in files[:i]]

@@ -70,8 +70,8 @@ def evaluate_run(
     result |= divergence.said(progress_made.collapsed_since)
     if options != PLAIN:
         result["checkpoint"] = run.weights.name
+    display.result(result)  # first: the folder may be read-only
     run_folder.write_result(file, result)
-    display.result(result)
     if options != PLAIN:
         display.say(f"result    {file}")
     return result

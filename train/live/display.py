@@ -33,11 +33,28 @@ USUAL_LOSSES = {"cls", "tri"}  # of which the line of an epoch shows only the to
 SPECTRUM_STYLES = {"R": "red", "G": "green", "B": "blue", "X": "white"}
 
 
+class Screen(Console):
+    """A console whose reader may leave while a training runs, as `tee` does at Ctrl-C."""
+
+    when_reader_left: Callable[[], None] | None = None
+
+    def on_broken_pipe(self) -> None:
+        """Discards further output, and calls `when_reader_left` or else ends the program."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            if self.when_reader_left is None:
+                raise
+            self.when_reader_left()
+
+
 class Display:
     """Shows a run: a live panel on a terminal, one line per epoch elsewhere."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet)
+        self.console = Screen(quiet=quiet)
+        if not self.console.width:  # COLUMNS=0
+            self.console.width = 80
         self._bars = Progress(
             TextColumn("{task.description:>10}"),
             BarColumn(),
@@ -96,13 +113,20 @@ class Display:
         self._bars.remove_task(task)
 
     @contextmanager
-    def training(self, epochs: int, steps: int) -> Iterator[None]:
-        """Shows the live panel during the training loop."""
+    def training(
+        self, epochs: int, steps: int, when_reader_left: Callable[[], None] | None = None
+    ) -> Iterator[None]:
+        """Shows the live panel during the training loop.
+
+        Calls `when_reader_left` once output goes to a pipe that nobody reads any more.
+        """
+        self.console.when_reader_left = when_reader_left
         self._epoch_task = self._bars.add_task("epoch", total=epochs)
         self._step_task = self._bars.add_task("step", total=steps)
         self._status = Text("           waiting for the first batch")
         with self._showing():
             yield
+        self.console.when_reader_left = None
         for task in (self._epoch_task, self._step_task):
             self._bars.remove_task(task)
         self._status = self._last_epoch = None

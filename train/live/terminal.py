@@ -53,6 +53,11 @@ def spelled(text: str, encoding: str) -> str:
     return text.encode(encoding, HANDLER).decode(encoding)
 
 
+def or_nowhere(stream: TextIO | Any) -> TextIO | Any:
+    """Returns the stream, or one that discards everything if it is None: closed, as by `>&-`."""
+    return stream or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
 def never_fail(*streams: TextIO | Any) -> None:
     """Makes streams spell what they cannot encode instead of raising."""
     for stream in streams:
@@ -66,5 +71,10 @@ def reader_left(stream: TextIO) -> bool:
     poll.register(stream, 0)
     left = any(event & select.POLLERR for _, event in poll.poll(0))
     if left:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        discard(stream)
     return left
+
+
+def discard(stream: TextIO) -> None:
+    """Discards all further output, and what Python would write at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

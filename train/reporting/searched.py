@@ -67,10 +67,15 @@ def search_run(
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raises `InputError` if `folder` is a file, or is not empty and must not be overwritten."""
+    """Raises `InputError` if `folder` holds something that a search must not overwrite."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file; name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    for file in (folder / PAGE, folder / BAD):
+        if file.exists() and not (folder / RANKS).exists():
+            raise InputError(f"--out {folder}: holds {file.name} of something else; name another")
+    if not overwrite:
         raise InputError(
             f"--out {folder}: is not empty; name another folder, or pass --overwrite to replace "
             "the search in it"

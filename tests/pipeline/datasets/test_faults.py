@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.datasets import kinds
 from pipeline.datasets.synthetic import SyntheticOptions, make
+from pipeline.errors import InputError
 from pipeline.options import DataOptions
 from tests import trees
 from tests.front_door import SMALL, call, refused
@@ -132,7 +133,7 @@ def test_a_set_without_a_test_can_be_trained(kind, tree, whole, capsys):
     options = DataOptions(kind=kind)
     index, reference = (kinds.read_training(options, data_root(r)) for r in (root, whole[kind]))
     assert (index.paths == reference.paths).all()
-    with pytest.raises(ValueError, match="enough to train on"):
+    with pytest.raises(InputError, match="enough to train on"):
         kinds.read_protocol(options, data_root(root))
     assert call("data", "check", data_root(root), "--kind", kind) == 0
     assert "enough to train on" in capsys.readouterr().out
@@ -160,7 +161,7 @@ def test_a_table_may_name_its_rule(tree):
             writer.writerows(r | {"rule": rule} for r, rule in zip(rows, rules, strict=True))
 
     def refusal() -> str:
-        with pytest.raises(ValueError, match=r"people\.csv") as error:
+        with pytest.raises(InputError, match=r"people\.csv") as error:
             kinds.read_protocol(DataOptions(), root / "people.csv")
         return str(error.value)
 

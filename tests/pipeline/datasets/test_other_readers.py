@@ -233,9 +233,15 @@ def test_a_wrong_field_is_named(tmp_path, line, message):
 
 def test_a_missing_column_is_named(tmp_path):
     file = tmp_path / "people.csv"
-    file.write_text("path,pid,camid,split\n")
-    with pytest.raises(InputError, match="has no column 'modality'"):
-        read_training(DataOptions(split="train"), file)
+    for line, missing in (
+        ("path,pid,camid,split", "modality"),
+        ("path;pid;camid;modality;split", "path"),
+        ("Path,pid,camid,modality,split", "path"),
+    ):
+        file.write_text(f"{line}\n")
+        said = f"no column '{missing}', its first line is '{line}'; it must name, separated by"
+        with pytest.raises(InputError, match=said):
+            read_training(DataOptions(split="train"), file)
 
 
 def test_a_table_without_matches_is_refused(tmp_path):

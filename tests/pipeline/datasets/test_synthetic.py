@@ -156,7 +156,7 @@ def test_options_say_what_is_wrong(name: str, value: int) -> None:
 
 
 def test_workers_must_be_positive(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="workers is 0: must be at least 1"):
+    with pytest.raises(InputError, match="workers is 0: must be at least 1"):
         make(tmp_path / "set", TINY, workers=0)
 
 

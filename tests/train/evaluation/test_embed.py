@@ -218,7 +218,7 @@ def test_what_cannot_be_embedded_gives_one_clear_line(run, more_people, tmp_path
         ((tmp_path / "gone.jpg", *out), "gone.jpg: no such file or folder"),
         ((text, *out), "notes.txt: is not an image file (.jpg, .jpeg, .png, .bmp), folder or CSV"),
         ((tmp_path / "empty", *out), "empty: holds no image file"),
-        ((table, *out), "has no column 'camid'; the first line must name path,pid,camid,modality"),
+        ((table, *out), "no column 'camid', its first line is 'path,pid,modality'; it must name"),
         ((image, table, *out), "list.csv: a CSV must be the only argument"),
         ((image, damaged, *out), f"{damaged}: "),
         ((image, "--out", old), f"--out {old}: exists; name another, or pass --overwrite"),

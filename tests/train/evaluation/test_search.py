@@ -380,6 +380,12 @@ def test_what_cannot_be_searched_gives_one_clear_line(run, gallery, queries, tmp
     assert "is not a run folder" in refused(capsys, "search", empty, *g, *q, *out)
     assert "--query: names no images" in refused(capsys, "search", run, *g, "--query", *out)
     assert "--gallery: names no images" in refused(capsys, "search", run, "--gallery", *q, *out)
+    (used / "index.html").write_text("mine")
+    for folder, name in ((run, "bad_images.tsv"), (used, "index.html")):
+        (folder / name).touch()
+        line = refused(capsys, "search", run, *g, *q, "--out", folder, "--overwrite")
+        assert f"--out {folder}: holds {name} of something else; name another" in line
+        (folder / name).unlink()
     assert (used / "mine.txt").read_text() == "mine"
     search(run, gallery, queries, used, capsys, "--overwrite")
     assert (used / "mine.txt").read_text() == "mine"

@@ -38,3 +38,9 @@ def test_losses_of_the_methods_own_are_shown_beside_the_total(losses, expected, 
 
 def test_batches_hold_pairs_only_with_counterparts():
     assert (unit(DataOptions()), unit(DataOptions(spectra=()))) == ("pairs", "images")
+
+
+def test_a_terminal_without_columns_shows_lines(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "0")
+    Display().say("a line")
+    assert capsys.readouterr().out == "a line\n"
