@@ -118,6 +118,7 @@ def running(run: Run, resume: bool, epochs: int | None, first_stage: Path | None
                 display.say(f"epochs    {schedule.describe_change(run.cfg, trained)}")
                 if leads:
                     run_folder.set_epochs(run_dir, run.cfg)
+                    run_folder.disclose_extension(run_dir, trained, run.cfg.epochs)
                     locks.enter_context(run_folder.lock(run_dir))  # config.json is a new file now
             if leads and run_folder.roll_back(run_dir, run.progress.metrics_bytes):
                 display.note(f"{run_dir / run_folder.METRICS} lacks records of earlier epochs")

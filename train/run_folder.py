@@ -187,6 +187,18 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     write(path, (json.dumps(result, indent=2) + "\n").encode())
 
 
+def tested_early(epoch: int, epochs: int) -> dict[str, str]:
+    """Returns the entry of a result that discloses that its run trains on."""
+    return {UNFINISHED: f"tested before the training ended, in epoch {epoch} of {epochs}"}
+
+
+def disclose_extension(run_dir: Path, epoch: int, epochs: int) -> None:
+    """Makes `result.json`, if there is one, say that the run now trains on to `epochs`."""
+    result = read_result(run_dir)
+    if result is not None:
+        write_result(run_dir / RESULT, result | tested_early(epoch, epochs))
+
+
 def metrics_bytes(run_dir: Path) -> int:
     """Returns the size of `metrics.jsonl` in bytes."""
     path = run_dir / METRICS

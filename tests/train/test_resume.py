@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import InputError
 from tests.front_door import SMALL, call, refused
-from train import checkpoint, interruption, run_folder, runtime, schedule
+from train import checkpoint, interruption, run_folder, runs, runtime, schedule
 from train.commands.ending import run_to_end
 from train.config import Stretch
 from train.divergence import NotFiniteError
@@ -213,6 +213,21 @@ def test_a_killed_extended_run_resumes_bit_for_bit(longer, tmp_path):
     assert_same_run(run, longer)
 
 
+def test_an_extended_run_killed_in_its_last_test_is_not_finished(whole, tmp_path, monkeypatch):
+    """The result is still that of the shorter run."""
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    assert runs.describe(run).state == "finished"
+    tests = iter([run_folder.read_result(whole)])  # of the epoch that was the last
+    monkeypatch.setattr("train.loop.evaluate", lambda *args: next(tests))
+    with pytest.raises(StopIteration):
+        call("train", "--resume", run, "--epochs", str(EPOCHS + 1))
+    assert runs.describe(run).epochs_done == EPOCHS + 1
+    assert runs.describe(run).state == "interrupted"
+    result = run_folder.read_result(run)
+    assert result.pop("unfinished") == "tested before the training ended, in epoch 3 of 4"
+    assert result == run_folder.read_result(whole)
+
+
 def test_the_learning_rate_of_an_extended_run_is_printed(whole, tmp_path, capsys, monkeypatch):
     """A signal right after the resume: trained epochs and the new total are kept."""
     run = Path(shutil.copytree(whole, tmp_path / "run"))
@@ -224,7 +239,9 @@ def test_the_learning_rate_of_an_extended_run_is_printed(whole, tmp_path, capsys
     assert "from epoch 8: 0.001 to 0.0001" in printed.out
     assert f"`cdp train --resume {run} --epochs 10`" in printed.err
     assert run_folder.read_config(run).epochs == 10
-    assert run_folder.read_result(run) == run_folder.read_result(whole)  # until there is a new one
+    result = run_folder.read_result(run)  # the old one, until there is a new one
+    assert result.pop("unfinished") == "tested before the training ended, in epoch 3 of 10"
+    assert result == run_folder.read_result(whole)
     assert run_folder.read_metrics(run)[-1]["epoch"] == EPOCHS
     # Epoch 4 started with the learning rate for ten epochs, so at least 4 epochs are needed.
     for number, status in (("3", 2), ("0", 2)):

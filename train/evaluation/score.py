@@ -109,8 +109,6 @@ def _ranked(
     search = (searched, images, [everything], rule.cmc_unique_pids, distance)
     try:
         return rank_re_ranked(*search, re_ranking) if re_ranking else rank(*search)
-    except InputError:
-        raise
     except ValueError as error:
         raise InputError(f"{gallery.name}: {error} (protocol {protocol}: {rule.about})") from error
 

@@ -86,9 +86,7 @@ def _too_early(run_dir: Path, cfg: Config, epoch: int) -> dict[str, str]:
     ended = run_folder.epochs_recorded(run_dir)
     if epoch >= cfg.epochs and (ended is None or ended >= cfg.epochs):
         return {}
-    return {
-        run_folder.UNFINISHED: f"tested before the training ended, in epoch {epoch} of {cfg.epochs}"
-    }
+    return run_folder.tested_early(epoch, cfg.epochs)
 
 
 def disclosed_options(run_dir: Path, options: EvalOptions) -> EvalOptions:

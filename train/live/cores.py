@@ -10,6 +10,7 @@ import torch
 from pipeline.options import num_cores
 
 NANOSECONDS = 1e-9
+SHORTEST = 0.5  # seconds of all cores together; less says little
 MUCH = 0.25  # share of the cores; own threads that outnumber them lose a few percent
 
 
@@ -35,9 +36,13 @@ def usage() -> Usage:
 def share_taken(before: Usage, after: Usage, num_cores: int) -> float:
     """Returns the share of the cores' time, 0…1, that threads waited for and others had.
 
+    Of less than `SHORTEST`, as for an epoch that was resumed after its last step, returns 0.
+
     A process whose own threads wait for each other keeps its cores busy, and has lost none of them.
     """
     available = (after.at - before.at) * num_cores
+    if available < SHORTEST:
+        return 0.0
     unused = available - (after.ran - before.ran)
     return min(1.0, max(0.0, min(after.waited - before.waited, unused)) / available)
 

@@ -29,6 +29,10 @@ def test_share_of_the_cores_that_others_took_in_ten_seconds(
     assert share_taken(before, after, cores) == pytest.approx(expected)
 
 
+def test_a_moment_says_nothing_about_others() -> None:
+    assert share_taken(Usage(100.0, 7.0, 3.0), Usage(100.2, 7.0, 3.4), 2) == 0
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_second_program_on_the_same_core_takes_a_part_of_it() -> None:
     before_test = os.sched_getaffinity(0)
