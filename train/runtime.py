@@ -120,15 +120,15 @@ def resolve_step(
             )
     if options.cuda_graph == "on" and not gpu:
         raise InputError("--step.cuda-graph on: there is no GPU here; leave it at auto")
-    if options.compile == "on" and not _has_compiler():
-        raise InputError(
-            "--step.compile on: found no C++ compiler (g++, clang++ or $CXX) or, for a GPU, no "
-            "Python.h; install them or leave it at auto"
-        )
     if options.compile == "on" and not gpu and precision == "bf16":
         raise InputError(
             "--step.compile on: torch 2.10 fails to compile a backward pass in bf16 for a CPU; "
             "pass --precision off as well, or leave compile at auto"
+        )
+    if options.compile == "on" and not _has_compiler():
+        raise InputError(
+            "--step.compile on: found no C++ compiler (g++, clang++ or $CXX) or, for a GPU, no "
+            "Python.h; install them or leave it at auto"
         )
     if options.cuda_graph == "on" and num_ranks > 1:
         raise InputError("--step.cuda-graph on: not supported under torchrun; leave it at auto")

@@ -18,7 +18,7 @@ from model.metric_learning import Objective, Side, learn, principal_axes
 from pipeline.errors import InputError
 from tests.front_door import call, refused
 from tests.train.test_resume import assert_same_run, lines
-from train import checkpoint, loop, run_folder
+from train import checkpoint, config, loop, run_folder
 from train.live.display import Display
 from train.methods import hcml, tone
 from train.paper.contents import EXPERIMENTS
@@ -228,11 +228,13 @@ def test_a_first_stage_is_taken_over_only_from_a_run_that_did_just_that(tmp_path
         run = planned(method, method, base, 0, tmp_path, planned(first, first, base, 0, tmp_path))
         folder = run.first_stage.folder
         folder.mkdir(exist_ok=True)
-        from train.config import to_json
-
         cfg = dataclasses.replace(run.first_stage.cfg, **of_first)
-        (folder / "config.json").write_text(to_json(cfg))
-        (folder / "result.json").write_text("{}")
+        (folder / "config.json").write_text(config.to_json(cfg))
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        numbers = dict.fromkeys(run_folder.EPOCH_NUMBERS, 1)
+        about = {"event": "epoch", "epoch": cfg.epochs, "confidence": {}, "probability": {}}
+        run_folder.append_metrics(folder, numbers | about)
+        (folder / "result.json").write_text(json.dumps(loop.NO_TEST))
         return first_stage_of(run)
 
     assert found("hcml") == tmp_path / "tone-seed-0"

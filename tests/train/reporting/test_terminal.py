@@ -53,7 +53,7 @@ def test_training_works_with_any_terminal_encoding(people, tmp_path, monkeypatch
     assert call("train", "demo", "--nope") == 2
     assert call("eval", tmp_path / "…/P̂ \udcff") == 2
     expected = "…" if encoding in ("gbk", "utf-8") else "..."
-    assert f"PRESET [--option value {expected}]" in shown(streams["stdout"])
+    assert f"PRESET [--option {expected}]" in shown(streams["stdout"])
     assert f"/{expected}/{spelled('P̂', encoding)} \\xff: is not a run folder" in shown(
         streams["stderr"]
     )
