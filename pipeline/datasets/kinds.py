@@ -28,12 +28,9 @@ def kind_of(root: Path, kind: KindName = "auto") -> KindName:
     """
     if not root.exists():
         if kind == "table" or root.suffix == ".csv":
-            raise InputError(
-                f"--data.root {root}: no such file; expected a CSV of {','.join(table.COLUMNS)}"
-            )
+            raise InputError(f"{root}: no such file; expected a CSV of {','.join(table.COLUMNS)}")
         raise InputError(
-            f"--data.root {root}: no such folder; "
-            f"`cdp data make {root}` writes a synthetic set there"
+            f"{root}: no such folder; `cdp data make {root}` writes a synthetic set there"
         )
     if packed.is_pack(root):
         packed_kind = packed.read_kind(root)
@@ -48,7 +45,7 @@ def kind_of(root: Path, kind: KindName = "auto") -> KindName:
         if known.marks and all((root / mark).is_dir() for mark in known.marks):
             return name
     layouts = "; ".join(f"{name} = {known.layout}" for name, known in KINDS.items())
-    raise InputError(f"--data.root {root}: holds no known data set ({layouts})")
+    raise InputError(f"{root}: holds no known data set ({layouts})")
 
 
 def original_kind(root: Path, kind: KindName = "auto") -> KindName:

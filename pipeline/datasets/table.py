@@ -178,12 +178,23 @@ def read_table(
     folder, paths = _with_root(file.absolute().parent, paths)
     index = Index(folder, paths, pids, camids, modality, source=file)
     table = Table(file, index, lines, {"split": split, "role": role, "rule": rule})
-    for row, first in repeated(paths):
+    for row, first in repeated(_without_detours(folder, paths)):
         text = f"repeats {index.path(row).name} of line {lines[first]}"
         noted.fault("listed twice", table.line(row), f"{text}; remove one of them")
     if found is None:
         noted.settle(lambda text: None)
     return table
+
+
+def _without_detours(folder: Path, paths: ndarray) -> ndarray:
+    """Returns the paths, with `..` and the links beside it resolved, to be compared."""
+    spelled = paths.tolist()
+    detours = [row for row, path in enumerate(spelled) if b".." in path]
+    roots = spellings(folder)
+    for row in detours:
+        real = os.path.realpath(folder / os.fsdecode(spelled[row]))
+        spelled[row] = os.fsencode(tidy(real, roots))
+    return np.array(spelled) if detours else paths
 
 
 Row = tuple[int, bytes, int, int, int, int, int, int]  # line, path, pid, camid, codes of VALUES

@@ -262,7 +262,7 @@ def test_without_its_data_an_export_is_checked_on_noise(run, tmp_path, capsys):
     args = ("export", copy, "--format", "safetensors", "--out", file, "--overwrite")
     assert call(*args) == 0
     printed = capsys.readouterr().out
-    assert "no test images (--data.root /nowhere: no such folder" in printed
+    assert "no test images (/nowhere: no such folder" in printed
     assert "parity    8 images of random pixels" in printed
     assert file.read_bytes() != b"old"
 

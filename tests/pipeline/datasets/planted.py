@@ -255,6 +255,14 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda t: edit(t / "people.csv", lambda c: c + b"./" + c.splitlines()[1] + b"\n"),
         "people.csv, line 86: repeats 0-1-0.jpg of line 2; remove one",
     ),
+    "a row twice, by way of another folder": (
+        "table",
+        lambda t: edit(
+            t / "people.csv",
+            lambda c: c + f"../{t.name}/".encode() + c.splitlines()[1] + b"\n",
+        ),
+        "people.csv, line 86: repeats 0-1-0.jpg of line 2; remove one",
+    ),
     "CSV in GBK": (
         "table",
         row("行人图像/a.jpg,1,1,rgb,train,".encode("gbk")),
