@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,6 +78,14 @@ def _people(tmp_path_factory: pytest.TempPathFactory, images_per_camera: int) ->
         if not root.exists():
             synthetic.make(root, options, workers=1)
     return root
+
+
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """Lets SIGHUP arrive even if pytest was started by nohup, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -457,6 +457,7 @@ def test_closed_streams_change_no_status(closed, monkeypatch):
     assert call("nonsense") == 2
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_temporary_files(number, people, tmp_path, monkeypatch):
     @contextmanager

@@ -120,7 +120,9 @@ def raising(error: Exception):
 
 
 def test_an_impossible_path_is_unreadable():
-    assert guard.read(Path("a\0.jpg")) == Flaw("unreadable", "cannot be read (embedded null byte)")
+    flaw = guard.read(Path("a\0.jpg"))
+    assert flaw.kind == "unreadable"
+    assert "embedded null" in flaw.text  # Python 3.13 names the function, too
 
 
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):

@@ -64,6 +64,7 @@ def signal_at(monkeypatch, epoch: int, step: int, number: signal.Signals) -> Non
     monkeypatch.setattr(Display, "step", and_signal)
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize(
     ("epoch", "step", "number"),
     [
@@ -257,6 +258,7 @@ def test_too_few_epochs_touch_nothing(whole, tmp_path, capsys):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("hangups")
 def test_a_signal_before_the_run_starts_does_not_offer_a_resume(
     people, tmp_path, monkeypatch, capsys
 ):
