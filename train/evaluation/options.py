@@ -145,6 +145,6 @@ def on_equal_trials(result: dict[str, Any]) -> str:
     modes = result.get("modes", [result])
     if any(mode["num_trials"] > 1 and max(mode["std"].values()) < EQUAL for mode in modes):
         return (
-            "± 0.0 throughout: all trials came out the same, as when every gallery holds all images"
+            "a row of ± 0.0: all its trials came out the same, as when each gallery has every image"
         )
     return ""

@@ -55,7 +55,7 @@ def figures_section(result: dict[str, Any], source: str, file: str = "") -> Sect
         f"{source} Chance is the rank-1 of a random order."
     )
     if equal := on_equal_trials(result):
-        lead += f" {equal}."
+        lead += f" {equal[0].upper()}{equal[1:]}."
     tiles = [
         element(
             "div",

@@ -82,7 +82,7 @@ def test_a_deviation_of_zero_is_explained(capsys):
         (equal | {"num_trials": 1}, False),
     ):
         Display().result(result)
-        assert ("all trials came out the same" in capsys.readouterr().out) == explained
+        assert ("all its trials came out the same" in capsys.readouterr().out) == explained
 
 
 def test_names_in_brackets_are_shown_unchanged(capsys):
