@@ -3,7 +3,7 @@
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -16,8 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 def caught_signals() -> list[signal.Signals]:
     """Returns `SIGNALS` without SIGHUP where it is ignored."""
-    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [number for number in SIGNALS if not (is_ignored and number == signal.SIGHUP)]
+    return [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
 
 
 class Interrupted(Exception):
@@ -57,12 +56,21 @@ def caught() -> Iterator[Interruption]:
         if number == signal.SIGHUP:
             discard_lost_output()
 
-    before = {number: signal.signal(number, note) for number in caught_signals()}
-    try:
+    with handled(caught_signals(), note):
         yield interruption
+
+
+@contextmanager
+def handled(
+    numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Handles these signals by `handler`, and afterwards as before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def discard_lost_output() -> None:

@@ -79,7 +79,8 @@ def prepare(
     # Data: the training images, the test protocol, and the pipeline that loads both.
     root = world.leader_first(lambda: locate(cfg.data.root, display))
     images = read_training(cfg.data, root, display.note)
-    check_alike(world, cfg, images)
+    identity = checkpoint.identify(images)
+    check_alike(world, cfg, images.origin, identity)
     protocol = read_test(cfg, root, resume, display.note)
     options = runtime.share_threads(cfg.data, world)
     augmenting = partial(augment, cfg.method)
@@ -125,7 +126,7 @@ def prepare(
         mining=mining,
         state=checkpoint.State(
             *(network, loader.num_classes, optimizer, step.scaler, mining, losses),
-            checkpoint.identify(images),
+            identity,
         ),
         progress=Progress(1, 0, bad=loader.plan.bad),
         trained_on=origin.trained_on,
@@ -133,17 +134,18 @@ def prepare(
     )
 
 
-def check_alike(world: World, cfg: config.Config, images: Index) -> None:
+def check_alike(world: World, cfg: config.Config, origin: object, identity: object) -> None:
     """Raises `InputError` if another rank has other options or training images.
 
-    Only where the data set lies may differ, as on several machines.
+    `origin` is where the images are, which may differ, as on several machines; `identity` is what
+    `checkpoint.identify` returns.
     """
     options = config.to_json(config.with_data(cfg, root=None))
-    for rank, (others, data) in enumerate(world.collect((options, checkpoint.identify(images)))):
+    for rank, (others, data) in enumerate(world.collect((options, identity))):
         what = "options" if others != options else "training images"
-        if others != options or data != checkpoint.identify(images):
+        if others != options or data != identity:
             raise InputError(
-                f"{images.origin}: rank {rank} has other {what} than rank {world.rank}; give all "
+                f"{origin}: rank {rank} has other {what} than rank {world.rank}; give all "
                 "processes the same"
             )
 

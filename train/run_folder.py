@@ -24,6 +24,7 @@ RESULT = "result.json"
 OTHER_RESULT = re.compile(r"result(-on-[\w-]+)?(-flip-test)?(-re-rank)?\.json")
 CHECKPOINTS = "checkpoints"
 UNFINISHED = "unfinished"  # an entry of a result whose run has not trained to its end
+REMARKS = ("remark", UNFINISHED, "collapse")  # entries of a result that go with its figures
 BAD_IMAGES = "bad_images.tsv"
 METHOD = "method.py"  # a copy that is never executed
 PATIENCE_S = 0.2  # before a second try to lock a folder

@@ -201,8 +201,8 @@ def test_ranks_with_other_options_or_images_are_refused():
     images, fewer = make_index([(2, 2), (3, 2)]), make_index([(2, 2)])
     options, data = config.to_json(Config()), checkpoint.identify(images)
     with pytest.raises(InputError, match="rank 1 has other options than rank 0"):
-        check_alike(beside((config.to_json(Config(seed=7)), data)), Config(), images)
+        check_alike(beside((config.to_json(Config(seed=7)), data)), Config(), images.origin, data)
     with pytest.raises(InputError, match="rank 1 has other training images than rank 0"):
-        check_alike(beside((options, checkpoint.identify(fewer))), Config(), images)
+        check_alike(beside((options, checkpoint.identify(fewer))), Config(), images.origin, data)
     elsewhere = config.with_data(Config(), root=Path("elsewhere"))
-    check_alike(beside((options, data)), elsewhere, images)
+    check_alike(beside((options, data)), elsewhere, images.origin, data)

@@ -24,6 +24,8 @@ def exits_by_signals() -> Iterator[None]:
 
     Not under torchrun, which waits for processes that do not die of SIGTERM at once.
     """
+    from train.interruption import handled
+
     if "RANK" in os.environ:
         yield
         return
@@ -31,15 +33,10 @@ def exits_by_signals() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # as after nohup
-            signal.signal(number, stop)
-    try:
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    heard = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]  # not all after nohup
+    with handled(heard, stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run_to_end(resume_command: str, run: Callable[[], object], run_dir: Path | None = None) -> None:
@@ -86,17 +83,12 @@ def _signals_raise() -> Iterator[None]:
     Not under torchrun, which waits for processes that do not die of SIGTERM at once.
     """
     from train.distributed import find_world
-    from train.interruption import caught_signals, discard_lost_output
+    from train.interruption import caught_signals, discard_lost_output, handled
 
     def stop(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             discard_lost_output()
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    numbers = caught_signals() if find_world().size == 1 else ()
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
+    with handled(caught_signals() if find_world().size == 1 else (), stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -98,8 +98,7 @@ def _of_run(
                 f"result.json says {_in_short(result)}; the pictures show "
                 f"{run.trained.weights.name} on {run.protocol.index.origin}: {_in_short(found)}."
             )
-    told = ("remark", "unfinished", "collapse")
-    notes += [result[name] for name in told if result and name in result]
+    notes += [result[name] for name in run_folder.REMARKS if result and name in result]
 
     sections = [summary.figures_section(result, source)] if result else []
     sections += summary.other_tests(run_dir)
@@ -170,7 +169,7 @@ def _of_trials(
         notes.append(_said(state))
     if result and "training" in result:
         notes.append(f"The trainings were {result['training']}.")
-    notes += [result[name] for name in ("unfinished", "collapse") if result and name in result]
+    notes += [result[name] for name in run_folder.REMARKS if result and name in result]
     sections = [summary.figures_section(result, "")] if result else []
     sections += summary.other_tests(run_dir)
     sections.append(summary.trials_section(folders, out))

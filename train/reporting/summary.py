@@ -89,8 +89,8 @@ def other_tests(run_dir: Path) -> list[Section]:
     sections = []
     for name, result in run_folder.other_results(run_dir).items():
         checkpoint = f", {result['checkpoint']}" if "checkpoint" in result else ""
-        told = ("remark", "unfinished", "collapse")
-        remarks = "".join(f" {result[key]}." for key in told if key in result)
+        found = [result[key] for key in run_folder.REMARKS if key in result]
+        remarks = "".join(f" {remark}." for remark in found)
         sections.append(figures_section(result, f"From {name}{checkpoint}.{remarks}", name))
     return sections
 
